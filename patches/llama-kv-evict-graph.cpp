@@ -1,0 +1,341 @@
+#include "llama-kv-evict-impl.h"
+
+#include "llama-context.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cmath>
+
+//
+// graphs of their own
+//
+
+bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1) {
+    const size_t n_nodes = 64*n_layer() + 64;
+
+    if (!g.sched) {
+        g.sched.reset(ggml_backend_sched_new(lctx.backend_ptrs.data(), lctx.backend_buft.data(), lctx.backend_ptrs.size(), n_nodes, false, false));
+    }
+
+    g.ctx.reset(ggml_init({ n_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false), nullptr, true }));
+    g.gf = ggml_new_graph_custom(g.ctx.get(), n_nodes, false);
+    g.n0 = n0;
+    g.n1 = n1;
+    g.inps.clear();
+    g.outs.clear();
+
+    return true;
+}
+
+bool llama_kv_evict::graph_alloc(llama_kv_evict_graph & g) {
+    ggml_backend_sched_reset(g.sched.get());
+
+    const bool ok = ggml_backend_sched_alloc_graph(g.sched.get(), g.gf);
+    if (!ok) {
+        g.n0 = -1;
+    }
+    return ok;
+}
+
+bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
+    for (const auto & [backend, set_n_threads] : lctx.set_n_threads_fns) {
+        set_n_threads(backend, lctx.cparams.n_threads);
+    }
+    return ggml_backend_sched_graph_compute(g.sched.get(), g.gf) == GGML_STATUS_SUCCESS;
+}
+
+//
+// scores
+//
+
+// sum over dimension 1 by halving: views and additions run everywhere without a copy
+static ggml_tensor * sum_columns(ggml_context * ctx, ggml_tensor * cur) {
+    ggml_tensor * rest = nullptr;
+
+    for (int64_t n = cur->ne[1]; n > 1; n /= 2) {
+        const auto view = [&](int64_t n_col, int64_t i0) {
+            return ggml_view_3d(ctx, cur, cur->ne[0], n_col, cur->ne[2], cur->nb[1], cur->nb[2], i0*cur->nb[1]);
+        };
+        if (n % 2 == 1) {
+            rest = rest ? ggml_add(ctx, rest, view(1, n - 1)) : ggml_cont(ctx, view(1, n - 1));
+        }
+        cur = ggml_add(ctx, view(n/2, 0), view(n/2, n/2));
+    }
+
+    return rest ? ggml_add(ctx, cur, rest) : cur;
+}
+
+ggml_tensor * llama_kv_evict::build_layer_scores(
+        ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, ggml_tensor * rows, ggml_tensor * mask) const {
+    const auto & hparams = lctx.get_model().hparams;
+
+    ggml_tensor * k = kv.layers[ikv].k;
+
+    const int64_t n_gqa = n_head/n_head_kv;
+
+    // [n_embd_head, n_kv, n_head_kv]
+    k = ggml_view_3d(ctx, k, n_embd_head_k, n_kv, n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
+
+    // [n_embd_head, n_gqa*n_query, n_head_kv]: one matrix product per KV head serves its whole group
+    ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].q, rows);
+    q = ggml_reshape_4d(ctx, q, n_embd_head_k, n_gqa, n_head_kv, n_query);
+    q = ggml_cont      (ctx, ggml_permute(ctx, q, 0, 1, 3, 2));
+    q = ggml_reshape_3d(ctx, q, n_embd_head_k, n_gqa*n_query, n_head_kv);
+
+    ggml_tensor * kq = ggml_mul_mat(ctx, k, q);
+    ggml_prec_set_acc(kq, GGML_PREC_F32);
+
+    float scale = layers[ikv].kq_scale;
+
+    if (hparams.attn_soft_cap) {
+        const float cap = hparams.f_attn_logit_softcapping;
+
+        kq    = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, kq, scale/cap)), cap);
+        scale = 1.0f;
+    }
+
+    kq = ggml_soft_max_ext(ctx, kq, mask, scale, 0.0f);
+
+    return sum_columns(ctx, kq);
+}
+
+bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query) {
+    auto & g = g_scores;
+
+    graph_begin(g, n_kv, n_query);
+
+    auto * ctx = g.ctx.get();
+
+    auto * rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
+    auto * mask = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_kv, n_head/n_head_kv*n_query);
+
+    g.inps = { rows, mask };
+    for (auto * inp : g.inps) {
+        ggml_set_input(inp);
+    }
+
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        auto * out = build_layer_scores(ctx, ikv, n_kv, n_query, rows, mask);
+        ggml_set_output(out);
+        ggml_build_forward_expand(g.gf, out);
+        g.outs.push_back(out);
+    }
+
+    return graph_alloc(g);
+}
+
+void llama_kv_evict::set_mask(llama_seq_id seq, int64_t n_kv, int64_t n_query) {
+    const auto & cur = cells();
+
+    const llama_pos pos_max = cur.seq_pos_max(seq);
+    const int64_t   n_gqa   = n_head/n_head_kv;
+
+    std::vector<int32_t> rows(n_query);
+    std::vector<float>   mask(n_kv*n_gqa*n_query, -INFINITY);
+
+    for (int64_t iq = 0; iq < n_query; ++iq) {
+        const llama_pos pos = pos_max - n_query + 1 + iq;
+
+        float * data = mask.data() + iq*n_gqa*n_kv;
+
+        for (int64_t i = 0; i < n_kv; ++i) {
+            if (!cur.is_empty(i) && cur.seq_has(i, seq) && cur.pos_get(i) <= pos) {
+                data[i] = 0.0f;
+            }
+        }
+        for (int64_t ig = 1; ig < n_gqa; ++ig) {
+            std::copy_n(data, n_kv, data + ig*n_kv);
+        }
+
+        rows[iq] = row_of(seq, pos);
+    }
+
+    ggml_backend_tensor_set(g_scores.inps[0], rows.data(), 0, ggml_nbytes(g_scores.inps[0]));
+    ggml_backend_tensor_set(g_scores.inps[1], mask.data(), 0, ggml_nbytes(g_scores.inps[1]));
+}
+
+int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, float * out) {
+    if (n_query < 1 || n_ids < 0) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+    if (n_query > n_queries(seq)) {
+        return LLAMA_KV_EVICT_QUERIES;
+    }
+
+    // padded as llama.cpp pads it, so that the graph stays the same while the cache grows
+    const int64_t n_kv = std::min<int64_t>(kv.get_size(), GGML_PAD(cells().used_max_p1(), 256));
+
+    for (int32_t i = 0; i < n_ids; ++i) {
+        if (ids[i] < 0 || ids[i] >= n_kv) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+    }
+
+    lctx.synchronize();
+
+    if ((g_scores.n0 != n_kv || g_scores.n1 != n_query) && !build_scores(n_kv, n_query)) {
+        return LLAMA_KV_EVICT_ALLOC;
+    }
+    set_mask(seq, n_kv, n_query);
+    if (!graph_compute(g_scores)) {
+        return LLAMA_KV_EVICT_COMPUTE;
+    }
+
+    std::vector<float> data(n_kv*n_head_kv);
+
+    for (const auto * cur : g_scores.outs) {
+        ggml_backend_tensor_get(cur, data.data(), 0, data.size()*sizeof(float));
+        for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+            for (int32_t i = 0; i < n_ids; ++i) {
+                *out++ = data[ih*n_kv + ids[i]];
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+//
+// moves
+//
+
+// the rows of a cache tensor, head by head, as 32-bit words: no backend copies quantized rows that are not contiguous,
+// all of them get and set rows of F32
+static ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv) {
+    const size_t size_head = ggml_row_size(t->type, n_embd_head);
+
+    ggml_tensor * res = ggml_view_1d(ctx, t, t->ne[0], 0);
+
+    res->type  = GGML_TYPE_F32;
+    res->ne[0] = size_head/sizeof(float);
+    res->ne[1] = t->ne[1];
+    res->ne[2] = n_head_kv;
+    res->nb[0] = sizeof(float);
+    res->nb[1] = t->nb[1];
+    res->nb[2] = size_head;
+    res->nb[3] = t->nb[2];
+
+    return res;
+}
+
+bool llama_kv_evict::build_moves(int64_t n_move) {
+    auto & g = g_moves;
+
+    graph_begin(g, n_move, 0);
+
+    auto * ctx = g.ctx.get();
+
+    auto * src = ggml_new_tensor_3d(ctx, GGML_TYPE_I32, n_move, n_head_kv, n_layer());
+    auto * dst = ggml_new_tensor_3d(ctx, GGML_TYPE_I64, n_move, n_head_kv, n_layer());
+
+    g.inps = { src, dst };
+    for (auto * inp : g.inps) {
+        ggml_set_input(inp);
+    }
+
+    const auto move = [&](ggml_tensor * t, int64_t n_embd_head, uint32_t ikv) {
+        auto * words = view_words(ctx, t, n_embd_head, n_head_kv);
+
+        auto * isrc = ggml_view_2d(ctx, src, n_move, n_head_kv, src->nb[1], ikv*src->nb[2]);
+        auto * idst = ggml_view_2d(ctx, dst, n_move, n_head_kv, dst->nb[1], ikv*dst->nb[2]);
+
+        ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, words, ggml_get_rows(ctx, words, isrc), idst));
+    };
+
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        move(kv.layers[ikv].k, n_embd_head_k, ikv);
+        move(kv.layers[ikv].v, n_embd_head_v, ikv);
+    }
+
+    return graph_alloc(g);
+}
+
+bool llama_kv_evict::run_moves(const int32_t * src, const int32_t * dst, int32_t n_move) {
+    if (g_moves.n0 != n_move && !build_moves(n_move)) {
+        return false;
+    }
+
+    const std::vector<int64_t> dst64(dst, dst + n_layer()*n_head_kv*n_move);
+
+    ggml_backend_tensor_set(g_moves.inps[0], src,          0, ggml_nbytes(g_moves.inps[0]));
+    ggml_backend_tensor_set(g_moves.inps[1], dst64.data(), 0, ggml_nbytes(g_moves.inps[1]));
+
+    return graph_compute(g_moves);
+}
+
+int32_t llama_kv_evict::check_moves(llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const {
+    const auto & cur = cells();
+
+    std::vector<int32_t> writer(cur.size(), -1); // the (layer, KV head) that last wrote the cell
+
+    for (int32_t i = 0; i < (int32_t) (n_layer()*n_head_kv)*n_move; ++i) {
+        if (src[i] < 0 || dst[i] < 0 || src[i] >= (int32_t) cur.size() || dst[i] >= (int32_t) cur.size()) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+        if (cur.is_empty(src[i]) || cur.is_empty(dst[i]) || !cur.seq_has(src[i], seq) || !cur.seq_has(dst[i], seq)) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+        if (src[i] == dst[i]) {
+            continue;
+        }
+        if (!owns(seq, dst[i])) {
+            return LLAMA_KV_EVICT_SHARED;
+        }
+        if (writer[dst[i]] == i/n_move) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+        writer[dst[i]] = i/n_move;
+    }
+
+    // a pair that does nothing still writes: it must not undo another one
+    for (int32_t i = 0; i < (int32_t) (n_layer()*n_head_kv)*n_move; ++i) {
+        if (src[i] == dst[i] && writer[dst[i]] == i/n_move) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+void llama_kv_evict::remove(llama_seq_id seq, const int32_t * rm, int32_t n_rm) {
+    for (int32_t i = 0; i < n_rm; ++i) {
+        // searching starts at the first free cell, as after llama_memory_seq_rm()
+        if (cells().seq_rm(rm[i], seq) && (uint32_t) rm[i] < kv.v_heads[0]) {
+            kv.v_heads[0] = rm[i];
+        }
+    }
+}
+
+int32_t llama_kv_evict::apply(llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm) {
+    if (n_move < 0 || n_rm < 0) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+
+    if (n_move > 0) {
+        const int32_t status = check_moves(seq, src, dst, n_move);
+        if (status != LLAMA_KV_EVICT_OK) {
+            return status;
+        }
+    }
+
+    std::vector<bool> removed(cells().size(), false);
+
+    for (int32_t i = 0; i < n_rm; ++i) {
+        const int32_t id = rm[i];
+        if (id < 0 || id >= (int32_t) cells().size() || removed[id] || cells().is_empty(id) || !cells().seq_has(id, seq)) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+        removed[id] = true;
+    }
+
+    if (n_move > 0) {
+        lctx.synchronize();
+        if (!run_moves(src, dst, n_move)) {
+            return LLAMA_KV_EVICT_COMPUTE;
+        }
+    }
+
+    remove(seq, rm, n_rm);
+
+    return LLAMA_KV_EVICT_OK;
+}

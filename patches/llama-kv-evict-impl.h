@@ -1,0 +1,105 @@
+#pragma once
+
+#include "llama-kv-evict.h"
+
+#include "ggml-cpp.h"
+#include "llama-graph.h"
+#include "llama-kv-cache.h"
+
+#include <vector>
+
+struct llama_context;
+
+// a small graph on a scheduler of its own, kept while its shape stays the same
+// (the graph of llama_decode(), its allocation and its reuse are not touched)
+struct llama_kv_evict_graph {
+    ggml_backend_sched_ptr sched;
+    ggml_context_ptr       ctx;
+    ggml_cgraph          * gf = nullptr;
+
+    int64_t n0 = -1; // the shape that the graph was built for
+    int64_t n1 = -1;
+
+    std::vector<ggml_tensor *> inps;
+    std::vector<ggml_tensor *> outs; // one per layer
+};
+
+// state of one context. the context owns it and finds it through its cparams
+struct llama_kv_evict {
+    llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window);
+
+    // the plain attention cache of a context, nullptr with the reason in status otherwise
+    static llama_kv_cache * find_cache(const llama_context & lctx, int32_t & status);
+
+    // what can be known without a graph, and what the graph that was reserved has shown
+    static int32_t check_cache(const llama_context & lctx, const llama_kv_cache & kv);
+    int32_t        check_hooks() const;
+
+    static int32_t init(llama_context & lctx, int32_t n_window);
+    static llama_kv_evict * get(const llama_context & lctx);
+
+    bool alloc_queries();
+
+    // called while llama.cpp builds a graph
+    void hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);
+
+    // rows of the query store that a ubatch writes: its last n_query_rows() tokens
+    uint32_t n_query_rows(const llama_ubatch & ubatch) const;
+    void     set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows);
+
+    uint32_t row_of(llama_seq_id seq, llama_pos pos) const { return seq*n_window + pos % n_window; }
+
+    bool    has_seq(llama_seq_id seq) const { return seq >= 0 && (uint32_t) seq < n_seq; }
+    int32_t n_queries(llama_seq_id seq) const;
+    void    forget(llama_seq_id seq);
+
+    // the only sequence of the cell is seq
+    bool owns(llama_seq_id seq, int32_t cell) const;
+
+    int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, float * out);
+    int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
+
+    size_t  state_write(llama_seq_id seq, uint8_t * dst, size_t size);
+    int32_t state_read (llama_seq_id seq, const uint8_t * src, size_t size);
+
+    llama_kv_cells & cells() const { return kv.v_cells[0]; }
+    uint32_t n_layer() const { return kv.layers.size(); }
+
+    llama_context  & lctx;
+    llama_kv_cache & kv;
+
+    const uint32_t n_window;
+    const uint32_t n_seq;
+    const uint32_t n_head;
+    const uint32_t n_head_kv;
+    const uint32_t n_embd_head_k;
+    const uint32_t n_embd_head_v;
+
+private:
+    struct layer {
+        ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_seq*n_window + 1], the last row takes what is not wanted
+        float         kq_scale = 0.0f;
+        bool          hooked   = false;
+    };
+
+    std::vector<layer>     layers;  // as in the cache
+    std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
+
+    bool has_bias = false;
+
+    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
+
+    llama_kv_evict_graph g_scores;
+    llama_kv_evict_graph g_moves;
+
+    bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1);
+    bool         graph_alloc  (llama_kv_evict_graph & g);
+    bool         graph_compute(llama_kv_evict_graph & g);
+    bool         build_scores (int64_t n_kv, int64_t n_query);
+    ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, ggml_tensor * rows, ggml_tensor * mask) const;
+    bool         build_moves  (int64_t n_move);
+    bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
+    void         set_mask     (llama_seq_id seq, int64_t n_kv, int64_t n_query);
+    int32_t      check_moves  (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const;
+    void         remove       (llama_seq_id seq, const int32_t * rm, int32_t n_rm);
+};

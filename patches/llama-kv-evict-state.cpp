@@ -1,0 +1,189 @@
+#include "llama-kv-evict-impl.h"
+
+#include "llama-context.h"
+#include "llama-io.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+// the state of a sequence:
+//   header, the cells it lies in (in order), llama.cpp's own state of the sequence,
+//   then the positions of the recorded queries and, layer by layer, the queries
+
+namespace {
+
+constexpr uint32_t STATE_MAGIC = 0x4556454b; // "KEVE"
+
+struct state_header {
+    uint32_t magic = STATE_MAGIC;
+    uint32_t abi   = LLAMA_KV_EVICT_ABI;
+    uint32_t n_layer;
+    uint32_t n_head;
+    uint32_t n_head_kv;
+    uint32_t n_embd_head_k;
+    uint32_t n_embd_head_v;
+    uint32_t type_k;
+    uint32_t type_v;
+    uint32_t n_window;
+
+    // what follows may differ from the context's
+    uint32_t n_cells;
+    uint32_t head; // where the search for a free cell starts
+    uint64_t size; // of the whole state
+
+    bool same_shape(const state_header & other) const {
+        return std::memcmp(this, &other, offsetof(state_header, n_cells)) == 0;
+    }
+};
+
+// counts when there is no buffer
+class io_write : public llama_io_write_i {
+public:
+    io_write(uint8_t * dst) : dst(dst) {}
+
+    void write(const void * src, size_t size) override {
+        if (dst) {
+            std::memcpy(dst + n, src, size);
+        }
+        n += size;
+    }
+
+    void write_tensor(ggml_tensor * tensor, size_t offset, size_t size) override {
+        if (dst) {
+            ggml_backend_tensor_get(tensor, dst + n, offset, size);
+        }
+        n += size;
+    }
+
+    size_t n_bytes() override { return n; }
+
+private:
+    uint8_t * dst;
+    size_t    n = 0;
+};
+
+class io_read : public llama_io_read_i {
+public:
+    io_read(const uint8_t * src, size_t size) : src(src), size(size) {}
+
+    const uint8_t * take(size_t n_take) {
+        if (n_take > size - n) {
+            throw std::runtime_error("the state ends early");
+        }
+        n += n_take;
+        return src + n - n_take;
+    }
+
+    void read(void * dst, size_t n_read) override { std::memcpy(dst, take(n_read), n_read); }
+
+    void read_tensor(ggml_tensor * tensor, size_t offset, size_t n_read) override {
+        ggml_backend_tensor_set(tensor, take(n_read), offset, n_read);
+    }
+
+    size_t n_bytes() override { return n; }
+
+private:
+    const uint8_t * src;
+    size_t          size;
+    size_t          n = 0;
+};
+
+state_header make_header(const llama_kv_evict & ke) {
+    state_header res;
+
+    res.n_layer       = ke.n_layer();
+    res.n_head        = ke.n_head;
+    res.n_head_kv     = ke.n_head_kv;
+    res.n_embd_head_k = ke.n_embd_head_k;
+    res.n_embd_head_v = ke.n_embd_head_v;
+    res.type_k        = ke.kv.type_k();
+    res.type_v        = ke.kv.type_v();
+    res.n_window      = ke.n_window;
+    res.n_cells       = 0;
+    res.head          = 0;
+    res.size          = 0;
+
+    return res;
+}
+
+} // namespace
+
+size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size) {
+    lctx.synchronize();
+
+    // llama.cpp writes the cells in the order of their indices
+    std::vector<uint32_t> idxs;
+    for (const auto & [_, i] : cells().seq_pos_get(seq)) {
+        idxs.push_back(i);
+    }
+    std::sort(idxs.begin(), idxs.end());
+
+    auto header = make_header(*this);
+
+    header.n_cells = idxs.size();
+    header.head    = kv.v_heads[0];
+    header.size    = size;
+
+    io_write io(dst);
+
+    io.write(&header, sizeof(header));
+    io.write(idxs.data(), idxs.size()*sizeof(idxs[0]));
+
+    kv.state_write(io, seq);
+
+    io.write(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
+    for (const auto & layer : layers) {
+        io.write_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
+    }
+
+    return io.n_bytes();
+}
+
+int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t size) {
+    state_header header;
+    if (size < sizeof(header)) {
+        return LLAMA_KV_EVICT_STATE;
+    }
+
+    io_read io(src, size);
+    io.read(&header, sizeof(header));
+
+    if (!header.same_shape(make_header(*this)) || header.size > size || header.n_cells > cells().size()) {
+        return LLAMA_KV_EVICT_STATE;
+    }
+
+    llama_kv_cache::slot_info sinfo { 0, 0, { 0 }, { {} } };
+    sinfo.idxs[0].resize(header.n_cells);
+    io.read(sinfo.idxs[0].data(), header.n_cells*sizeof(uint32_t));
+
+    // the same cells again where nobody else lies in them, wherever there is room otherwise
+    const bool same_cells = header.n_cells > 0 && std::all_of(sinfo.idxs[0].begin(), sinfo.idxs[0].end(), [&](uint32_t i) {
+        return i < cells().size() && (cells().is_empty(i) || owns(seq, i));
+    });
+
+    lctx.synchronize();
+    kv.seq_rm(seq, -1, -1);
+    forget(seq);
+
+    const llama_kv_cache::slot_info_vec_t sinfos { sinfo };
+    try {
+        kv.state_read_sinfo(io, seq, 0, nullptr, same_cells ? &sinfos : nullptr);
+
+        io.read(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
+        for (auto & layer : layers) {
+            io.read_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
+        }
+    } catch (const std::exception &) {
+        kv.seq_rm(seq, -1, -1);
+        forget(seq);
+        return LLAMA_KV_EVICT_STATE;
+    }
+
+    if (same_cells) {
+        kv.v_heads[0] = header.head;
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}

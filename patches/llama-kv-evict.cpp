@@ -1,0 +1,469 @@
+#include "llama-kv-evict-impl.h"
+#include "llama-kv-evict-hook.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-kv-cache-iswa.h"
+#include "llama-memory-hybrid.h"
+#include "llama-memory-hybrid-idx.h"
+#include "llama-memory-hybrid-iswa.h"
+#include "llama-memory-recurrent.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+//
+// which caches can be served
+//
+
+llama_kv_cache * llama_kv_evict::find_cache(const llama_context & lctx, int32_t & status) {
+    auto * mem = lctx.get_memory();
+
+    // the derived class has a third cache that mirrors the cells, so it must be asked first
+    if (!mem) {
+        status = LLAMA_KV_EVICT_NO_CACHE;
+    } else if (dynamic_cast<llama_memory_hybrid_idx *>(mem)) {
+        status = LLAMA_KV_EVICT_SPARSE;
+    } else if (dynamic_cast<llama_memory_hybrid *>(mem) || dynamic_cast<llama_memory_hybrid_iswa *>(mem)) {
+        status = LLAMA_KV_EVICT_HYBRID;
+    } else if (dynamic_cast<llama_memory_recurrent *>(mem)) {
+        status = LLAMA_KV_EVICT_RECURRENT;
+    } else if (dynamic_cast<llama_kv_cache_iswa *>(mem)) {
+        status = LLAMA_KV_EVICT_SWA;
+    } else if (auto * kv = dynamic_cast<llama_kv_cache *>(mem)) {
+        status = check_cache(lctx, *kv);
+        return status == LLAMA_KV_EVICT_OK ? kv : nullptr;
+    } else {
+        status = LLAMA_KV_EVICT_SPARSE;
+    }
+
+    return nullptr;
+}
+
+int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_cache & kv) {
+    const auto & hparams = lctx.get_model().hparams;
+
+    if (kv.n_stream != 1) {
+        return LLAMA_KV_EVICT_STREAMS;
+    }
+    if (kv.other) {
+        return LLAMA_KV_EVICT_SPARSE;
+    }
+    if (kv.swa_type != LLAMA_SWA_TYPE_NONE || hparams.swa_type != LLAMA_SWA_TYPE_NONE) {
+        return LLAMA_KV_EVICT_SWA;
+    }
+    if (hparams.is_mla() || kv.layers.empty() || !kv.layers[0].v) {
+        return LLAMA_KV_EVICT_MLA;
+    }
+    if (kv.v_trans) {
+        return LLAMA_KV_EVICT_FLASH_ATTN;
+    }
+    if (hparams.use_alibi || hparams.f_max_alibi_bias > 0.0f) {
+        return LLAMA_KV_EVICT_ALIBI;
+    }
+
+    const uint32_t il0 = kv.layers[0].il;
+
+    for (const auto & layer : kv.layers) {
+        if (hparams.n_head       (layer.il) != hparams.n_head       (il0) ||
+            hparams.n_head_kv    (layer.il) != hparams.n_head_kv    (il0) ||
+            hparams.n_embd_head_k(layer.il) != hparams.n_embd_head_k(il0) ||
+            hparams.n_embd_head_v(layer.il) != hparams.n_embd_head_v(il0)) {
+            return LLAMA_KV_EVICT_HEADS;
+        }
+    }
+
+    // rows are moved as 32-bit words
+    if (ggml_row_size(kv.type_k(), hparams.n_embd_head_k(il0)) % 4 != 0 ||
+        ggml_row_size(kv.type_v(), hparams.n_embd_head_v(il0)) % 4 != 0) {
+        return LLAMA_KV_EVICT_HEAD_BYTES;
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+int32_t llama_kv_evict::check_hooks() const {
+    if (has_bias) {
+        return LLAMA_KV_EVICT_BIAS;
+    }
+    for (const auto & layer : layers) {
+        if (!layer.hooked) {
+            return LLAMA_KV_EVICT_UNHOOKED;
+        }
+    }
+    return LLAMA_KV_EVICT_OK;
+}
+
+//
+// life
+//
+
+llama_kv_evict::llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window) :
+    lctx(lctx), kv(kv), n_window(n_window),
+    n_seq        (lctx.n_seq_max()),
+    n_head       (lctx.get_model().hparams.n_head       (kv.layers[0].il)),
+    n_head_kv    (lctx.get_model().hparams.n_head_kv    (kv.layers[0].il)),
+    n_embd_head_k(lctx.get_model().hparams.n_embd_head_k(kv.layers[0].il)),
+    n_embd_head_v(lctx.get_model().hparams.n_embd_head_v(kv.layers[0].il)),
+    layers(kv.layers.size()), pos_row(n_seq*n_window, -1) {
+}
+
+llama_kv_evict * llama_kv_evict::get(const llama_context & lctx) {
+    return lctx.kv_evict.get();
+}
+
+int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
+    if (n_window < 0) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+
+    int32_t status = LLAMA_KV_EVICT_OK;
+
+    std::shared_ptr<llama_kv_evict> next;
+
+    if (n_window > 0) {
+        auto * kv = find_cache(lctx, status);
+        if (!kv) {
+            return status;
+        }
+        next = std::make_shared<llama_kv_evict>(lctx, *kv, n_window);
+        if (!next->alloc_queries()) {
+            return LLAMA_KV_EVICT_ALLOC;
+        }
+    }
+
+    // the decode graph changes, so it is reserved anew; building it tells which layers call the hook
+    const auto install = [&lctx](const std::shared_ptr<llama_kv_evict> & cur) {
+        lctx.synchronize();
+        lctx.cparams.kv_evict   = cur.get();
+        lctx.sched_need_reserve = true;
+        lctx.sched_reserve();
+        lctx.kv_evict = cur;
+    };
+
+    install(next);
+
+    if (next && (status = next->check_hooks()) != LLAMA_KV_EVICT_OK) {
+        install(nullptr);
+    }
+
+    return status;
+}
+
+bool llama_kv_evict::alloc_queries() {
+    const bool no_alloc = lctx.get_model().hparams.no_alloc;
+
+    std::map<ggml_backend_buffer_type_t, std::vector<uint32_t>> ikv_of_buft;
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        ikv_of_buft[ggml_backend_buffer_get_type(kv.layers[ikv].k->buffer)].push_back(ikv);
+    }
+
+    for (const auto & [buft, ikvs] : ikv_of_buft) {
+        ggml_context_ptr ctx { ggml_init({ ikvs.size()*ggml_tensor_overhead(), nullptr, true }) };
+
+        for (const uint32_t ikv : ikvs) {
+            layers[ikv].q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_seq*n_window + 1);
+            ggml_format_name(layers[ikv].q, "kv_evict_q_l%d", kv.layers[ikv].il);
+        }
+
+        ggml_backend_buffer_ptr buf { no_alloc ?
+            ggml_backend_buft_alloc_buffer(buft, 0) : ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft) };
+        if (!buf) {
+            return false;
+        }
+        if (no_alloc) {
+            for (const uint32_t ikv : ikvs) {
+                layers[ikv].q->buffer = buf.get();
+            }
+        }
+        ggml_backend_buffer_clear(buf.get(), 0);
+
+        ctxs_bufs.emplace_back(std::move(ctx), std::move(buf));
+    }
+
+    return true;
+}
+
+//
+// recording queries
+//
+
+class llm_graph_input_query_rows : public llm_graph_input_i {
+public:
+    llm_graph_input_query_rows(llama_kv_evict & ke) : ke(ke) {}
+
+    void set_input(const llama_ubatch * ubatch) override {
+        ke.set_query_rows(*ubatch, (int64_t *) rows->data, rows->ne[0]);
+    }
+
+    bool can_reuse(const llm_graph_params & params) override {
+        return rows->ne[0] == ke.n_query_rows(params.ubatch);
+    }
+
+    llama_kv_evict & ke;
+
+    ggml_tensor * rows = nullptr; // I64 [n_query_rows]
+};
+
+uint32_t llama_kv_evict::n_query_rows(const llama_ubatch & ubatch) const {
+    // the shape must not depend on positions or on the order of sequences, so several sequences write all they have
+    return ubatch.n_seqs_unq == 1 ? std::min(ubatch.n_tokens, n_window) : ubatch.n_tokens;
+}
+
+void llama_kv_evict::set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows) {
+    std::vector<uint32_t> n_seen(n_seq, 0);
+
+    for (uint32_t i = n_rows; i-- > 0; ) {
+        const uint32_t it = ubatch.n_tokens - n_rows + i;
+
+        const llama_seq_id seq = ubatch.seq_id[it][0];
+        const llama_pos    pos = ubatch.pos[it];
+
+        // of a sequence's tokens the last n_window are wanted; a token of several sequences is nobody's query
+        rows[i] = n_seq*n_window;
+        if (ubatch.n_seq_id[it] == 1 && has_seq(seq) && n_seen[seq]++ < n_window) {
+            rows[i] = row_of(seq, pos);
+            pos_row[rows[i]] = pos;
+        }
+    }
+}
+
+void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool bias, float kq_scale, int il) {
+    const auto it = kv.map_layer_ids.find(il);
+    if (it == kv.map_layer_ids.end()) {
+        return;
+    }
+
+    auto & layer = layers[it->second];
+
+    layer.kq_scale = kq_scale;
+    layer.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head;
+
+    has_bias |= bias;
+
+    if (!layer.hooked) {
+        return;
+    }
+
+    llm_graph_input_query_rows * inp = nullptr;
+    for (const auto & cur : graph.res->inputs) {
+        if ((inp = dynamic_cast<llm_graph_input_query_rows *>(cur.get()))) {
+            break;
+        }
+    }
+    if (!inp) {
+        auto cur = std::make_unique<llm_graph_input_query_rows>(*this);
+        cur->rows = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I64, n_query_rows(graph.ubatch));
+        ggml_set_input(cur->rows);
+        graph.cb(cur->rows, "kv_evict_rows", -1);
+        inp = static_cast<llm_graph_input_query_rows *>(graph.res->add_input(std::move(cur)));
+    }
+
+    if (q_cur->nb[1] != n_embd_head_k*sizeof(float)) {
+        q_cur = ggml_cont(graph.ctx0, q_cur);
+    }
+
+    const int64_t n_rows = inp->rows->ne[0];
+
+    ggml_tensor * q = ggml_view_2d(graph.ctx0, q_cur, n_embd_head_k*n_head, n_rows, q_cur->nb[2],
+            (q_cur->ne[2] - n_rows)*q_cur->nb[2]);
+
+    ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, layer.q, q, inp->rows));
+}
+
+void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il) {
+    if (graph.cparams.kv_evict) {
+        graph.cparams.kv_evict->hook(graph, q_cur, has_bias, kq_scale, il);
+    }
+}
+
+int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
+    const llama_pos pos_max = cells().seq_pos_max(seq);
+
+    int32_t n = 0;
+    while (n < (int32_t) n_window && n <= pos_max && pos_row[row_of(seq, pos_max - n)] == pos_max - n) {
+        ++n;
+    }
+    return n;
+}
+
+void llama_kv_evict::forget(llama_seq_id seq) {
+    std::fill_n(pos_row.begin() + seq*n_window, n_window, -1);
+}
+
+bool llama_kv_evict::owns(llama_seq_id seq, int32_t cell) const {
+    const auto & cur = cells();
+
+    return !cur.is_empty(cell) && cur.seq_has(cell, seq) && cur.seq_count(cell) == 1;
+}
+
+//
+// C API
+//
+
+int32_t llama_kv_evict_abi(void) {
+    return LLAMA_KV_EVICT_ABI;
+}
+
+const char * llama_kv_evict_strerror(int32_t status) {
+    switch (status) {
+        case LLAMA_KV_EVICT_OK:         return "ok";
+        case LLAMA_KV_EVICT_NO_CACHE:   return "the model has no KV cache (an encoder)";
+        case LLAMA_KV_EVICT_RECURRENT:  return "the model is recurrent: its state has a fixed size and no KV cells";
+        case LLAMA_KV_EVICT_HYBRID:     return "the model mixes attention with recurrent layers";
+        case LLAMA_KV_EVICT_SWA:        return "the model uses sliding-window attention, whose mask needs the true position of each cell";
+        case LLAMA_KV_EVICT_MLA:        return "the model uses latent attention (MLA), whose cache has no V";
+        case LLAMA_KV_EVICT_SPARSE:     return "a second cache or an indexer of the model mirrors the KV cells";
+        case LLAMA_KV_EVICT_STREAMS:    return "the cache has one stream per sequence: create the context with kv_unified";
+        case LLAMA_KV_EVICT_FLASH_ATTN: return "flash attention is off, so V lies transposed: turn flash attention on";
+        case LLAMA_KV_EVICT_ALIBI:      return "the model uses ALiBi, whose bias needs the true position of each cell";
+        case LLAMA_KV_EVICT_BIAS:       return "the model adds a bias or sinks to its attention weights";
+        case LLAMA_KV_EVICT_HEADS:      return "the number or the size of heads differs between the model's layers";
+        case LLAMA_KV_EVICT_HEAD_BYTES: return "a head's row is not a multiple of 4 bytes in this KV type: use f16";
+        case LLAMA_KV_EVICT_UNHOOKED:   return "a layer of the model attends by a path that is not hooked";
+        case LLAMA_KV_EVICT_NOT_INIT:   return "llama_kv_evict_init was not called";
+        case LLAMA_KV_EVICT_ARGUMENT:   return "an argument is out of range";
+        case LLAMA_KV_EVICT_QUERIES:    return "fewer queries are recorded than asked for";
+        case LLAMA_KV_EVICT_SHARED:     return "a cell belongs to another sequence too";
+        case LLAMA_KV_EVICT_STATE:      return "not a state of this model, context or build";
+        case LLAMA_KV_EVICT_ALLOC:      return "out of memory";
+        case LLAMA_KV_EVICT_COMPUTE:    return "the backend failed to compute";
+    }
+    return "unknown status";
+}
+
+// no C++ exception may cross into C
+template <typename F>
+static int32_t guarded(F && fn) {
+    try {
+        return fn();
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("llama_kv_evict: %s\n", err.what());
+    }
+    return LLAMA_KV_EVICT_ALLOC;
+}
+
+template <typename F>
+static int32_t with_state(const llama_context * ctx, llama_seq_id seq, F && fn) {
+    auto * ke = llama_kv_evict::get(*ctx);
+    if (!ke) {
+        return LLAMA_KV_EVICT_NOT_INIT;
+    }
+    if (!ke->has_seq(seq)) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+    return guarded([&]() { return fn(*ke); });
+}
+
+int32_t llama_kv_evict_init(llama_context * ctx, int32_t n_window) {
+    return guarded([&]() { return llama_kv_evict::init(*ctx, n_window); });
+}
+
+static llama_kv_cache * cache_of(const llama_context * ctx) {
+    int32_t status;
+    return llama_kv_evict::find_cache(*ctx, status);
+}
+
+int32_t llama_kv_evict_n_layer(const llama_context * ctx) {
+    const auto * kv = cache_of(ctx);
+    return kv ? kv->get_layer_ids().size() : 0;
+}
+
+int32_t llama_kv_evict_n_head_kv(const llama_context * ctx) {
+    const auto * kv = cache_of(ctx);
+    return kv ? ctx->get_model().hparams.n_head_kv(kv->get_layer_ids()[0]) : 0;
+}
+
+int32_t llama_kv_evict_n_cells(const llama_context * ctx) {
+    const auto * kv = cache_of(ctx);
+    return kv ? kv->get_size() : 0;
+}
+
+int32_t llama_kv_evict_n_used(const llama_context * ctx) {
+    const auto * kv = cache_of(ctx);
+    return kv ? kv->get_cells(0).get_used() : 0;
+}
+
+size_t llama_kv_evict_n_bytes(const llama_context * ctx) {
+    size_t res = 0;
+    if (const auto * mem = ctx->get_memory()) {
+        for (const auto & [_, size] : mem->memory_breakdown()) {
+            res += size;
+        }
+    }
+    return res;
+}
+
+int32_t llama_kv_evict_cells(const llama_context * ctx, llama_seq_id seq,
+        llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max) {
+    const auto * kv = cache_of(ctx);
+    if (!kv || seq < 0 || seq >= LLAMA_MAX_SEQ) {
+        return 0;
+    }
+
+    const auto & cur = kv->get_cells(seq);
+
+    int32_t n = 0;
+    for (const auto & [p, i] : cur.seq_pos_get(seq)) {
+        if (n < n_max) {
+            pos  [n] = p;
+            cells[n] = i;
+            if (shared) {
+                shared[n] = cur.seq_count(i) > 1;
+            }
+        }
+        ++n;
+    }
+    return n;
+}
+
+int32_t llama_kv_evict_n_queries(const llama_context * ctx, llama_seq_id seq) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.n_queries(seq); });
+}
+
+int32_t llama_kv_evict_scores(llama_context * ctx, llama_seq_id seq, int32_t n_query,
+        const int32_t * cells, int32_t n_cells, float * out) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.scores(seq, n_query, cells, n_cells, out); });
+}
+
+int32_t llama_kv_evict_apply(llama_context * ctx, llama_seq_id seq,
+        const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.apply(seq, src, dst, n_move, rm, n_rm); });
+}
+
+size_t llama_kv_evict_state_size(llama_context * ctx, llama_seq_id seq) {
+    size_t res = 0;
+    with_state(ctx, seq, [&](llama_kv_evict & ke) { res = ke.state_write(seq, nullptr, 0); return 0; });
+    return res;
+}
+
+int32_t llama_kv_evict_state_get(llama_context * ctx, llama_seq_id seq, uint8_t * dst, size_t size) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) {
+        const size_t size_state = ke.state_write(seq, nullptr, 0);
+        if (size < size_state) {
+            return (int32_t) LLAMA_KV_EVICT_ARGUMENT;
+        }
+        ke.state_write(seq, dst, size_state);
+        return (int32_t) LLAMA_KV_EVICT_OK;
+    });
+}
+
+int32_t llama_kv_evict_state_set(llama_context * ctx, llama_seq_id seq, const uint8_t * src, size_t size) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.state_read(seq, src, size); });
+}
+
+void llama_kv_evict_forget(llama_context * ctx, llama_seq_id seq) {
+    with_state(ctx, seq, [&](llama_kv_evict & ke) { ke.forget(seq); return 0; });
+}
+
+int32_t llama_kv_evict_tokenize(const llama_vocab * vocab, const char * text, int32_t text_len,
+        llama_token * tokens, int32_t n_tokens_max, bool add_special, bool parse_special) {
+    try {
+        return llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
+    }
+    return INT32_MIN;
+}

@@ -1,0 +1,91 @@
+#pragma once
+
+// scope-cpp: per-cell attention statistics and KV cell eviction for llama.cpp
+//
+// Everything here acts on the attention KV cache of one context and is off until llama_kv_evict_init().
+// Arrays over (layer, KV head) are [n_layer][n_head_kv][...], layers in the order of the KV cache.
+// Calls are not thread-safe: make them from the thread that calls llama_decode(), between decodes.
+
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// increased whenever a signature or the meaning of an argument changes
+#define LLAMA_KV_EVICT_ABI 1
+
+enum llama_kv_evict_status {
+    LLAMA_KV_EVICT_OK           =   0,
+    // the model or the context can't be served
+    LLAMA_KV_EVICT_NO_CACHE     =  -1, // encoder: there is no KV cache
+    LLAMA_KV_EVICT_RECURRENT    =  -2, // recurrent state, no KV cells
+    LLAMA_KV_EVICT_HYBRID       =  -3, // attention mixed with recurrent layers
+    LLAMA_KV_EVICT_SWA          =  -4, // sliding-window attention
+    LLAMA_KV_EVICT_MLA          =  -5, // latent attention: no V cache
+    LLAMA_KV_EVICT_SPARSE       =  -6, // an indexer or a second cache mirrors the cells
+    LLAMA_KV_EVICT_STREAMS      =  -7, // one stream per sequence: needs kv_unified
+    LLAMA_KV_EVICT_FLASH_ATTN   =  -8, // flash attention is off: V lies transposed
+    LLAMA_KV_EVICT_ALIBI        =  -9, // the bias depends on the label of a cell
+    LLAMA_KV_EVICT_BIAS         = -10, // KQ bias or attention sinks
+    LLAMA_KV_EVICT_HEADS        = -11, // heads differ between layers
+    LLAMA_KV_EVICT_HEAD_BYTES   = -12, // a head's row is not a multiple of 4 bytes in this KV type
+    LLAMA_KV_EVICT_UNHOOKED     = -13, // a layer with a cache attends by a path without the hook
+    // a call can't be served; nothing was changed
+    LLAMA_KV_EVICT_NOT_INIT     = -20,
+    LLAMA_KV_EVICT_ARGUMENT     = -21,
+    LLAMA_KV_EVICT_QUERIES      = -22, // fewer queries are at hand than asked for
+    LLAMA_KV_EVICT_SHARED       = -23, // a cell belongs to another sequence too
+    LLAMA_KV_EVICT_STATE        = -24, // not a state of this model, context or build
+    LLAMA_KV_EVICT_ALLOC        = -25,
+    // the backend failed in the middle: the sequence must be cleared
+    LLAMA_KV_EVICT_COMPUTE      = -26,
+};
+
+LLAMA_API int32_t      llama_kv_evict_abi     (void);
+LLAMA_API const char * llama_kv_evict_strerror(int32_t status);
+
+// check the context, then record the last n_window queries of each sequence from now on; 0 = stop and free
+LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window);
+
+// what llama.cpp itself holds. these five need no llama_kv_evict_init(); counts are 0 where the cache can't be served
+LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
+LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
+LLAMA_API int32_t llama_kv_evict_n_cells  (const struct llama_context * ctx); // allocated
+LLAMA_API int32_t llama_kv_evict_n_used   (const struct llama_context * ctx);
+LLAMA_API size_t  llama_kv_evict_n_bytes  (const struct llama_context * ctx); // buffers of the memory, of any kind
+
+// the sequence's cells in the order of their positions; shared (may be NULL): 1 = belongs to another sequence too
+// returns how many there are; writes at most n_max of them
+LLAMA_API int32_t llama_kv_evict_cells(const struct llama_context * ctx, llama_seq_id seq,
+        llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max);
+
+// how many of the sequence's most recent queries are recorded, without a gap
+LLAMA_API int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, llama_seq_id seq);
+
+// out[n_layer][n_head_kv][n_cells]: softmax weights that the last n_query queries give to these cells,
+// summed over the queries and the heads of a KV group; each query sees what the causal mask shows it
+LLAMA_API int32_t llama_kv_evict_scores(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
+        const int32_t * cells, int32_t n_cells, float * out);
+
+// first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
+// reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.
+// src, dst: [n_layer][n_head_kv][n_move]. positions of cells don't change
+LLAMA_API int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,
+        const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
+
+// the sequence's cells, where they lie, and the recorded queries: after set(), decoding goes on bit by bit as it would have
+LLAMA_API size_t  llama_kv_evict_state_size(struct llama_context * ctx, llama_seq_id seq);
+LLAMA_API int32_t llama_kv_evict_state_get (struct llama_context * ctx, llama_seq_id seq,       uint8_t * dst, size_t size);
+LLAMA_API int32_t llama_kv_evict_state_set (struct llama_context * ctx, llama_seq_id seq, const uint8_t * src, size_t size);
+
+// forget the recorded queries of a sequence (after its cells were replaced by other means)
+LLAMA_API void llama_kv_evict_forget(struct llama_context * ctx, llama_seq_id seq);
+
+// llama_tokenize() that returns INT32_MIN where the vocabulary can't express the text, instead of throwing
+LLAMA_API int32_t llama_kv_evict_tokenize(const struct llama_vocab * vocab, const char * text, int32_t text_len,
+        llama_token * tokens, int32_t n_tokens_max, bool add_special, bool parse_special);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,1 @@
+"""The native backend: llama.cpp's bindings and the eviction calls that the patch adds."""

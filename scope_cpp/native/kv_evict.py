@@ -1,0 +1,205 @@
+"""Typed bindings of ``llama-kv-evict.h``: each stub under the prototype it calls.
+
+Status codes become `NativeError`; arrays are NumPy, C-contiguous, over (layer, KV head, cell).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.errors import ScopeError
+from scope_cpp.native.library import library_path, llama_cpp
+
+ABI = 1
+SHARED = -23
+QUERIES = -22
+INT32_MIN = -(2**31)
+
+Int32 = NDArray[np.int32]
+
+_lib = llama_cpp.llama_cpp._lib
+_ctx = ctypes.c_void_p
+_i32 = ctypes.c_int32
+_ptr = ctypes.c_void_p
+_size = ctypes.c_size_t
+
+
+class NativeError(ScopeError):
+    """A native call refused: the reason in words and its status code."""
+
+    def __init__(self, what: str, status: int) -> None:
+        super().__init__(f"{what}: {strerror(status)}")
+        self.status = status
+
+
+def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
+    try:
+        fn = getattr(_lib, f"llama_kv_evict_{name}")
+    except AttributeError as err:
+        raise ScopeError(
+            f"the libllama in {library_path()} has no eviction hooks: "
+            "unset LLAMA_CPP_LIB_PATH or reinstall scope-cpp"
+        ) from err
+    fn.restype, fn.argtypes = restype, list(argtypes)
+    return fn
+
+
+_abi = _bind("abi", _i32)
+if _abi() != ABI:
+    raise ScopeError(
+        f"libllama in {library_path()} has eviction ABI {_abi()}, "
+        f"this scope-cpp needs {ABI}: reinstall scope-cpp"
+    )
+
+_strerror = _bind("strerror", ctypes.c_char_p, _i32)
+_init = _bind("init", _i32, _ctx, _i32)
+_n_layer = _bind("n_layer", _i32, _ctx)
+_n_head_kv = _bind("n_head_kv", _i32, _ctx)
+_n_cells = _bind("n_cells", _i32, _ctx)
+_n_used = _bind("n_used", _i32, _ctx)
+_n_bytes = _bind("n_bytes", _size, _ctx)
+_cells = _bind("cells", _i32, _ctx, _i32, _ptr, _ptr, _ptr, _i32)
+_n_queries = _bind("n_queries", _i32, _ctx, _i32)
+_scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, _ptr)
+_apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
+_state_size = _bind("state_size", _size, _ctx, _i32)
+_state_get = _bind("state_get", _i32, _ctx, _i32, _ptr, _size)
+_state_set = _bind("state_set", _i32, _ctx, _i32, _ptr, _size)
+_forget = _bind("forget", None, _ctx, _i32)
+_tokenize = _bind(
+    "tokenize", _i32, _ptr, ctypes.c_char_p, _i32, _ptr, _i32, ctypes.c_bool, ctypes.c_bool
+)
+
+
+def _check(what: str, status: int) -> int:
+    if status < 0:
+        raise NativeError(what, status)
+    return status
+
+
+def _address(array: NDArray[Any]) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("the array is not C-contiguous")
+    return array.ctypes.data
+
+
+# const char * llama_kv_evict_strerror(int32_t status);
+def strerror(status: int) -> str:
+    """Reason of a status code, in words."""
+    return str(_strerror(status).decode())
+
+
+# int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window);
+def init(ctx: Any, n_window: int) -> None:
+    """Record the last `n_window` queries of each sequence; 0 stops and frees."""
+    _check("this context can't be bounded", _init(ctx, n_window))
+
+
+# int32_t llama_kv_evict_n_layer(const struct llama_context * ctx);
+def n_layer(ctx: Any) -> int:
+    """Layers of the KV cache."""
+    return int(_n_layer(ctx))
+
+
+# int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
+def n_head_kv(ctx: Any) -> int:
+    """KV heads of a layer."""
+    return int(_n_head_kv(ctx))
+
+
+# int32_t llama_kv_evict_n_cells(const struct llama_context * ctx);
+def n_cells(ctx: Any) -> int:
+    """Cells that llama.cpp has allocated."""
+    return int(_n_cells(ctx))
+
+
+# int32_t llama_kv_evict_n_used(const struct llama_context * ctx);
+def n_used(ctx: Any) -> int:
+    """Cells in use, over all sequences."""
+    return int(_n_used(ctx))
+
+
+# size_t llama_kv_evict_n_bytes(const struct llama_context * ctx);
+def n_bytes(ctx: Any) -> int:
+    """Bytes of the buffers of K and V."""
+    return int(_n_bytes(ctx))
+
+
+# int32_t llama_kv_evict_cells(const struct llama_context * ctx, llama_seq_id seq,
+#         llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max);
+def cells(ctx: Any, seq: int) -> tuple[Int32, Int32, NDArray[np.bool_]]:
+    """Positions, cells and whether each is shared with another sequence, by position."""
+    n = int(_n_cells(ctx))
+    pos, ids, shared = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int8)
+    used = _cells(ctx, seq, _address(pos), _address(ids), _address(shared), n)
+    return pos[:used], ids[:used], shared[:used].astype(np.bool_)
+
+
+# int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, llama_seq_id seq);
+def n_queries(ctx: Any, seq: int) -> int:
+    """Most recent queries of the sequence that are recorded without a gap."""
+    return _check("no queries", _n_queries(ctx, seq))
+
+
+# int32_t llama_kv_evict_scores(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
+#         const int32_t * cells, int32_t n_cells, float * out);
+def scores(ctx: Any, seq: int, n_query: int, ids: Int32) -> NDArray[np.float32]:
+    """Softmax weights of the last `n_query` queries, summed: float32 (layer, KV head, cell)."""
+    out = np.empty((n_layer(ctx), n_head_kv(ctx), ids.size), np.float32)
+    status = _scores(ctx, seq, n_query, _address(ids), ids.size, _address(out))
+    _check("attention scores", status)
+    return out
+
+
+# int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,
+#         const int32_t * src, const int32_t * dst, int32_t n_move,
+#         const int32_t * rm, int32_t n_rm);
+def apply(ctx: Any, seq: int, src: Int32, dst: Int32, rm: Int32) -> None:
+    """Copy rows `src` over `dst`, int32 (layer, KV head, move); then free the cells `rm`."""
+    n_move = src.shape[2]
+    status = _apply(ctx, seq, _address(src), _address(dst), n_move, _address(rm), rm.size)
+    _check("eviction", status)
+
+
+# size_t  llama_kv_evict_state_size(struct llama_context * ctx, llama_seq_id seq);
+# int32_t llama_kv_evict_state_get (struct llama_context * ctx, llama_seq_id seq,
+#         uint8_t * dst, size_t size);
+def state_get(ctx: Any, seq: int) -> bytes:
+    """Cells, their places and the recorded queries of a sequence."""
+    buffer = np.empty(_state_size(ctx, seq), np.uint8)
+    _check("saving the state", _state_get(ctx, seq, _address(buffer), buffer.size))
+    return buffer.tobytes()
+
+
+# int32_t llama_kv_evict_state_set (struct llama_context * ctx, llama_seq_id seq,
+#         const uint8_t * src, size_t size);
+def state_set(ctx: Any, seq: int, data: bytes) -> None:
+    """Replace a sequence by a saved one; decoding goes on as it would have."""
+    buffer = np.frombuffer(data, np.uint8)
+    _check("loading a state", _state_set(ctx, seq, _address(buffer), buffer.size))
+
+
+# void llama_kv_evict_forget(struct llama_context * ctx, llama_seq_id seq);
+def forget(ctx: Any, seq: int) -> None:
+    """Forget the recorded queries of a sequence."""
+    _forget(ctx, seq)
+
+
+# int32_t llama_kv_evict_tokenize(const struct llama_vocab * vocab,
+#         const char * text, int32_t text_len, llama_token * tokens, int32_t n_tokens_max,
+#         bool add_special, bool parse_special);
+def tokenize(vocab: Any, text: bytes, add_special: bool, parse_special: bool) -> list[int] | None:
+    """Token ids of a text, None where the vocabulary can't express it."""
+    n_max = len(text) + 8
+    while True:
+        ids = np.empty(n_max, np.int32)
+        n = _tokenize(vocab, text, len(text), _address(ids), n_max, add_special, parse_special)
+        if n == INT32_MIN:
+            return None
+        if n >= 0:
+            return [int(i) for i in ids[:n]]
+        n_max = -n

@@ -1,0 +1,51 @@
+"""Loads the llama.cpp bindings that were built together with scope-cpp.
+
+The wheel carries its own copy of the `llama_cpp` bindings and of libllama below
+``scope_cpp/_vendor``, so that a llama-cpp-python that the user has installed is neither needed
+nor touched. Only one of the two can live in a process: whoever is imported first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from scope_cpp.errors import ScopeError
+
+BINDINGS = Path(__file__).parents[1] / "_vendor" / "llama_cpp"
+
+
+def _load() -> ModuleType:
+    loaded = sys.modules.get("llama_cpp")
+    if loaded is not None:
+        if Path(str(loaded.__file__)).parent == BINDINGS:
+            return loaded
+        raise ScopeError(
+            f"another llama_cpp is loaded already, from {loaded.__file__}: "
+            "import scope_cpp before llama_cpp"
+        )
+    spec = importlib.util.spec_from_file_location(
+        "llama_cpp", BINDINGS / "__init__.py", submodule_search_locations=[str(BINDINGS)]
+    )
+    if spec is None or spec.loader is None or not (BINDINGS / "__init__.py").exists():
+        raise ScopeError(f"the bindings are missing at {BINDINGS}: reinstall scope-cpp")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["llama_cpp"] = module
+    try:
+        spec.loader.exec_module(module)
+    except (FileNotFoundError, RuntimeError, OSError) as err:
+        del sys.modules["llama_cpp"]
+        raise ScopeError(f"libllama can't be loaded: {err}; reinstall scope-cpp") from err
+    return module
+
+
+def library_path() -> Path:
+    """Folder that libllama was loaded from (``LLAMA_CPP_LIB_PATH`` replaces the wheel's own)."""
+    return Path(os.environ.get("LLAMA_CPP_LIB_PATH") or BINDINGS / "lib")
+
+
+llama_cpp: Any = _load()
