@@ -1,0 +1,174 @@
+"""Policies by name, and their options by key and text."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
+
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.policies.base import Policy
+
+P = TypeVar("P", bound=Policy)
+
+
+@dataclass(frozen=True)
+class Registry(Generic[P]):
+    """The policies of one kind: the built-in ones and those of an entry point group.
+
+    Parameters
+    ----------
+    kind
+        What a message calls them.
+    group
+        Entry point group, ``name = "package.module:Class"``.
+    base
+        Class they derive from.
+    builtin
+        Classes of this package; their names cannot be taken by others.
+    """
+
+    kind: str
+    group: str
+    base: type[Any]
+    builtin: tuple[type[P], ...]
+
+    def classes(self) -> dict[str, type[P]]:
+        """All policies by name, built-in ones first.
+
+        Raises
+        ------
+        ScopeError
+            A third party's entry point cannot be used.
+        """
+        found = {cls.name: cls for cls in self.builtin}
+        for entry in importlib.metadata.entry_points(group=self.group):
+            if entry.name in found:
+                raise ScopeError(f"{self.kind} {entry.name!r} is registered twice ({entry.value})")
+            found[entry.name] = self._load(entry)
+        return found
+
+    def find(self, name: str) -> type[P]:
+        """Return the class called `name`; other packages are only asked for unknown names.
+
+        Raises
+        ------
+        UsageError
+            There is none; the message lists those there are.
+        """
+        for cls in self.builtin:
+            if cls.name == name:
+                return cls
+        known = self.classes()
+        if name not in known:
+            raise UsageError(f"unknown {self.kind} {name!r}; valid are {', '.join(known)}")
+        return known[name]
+
+    def make(self, name: str, options: Mapping[str, str]) -> P:
+        """Build the policy called `name` with `options` given as text.
+
+        Raises
+        ------
+        UsageError
+            Unknown name or key, or bad value; the message lists the valid ones.
+        """
+        cls = self.find(name)
+        keys = valid_options(cls)
+        for key in options:
+            if key not in keys:
+                raise UsageError(f"unknown option {key!r} of {name}; {_valid(keys)}")
+        values = {key: _convert(name, key, text, keys[key]) for key, text in options.items()}
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise UsageError(f"bad option of {name}: {error}; {_valid(keys)}") from error
+
+    def _load(self, entry: importlib.metadata.EntryPoint) -> type[P]:
+        try:
+            cls = entry.load()
+        except Exception as error:  # whatever a foreign module raises
+            raise ScopeError(
+                f"{self.kind} {entry.name!r} ({entry.value}) cannot be loaded: {error}"
+            ) from error
+        fits = isinstance(cls, type) and issubclass(cls, self.base)
+        if not fits or getattr(cls, "name", None) != entry.name:
+            raise ScopeError(
+                f"{self.kind} {entry.name!r}: {entry.value} must be a {self.base.__name__}"
+                " of that name"
+            )
+        return cast(type[P], cls)
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, str]:
+    """Turn ``["beta1=48", ...]`` into a dict; of equal keys the last wins.
+
+    Raises
+    ------
+    UsageError
+        A text without key or ``=``.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not (key and equals and value):
+            raise UsageError(f"bad option {pair!r}: write it as key=value, such as beta1=48")
+        options[key] = value
+    return options
+
+
+def split_options(
+    decode: type[Policy], prefill: type[Policy], options: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Give every option to the policies that have it.
+
+    A key that both have goes to both; ``decode.key`` and ``prefill.key`` name one of them.
+
+    Raises
+    ------
+    UsageError
+        A key that nobody has; the message lists the valid ones.
+    """
+    owners: list[tuple[str, type[Policy], dict[str, str]]] = [
+        ("decode", decode, {}),
+        ("prefill", prefill, {}),
+    ]
+    for key, text in options.items():
+        scope, _, plain = key.rpartition(".")
+        takers = [
+            got for kind, cls, got in owners if scope in ("", kind) and plain in valid_options(cls)
+        ]
+        if not takers:
+            valid = "; ".join(
+                f"{kind} {cls.name}: {_valid(valid_options(cls))}" for kind, cls, _ in owners
+            )
+            raise UsageError(f"unknown option {key!r}; {valid}")
+        for got in takers:
+            got[plain] = text
+    return owners[0][2], owners[1][2]
+
+
+def valid_options(cls: type[Policy]) -> dict[str, Any]:
+    """Keys of a policy's options, with their type (such as ``int | None``)."""
+    hints = get_type_hints(cls)
+    return {item.name: hints[item.name] for item in fields(cls)}
+
+
+def _valid(keys: Iterable[str]) -> str:
+    return "valid are " + (", ".join(keys) or "none")
+
+
+_CONVERTERS: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str}
+
+
+def _convert(name: str, key: str, text: str, kind: Any) -> Any:
+    """Text of an option as a value of its type; ``auto`` is None where None is allowed."""
+    kinds = get_args(kind) or (kind,)
+    if text == "auto" and type(None) in kinds:
+        return None
+    wanted = next(k for k in kinds if k in _CONVERTERS)
+    try:
+        return _CONVERTERS[wanted](text)
+    except ValueError as error:
+        what = {int: "a whole number", float: "a number"}[wanted]
+        raise UsageError(f"bad option of {name}: {key}={text} must be {what}") from error

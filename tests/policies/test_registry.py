@@ -1,0 +1,157 @@
+"""Names, options and entry points: what is wrong is named, with what would be right."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.policies import (
+    DecodePolicy,
+    Step,
+    View,
+    decode_policies,
+    find_decode,
+    find_prefill,
+    make_decode,
+    make_prefill,
+    option,
+    parse_options,
+    prefill_policies,
+    split_options,
+    valid_options,
+)
+
+DECODE = ["full", "streaming-llm", "h2o", "scope-slide", "scope-adaptive", "scope-discontinuous"]
+PREFILL = ["full", "h2o", "snapkv"]
+
+
+@dataclass(frozen=True)
+class EveryOther(DecodePolicy):
+    """A third party's policy."""
+
+    name: ClassVar[str] = "every-other"
+    stride: int = option(2, "tokens per kept token", low=1)
+
+    def capacity(self, n_prompt_cells: int, n_predict: int | None) -> int:
+        return n_prompt_cells + 100
+
+    def due(self, step: Step) -> bool:
+        return step.n_cells > 100
+
+    def select(self, view: View) -> np.ndarray:
+        return view.pos % self.stride == 0
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Pretend that a package registers ``name = "value"`` as a decode policy."""
+    group = "scope_cpp.decode_policies"
+    entry = importlib.metadata.EntryPoint(name=name, value=value, group=group)
+
+    def entry_points(*, group: str) -> list[importlib.metadata.EntryPoint]:
+        return [entry] if group == entry.group else []
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+
+
+def test_built_in_names() -> None:
+    assert list(decode_policies())[: len(DECODE)] == DECODE
+    assert list(prefill_policies())[: len(PREFILL)] == PREFILL
+    assert {name: cls.name for name, cls in decode_policies().items()} == {n: n for n in DECODE}
+
+
+def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "every-other", f"{__name__}:EveryOther")
+    assert decode_policies()["every-other"] is EveryOther
+    assert make_decode("every-other", {"stride": "3"}) == EveryOther(stride=3)
+    assert "every-other" not in prefill_policies()
+    with pytest.raises(UsageError, match=r"valid are full, .*every-other"):
+        make_decode("nope", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("broken", "no_such_module_anywhere:Policy", "cannot be loaded: No module"),
+        ("broken", f"{__name__}:install", "must be a DecodePolicy"),
+        ("other-name", f"{__name__}:EveryOther", "of that name"),
+        ("h2o", f"{__name__}:EveryOther", "registered twice"),
+    ],
+)
+def test_bad_entry_point_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    install(monkeypatch, name, value)
+    with pytest.raises(ScopeError, match=message) as refusal:
+        decode_policies()
+    assert repr(name) in str(refusal.value)
+    assert make_decode("full", {}).name == "full"  # does not stand in the way of the others
+
+
+def test_unknown_names_list_the_valid_ones() -> None:
+    with pytest.raises(UsageError, match="unknown policy 'scop'; valid are full, streaming-llm"):
+        make_decode("scop", {})
+    with pytest.raises(UsageError, match="unknown prefill policy 'x'; valid are full, h2o, snapkv"):
+        make_prefill("x", {})
+
+
+def test_options_are_the_fields() -> None:
+    policy = make_decode("scope-slide", {"beta1": "48", "beta2": "auto", "decay": "0.5"})
+    assert (policy.beta1, policy.beta2, policy.decay) == (48, None, 0.5)
+    assert list(valid_options(type(policy))) == [
+        "score", "window", "decay", "grace", "beta1", "beta2", "interval",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("scope-slide", {"beta3": "1"}, "unknown option 'beta3' of scope-slide; valid are score"),
+        ("full", {"beta1": "1"}, "valid are none"),
+        ("scope-slide", {"beta1": "many"}, "beta1=many must be a whole number"),
+        ("scope-slide", {"beta1": "1.5"}, "beta1=1.5 must be a whole number"),
+        ("scope-slide", {"decay": "slow"}, "decay=slow must be a number"),
+        ("scope-slide", {"interval": "auto"}, "interval=auto must be a whole number"),
+        ("scope-slide", {"beta1": "-1"}, "beta1=-1: must be at least 0; valid are score"),
+        ("scope-slide", {"beta2": "0"}, "beta2=0: must be at least 1"),
+        ("scope-slide", {"decay": "1.1"}, "at most 1"),
+        ("scope-slide", {"decay": "nan"}, "decay=nan: must be at least 0"),
+        ("h2o", {"score": "mean"}, "score=mean: valid are accumulate, window, last"),
+    ],
+)
+def test_bad_options(name: str, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refusal:
+        make_decode(name, options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_bad_prefill_options() -> None:
+    with pytest.raises(UsageError, match="kernel=4: must be odd"):
+        make_prefill("snapkv", {"kernel": "4"})
+    with pytest.raises(UsageError, match="valid are avg, max"):
+        make_prefill("snapkv", {"pooling": "sum"})
+
+
+def test_parse_options() -> None:
+    assert parse_options(["beta1=48", " decay = .5", "beta1=49"]) == {"beta1": "49", "decay": ".5"}
+    assert parse_options([]) == {}
+    for bad in ("beta1", "=3", "beta1=", ""):
+        with pytest.raises(UsageError, match="key=value"):
+            parse_options([bad])
+
+
+def test_split_options() -> None:
+    slide, snapkv = find_decode("scope-slide"), find_prefill("snapkv")
+    options = {"beta1": "4", "alpha1": "9", "window": "7", "prefill.window": "8"}
+    assert split_options(slide, snapkv, options) == (
+        {"beta1": "4", "window": "7"},
+        {"alpha1": "9", "window": "8"},
+    )
+    assert split_options(slide, snapkv, {"decode.window": "5"}) == ({"window": "5"}, {})
+    for bad in ("beta3", "prefill.beta1", "other.beta1", ".beta1x"):
+        with pytest.raises(UsageError, match="decode scope-slide: valid are .*; prefill snapkv"):
+            split_options(slide, snapkv, {bad: "1"})

@@ -1,0 +1,118 @@
+"""A random trace of attention, and a run of a policy over it as an engine would do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from scope_cpp.policies import DecodePolicy, PrefillPolicy, Step, View
+
+from .naive import Scores
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Attention logits of every query on every position, per (layer, KV head)."""
+
+    logits: np.ndarray  # (L, H, query, position)
+    n_prompt: int
+    ties: bool = False  # small whole weights instead of a softmax: sums are exact and often equal
+
+    @staticmethod
+    def random(n_prompt: int, n_output: int, ties: bool = False, seed: int = 0) -> Trace:
+        n = n_prompt + n_output
+        rng = np.random.default_rng(seed)
+        popular = rng.normal(size=(2, 2, 1, n)) * 2
+        return Trace(rng.normal(size=(2, 2, n, n)) + popular, n_prompt, ties)
+
+    def weights(self, head: tuple[int, int], query: int, held: list[int]) -> np.ndarray:
+        raw = self.logits[head][query, held]
+        if self.ties:
+            return np.clip(np.round(raw), 0, 3)
+        raised = np.exp(raw - raw.max())
+        return raised / raised.sum()
+
+    def weigh(self, head: tuple[int, int]) -> Callable[[int, list[int]], Scores]:
+        """The same weights for the naive side, as a dict by position."""
+        return lambda query, held: dict(
+            zip(held, self.weights(head, query, held).tolist(), strict=True)
+        )
+
+    @property
+    def heads(self) -> list[tuple[int, int]]:
+        return list(np.ndindex(self.logits.shape[:2]))
+
+
+class Engine:
+    """Rows in arrays, shuffled after every selection: the order of rows means nothing."""
+
+    def __init__(self, trace: Trace, policy: DecodePolicy, capacity: int, n_predict: int | None):
+        self.trace, self.policy, self.capacity = trace, policy, capacity
+        self.n_predict = n_predict
+        n_layers, n_heads, n, _ = trace.logits.shape
+        self.seen = np.zeros((n, n_layers, n_heads, n), np.float32)  # weights by query, position
+        self.pos = np.empty((n_layers, n_heads, 0), np.int32)
+        self.acc = np.empty((n_layers, n_heads, 0), np.float32)
+        self.n_past = self.n_prompt_cells = self.since = self.selections = 0
+        self.rng = np.random.default_rng(1)
+
+    def decode(self) -> None:
+        shape = (*self.pos.shape[:2], 1)
+        self.pos = np.concatenate([self.pos, np.full(shape, self.n_past, np.int32)], axis=-1)
+        self.acc = np.concatenate([self.acc, np.zeros(shape, np.float32)], axis=-1)
+        for head in self.trace.heads:
+            held = self.pos[head].tolist()
+            self.seen[(self.n_past, *head, held)] = self.trace.weights(head, self.n_past, held)
+        self.n_past += 1
+        self.since += 1
+
+    def observed(self, n_queries: int) -> np.ndarray:
+        by_position = self.seen[max(0, self.n_past - n_queries) : self.n_past].sum(axis=0)
+        return np.take_along_axis(by_position, self.pos, axis=-1)
+
+    def view(self, policy: DecodePolicy | PrefillPolicy, limit: int) -> View:
+        n = policy.n_queries(self.since)
+        if policy.needs_scores:
+            self.acc = policy.fold(self.acc, self.observed(n), n)
+        return View(self.pos, self.acc, self.trace.n_prompt, self.n_past, self.n_predict, limit)
+
+    def keep(self, mask: np.ndarray) -> None:
+        kept = int(mask[0, 0].sum())
+        order = self.rng.random((*mask.shape[:2], kept)).argsort(axis=-1)
+        shape = (*mask.shape[:2], kept)
+        self.pos = np.take_along_axis(self.pos[mask].reshape(shape), order, axis=-1)
+        self.acc = np.take_along_axis(self.acc[mask].reshape(shape), order, axis=-1)
+
+    def read_prompt(self, prefill: PrefillPolicy | None) -> None:
+        for _ in range(self.trace.n_prompt):
+            self.decode()
+        if prefill is not None:
+            self.keep(prefill.select(self.view(prefill, self.pos.shape[-1]), True))
+            self.acc, self.since = np.zeros_like(self.acc), 0
+        self.n_prompt_cells = self.pos.shape[-1]
+
+    def step(self) -> Step:
+        n_cells, n_prompt = self.pos.shape[-1], self.trace.n_prompt
+        return Step(
+            n_prompt,
+            self.n_past,
+            self.n_predict,
+            self.n_prompt_cells,
+            n_cells,
+            self.capacity,
+            self.since,
+        )
+
+    def write(self) -> Iterator[list[set[int]]]:
+        """Decode to the end; yields what every head holds whenever the next token could come."""
+        while True:
+            assert self.pos.shape[-1] <= self.capacity
+            if self.pos.shape[-1] >= self.capacity or self.policy.due(self.step()):
+                self.keep(self.policy.select(self.view(self.policy, self.capacity - 1)))
+                self.since, self.selections = 0, self.selections + 1
+            yield [set(self.pos[head].tolist()) for head in self.trace.heads]
+            if self.n_past == self.trace.logits.shape[2]:
+                return
+            self.decode()
