@@ -266,7 +266,8 @@ bool llama_kv_evict::run_moves(const int32_t * src, const int32_t * dst, int32_t
 int32_t llama_kv_evict::check_moves(llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const {
     const auto & cur = cells();
 
-    std::vector<int32_t> writer(cur.size(), -1); // the (layer, KV head) that last wrote the cell
+    std::vector<int32_t> writer(cur.size(), -1); // the (layer, KV head) that last named the cell as a target
+    std::vector<bool>    moved (cur.size(), false);
 
     for (int32_t i = 0; i < (int32_t) (n_layer()*n_head_kv)*n_move; ++i) {
         if (src[i] < 0 || dst[i] < 0 || src[i] >= (int32_t) cur.size() || dst[i] >= (int32_t) cur.size()) {
@@ -275,23 +276,16 @@ int32_t llama_kv_evict::check_moves(llama_seq_id seq, const int32_t * src, const
         if (cur.is_empty(src[i]) || cur.is_empty(dst[i]) || !cur.seq_has(src[i], seq) || !cur.seq_has(dst[i], seq)) {
             return LLAMA_KV_EVICT_ARGUMENT;
         }
-        if (src[i] == dst[i]) {
-            continue;
-        }
-        if (!owns(seq, dst[i])) {
+        const bool moves = src[i] != dst[i];
+        if (moves && !owns(seq, dst[i])) {
             return LLAMA_KV_EVICT_SHARED;
         }
-        if (writer[dst[i]] == i/n_move) {
+        // a pair that does nothing still writes: it must not undo another one
+        if (writer[dst[i]] == i/n_move && (moves || moved[dst[i]])) {
             return LLAMA_KV_EVICT_ARGUMENT;
         }
         writer[dst[i]] = i/n_move;
-    }
-
-    // a pair that does nothing still writes: it must not undo another one
-    for (int32_t i = 0; i < (int32_t) (n_layer()*n_head_kv)*n_move; ++i) {
-        if (src[i] == dst[i] && writer[dst[i]] == i/n_move) {
-            return LLAMA_KV_EVICT_ARGUMENT;
-        }
+        moved [dst[i]] = moves;
     }
 
     return LLAMA_KV_EVICT_OK;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 
 // the state of a sequence:
@@ -32,11 +33,27 @@ struct state_header {
     uint32_t n_cells;
     uint32_t head; // where the search for a free cell starts
     uint64_t size; // of the whole state
+    uint64_t hash; // of all but itself
 
     bool same_shape(const state_header & other) const {
         return std::memcmp(this, &other, offsetof(state_header, n_cells)) == 0;
     }
 };
+
+// FNV-1a over 64-bit words
+uint64_t hash_words(const uint8_t * data, size_t size, uint64_t hash) {
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+        uint64_t word = 0;
+        std::memcpy(&word, data + i, std::min(size - i, sizeof(word)));
+        hash = (hash ^ word)*0x100000001b3;
+    }
+    return hash;
+}
+
+uint64_t state_hash(const uint8_t * data, size_t size) {
+    const uint64_t hash = hash_words(data, offsetof(state_header, hash), 0xcbf29ce484222325);
+    return hash_words(data + sizeof(state_header), size - sizeof(state_header), hash);
+}
 
 // counts when there is no buffer
 class io_write : public llama_io_write_i {
@@ -104,6 +121,7 @@ state_header make_header(const llama_kv_evict & ke) {
     res.n_cells       = 0;
     res.head          = 0;
     res.size          = 0;
+    res.hash          = 0;
 
     return res;
 }
@@ -138,6 +156,11 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
         io.write_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
     }
 
+    if (dst) {
+        header.hash = state_hash(dst, io.n_bytes());
+        std::memcpy(dst, &header, sizeof(header));
+    }
+
     return io.n_bytes();
 }
 
@@ -150,7 +173,16 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
     io_read io(src, size);
     io.read(&header, sizeof(header));
 
-    if (!header.same_shape(make_header(*this)) || header.size > size || header.n_cells > cells().size()) {
+    if (!header.same_shape(make_header(*this)) || header.size != size || header.hash != state_hash(src, size)) {
+        return LLAMA_KV_EVICT_STATE;
+    }
+
+    // the cells that others leave
+    uint32_t n_room = cells().size() - cells().get_used();
+    for (const auto & [_, i] : cells().seq_pos_get(seq)) {
+        n_room += owns(seq, i);
+    }
+    if (header.n_cells > n_room || header.n_cells > (size - sizeof(header))/sizeof(uint32_t)) {
         return LLAMA_KV_EVICT_STATE;
     }
 
@@ -158,8 +190,14 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
     sinfo.idxs[0].resize(header.n_cells);
     io.read(sinfo.idxs[0].data(), header.n_cells*sizeof(uint32_t));
 
+    // they are written in ascending order. llama.cpp would abort at a cell that comes twice
+    const auto & idxs = sinfo.idxs[0];
+    if (std::adjacent_find(idxs.begin(), idxs.end(), std::greater_equal<>()) != idxs.end()) {
+        return LLAMA_KV_EVICT_STATE;
+    }
+
     // the same cells again where nobody else lies in them, wherever there is room otherwise
-    const bool same_cells = header.n_cells > 0 && std::all_of(sinfo.idxs[0].begin(), sinfo.idxs[0].end(), [&](uint32_t i) {
+    const bool same_cells = header.n_cells > 0 && std::all_of(idxs.begin(), idxs.end(), [&](uint32_t i) {
         return i < cells().size() && (cells().is_empty(i) || owns(seq, i));
     });
 

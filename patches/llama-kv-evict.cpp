@@ -115,7 +115,7 @@ llama_kv_evict * llama_kv_evict::get(const llama_context & lctx) {
 }
 
 int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
-    if (n_window < 0) {
+    if (n_window < 0 || (int64_t) n_window*lctx.n_seq_max() >= INT32_MAX) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
 
@@ -143,7 +143,13 @@ int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
         lctx.kv_evict = cur;
     };
 
-    install(next);
+    try {
+        install(next);
+    } catch (...) {
+        lctx.cparams.kv_evict   = lctx.kv_evict.get();
+        lctx.sched_need_reserve = true;
+        throw;
+    }
 
     if (next && (status = next->check_hooks()) != LLAMA_KV_EVICT_OK) {
         install(nullptr);
@@ -281,9 +287,10 @@ void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, b
 
 int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
     const llama_pos pos_max = cells().seq_pos_max(seq);
+    const llama_pos pos_min = cells().seq_pos_min(seq); // queries before it see no cell at all
 
     int32_t n = 0;
-    while (n < (int32_t) n_window && n <= pos_max && pos_row[row_of(seq, pos_max - n)] == pos_max - n) {
+    while (n < (int32_t) n_window && pos_max >= 0 && pos_max - n >= pos_min && pos_row[row_of(seq, pos_max - n)] == pos_max - n) {
         ++n;
     }
     return n;

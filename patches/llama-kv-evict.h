@@ -60,7 +60,7 @@ LLAMA_API size_t  llama_kv_evict_n_bytes  (const struct llama_context * ctx); //
 LLAMA_API int32_t llama_kv_evict_cells(const struct llama_context * ctx, llama_seq_id seq,
         llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max);
 
-// how many of the sequence's most recent queries are recorded, without a gap
+// how many of the sequence's most recent queries are recorded, without a gap, and still see a cell
 LLAMA_API int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, llama_seq_id seq);
 
 // out[n_layer][n_head_kv][n_cells]: softmax weights that the last n_query queries give to these cells,

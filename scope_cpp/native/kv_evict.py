@@ -82,8 +82,8 @@ def _check(what: str, status: int) -> int:
 
 
 def _address(array: NDArray[Any]) -> int:
-    if not array.flags.c_contiguous:
-        raise ValueError("the array is not C-contiguous")
+    if not array.flags.c_contiguous or array.itemsize not in (1, 4):
+        raise ValueError("the array is not C-contiguous, or not of 32 bits (or bytes)")
     return array.ctypes.data
 
 
@@ -161,6 +161,9 @@ def scores(ctx: Any, seq: int, n_query: int, ids: Int32) -> NDArray[np.float32]:
 def apply(ctx: Any, seq: int, src: Int32, dst: Int32, rm: Int32) -> None:
     """Copy rows `src` over `dst`, int32 (layer, KV head, move); then free the cells `rm`."""
     n_move = src.shape[2]
+    shape = n_layer(ctx), n_head_kv(ctx), n_move
+    if src.shape != shape or dst.shape != shape:
+        raise ValueError(f"moves {src.shape} and {dst.shape} must both be {shape}")
     status = _apply(ctx, seq, _address(src), _address(dst), n_move, _address(rm), rm.size)
     _check("eviction", status)
 

@@ -1,0 +1,137 @@
+"""From flags to what the engine takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import SamplingParams, model_defaults
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import UsageError
+
+from .flags import (
+    BudgetFlags,
+    ComputeFlags,
+    LengthFlags,
+    ModelFlags,
+    PlacementFlags,
+    PolicyFlags,
+    SamplingFlags,
+)
+from .prompt import read_text
+
+_BIAS = re.compile(r"(\d+)(?:=|(?=[+-]))(.+)")
+
+
+def model_path(flags: ModelFlags, ctx: typer.Context) -> str:
+    """Return the model's path; one on the command line wins over a variable or the config.
+
+    Raises
+    ------
+    UsageError
+        If none is given, or two on the command line.
+    """
+    source = ctx.get_parameter_source("model")
+    if flags.model_path and source is not None and source.name == "COMMANDLINE":
+        raise UsageError(f"two models, {flags.model_path} and {flags.model}: leave one out")
+    path = flags.model_path or flags.model
+    if path is None:
+        raise UsageError("no model: give the path of a GGUF file")
+    return path
+
+
+def load_model(path: str, flags: PlacementFlags) -> Model:
+    """Load the model where and how the flags say."""
+    return Model.load(
+        path,
+        n_gpu_layers=_gpu_layers(flags.n_gpu_layers),
+        use_mmap=not flags.no_mmap,
+        use_mlock=flags.mlock,
+        split_mode=flags.split_mode,
+        main_gpu=flags.main_gpu,
+        tensor_split=_shares(flags.tensor_split),
+    )
+
+
+def settings(budget: BudgetFlags, policy: PolicyFlags, compute: ComputeFlags) -> Settings:
+    """Return the engine's settings."""
+    options = tuple(policy.option or ())
+    values = {**asdict(budget), **asdict(policy), **asdict(compute), "options": options}
+    del values["option"]
+    return Settings(**{name: value for name, value in values.items() if value is not None})
+
+
+def sampling_values(flags: SamplingFlags) -> dict[str, Any]:
+    """Return what the user set, checked, by the names of `SamplingParams`.
+
+    Raises
+    ------
+    UsageError
+        For a value out of range, or a bias or file that can't be read.
+    """
+    values = {name: value for name, value in asdict(flags).items() if value is not None}
+    values["logit_bias"] = dict(_bias(text) for text in flags.logit_bias or ())
+    path = values.pop("grammar_file", None)
+    if path is not None:
+        if flags.grammar is not None:
+            raise UsageError("--grammar and --grammar-file: leave one out")
+        values["grammar"] = read_text("--grammar-file", path)
+    SamplingParams(**values)
+    return values
+
+
+def sampling_params(model: Model, values: dict[str, Any]) -> SamplingParams:
+    """Return the model's own defaults with the user's values over them."""
+    return SamplingParams(**{**model_defaults(model), **values})
+
+
+def longest_output(flags: LengthFlags) -> int | None:
+    """Return the most tokens to write, ``None`` for no limit.
+
+    Raises
+    ------
+    UsageError
+        For 0, or less than -1.
+    """
+    if flags.n_predict == -1:
+        return None
+    if flags.n_predict < 1:
+        raise UsageError(f"-n {flags.n_predict}: give at least 1, or -1 for no limit")
+    return flags.n_predict
+
+
+def _gpu_layers(text: str | None) -> int | None:
+    if text in (None, "auto"):
+        return None
+    if text == "all":
+        return -1
+    try:
+        return int(text or "")
+    except ValueError:
+        raise UsageError(f"-ngl {text}: give a number of layers, auto or all") from None
+
+
+def _shares(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--tensor-split {text}: give numbers, such as 3,1") from None
+    if any(not 0 <= share < float("inf") for share in shares):
+        raise UsageError(f"--tensor-split {text}: give numbers of 0 or more")
+    return shares
+
+
+def _bias(text: str) -> tuple[int, float]:
+    match = _BIAS.fullmatch(text.strip())
+    try:
+        if match is not None:
+            return int(match[1]), float(match[2])
+    except ValueError:
+        pass
+    raise UsageError(f"--logit-bias {text}: write it as TOKEN=BIAS, such as 15043=-2 or 15043+1")

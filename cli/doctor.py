@@ -1,0 +1,27 @@
+"""``scope doctor``."""
+
+from __future__ import annotations
+
+import typer
+
+from .flags import OutputFlags
+
+
+def doctor(output: OutputFlags) -> None:
+    """Show the installation and test it: evict on a tiny model, compare with a reference."""
+    import json
+    from dataclasses import asdict
+
+    from scope_cpp.engine.doctor import describe, examine
+
+    from . import terminal
+
+    found = examine(verbose=output.verbose)
+    if output.json:
+        terminal.write(json.dumps(asdict(found)) + "\n")
+    else:
+        terminal.write(terminal.table(describe(found)))
+    for check in found.failed:
+        terminal.error(f"{check.name}: {check.detail}")
+    if found.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,91 @@
+"""``scope generate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from .flags import (
+    BudgetFlags,
+    ComputeFlags,
+    LengthFlags,
+    ModelFlags,
+    OutputFlags,
+    PlacementFlags,
+    PolicyFlags,
+    PromptFlags,
+    SamplingFlags,
+)
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.generate import Generation
+
+    from .report import Report
+
+INTERRUPTED = 130
+
+
+def generate(
+    ctx: typer.Context,
+    model: ModelFlags,
+    prompt: PromptFlags,
+    length: LengthFlags,
+    budget: BudgetFlags,
+    policy: PolicyFlags,
+    sampling: SamplingFlags,
+    placement: PlacementFlags,
+    compute: ComputeFlags,
+    output: OutputFlags,
+) -> None:
+    """Write a text within a fixed KV-cache budget; it streams to stdout.
+
+    scope generate model.gguf -p "Once upon a time" -n 2000 --budget 512
+    """
+    from scope_cpp.engine import logs
+    from scope_cpp.engine.generate import Generation
+
+    from . import convert
+    from .interrupt import exit_at_once
+    from .prompt import format_prompt, read_prompt
+    from .report import Report
+
+    path = convert.model_path(model, ctx)
+    report = Report(path, as_json=output.json, verbose=output.verbose)
+    logs.capture(verbose=output.verbose)
+    settings = convert.settings(budget, policy, compute)
+    values = convert.sampling_values(sampling)
+    n_predict = convert.longest_output(length)
+    text = read_prompt(prompt)
+    with exit_at_once(INTERRUPTED):
+        loaded = convert.load_model(path, placement)
+    with loaded:
+        text, stops, is_chat = format_prompt(loaded, prompt, text)
+        with exit_at_once(INTERRUPTED):
+            generation = Generation(
+                loaded,
+                text,
+                n_predict=n_predict,
+                settings=settings,
+                sampling=convert.sampling_params(loaded, values),
+                stop=[*stops, *(length.stop or ())],
+                parse_special=is_chat,
+                warn=report.warn,
+            )
+        with generation:
+            reason = _write(generation, report)
+            report.finish(generation, reason)
+    if reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _write(generation: Generation, report: Report) -> str:
+    """Write the text as it comes; return why it ended."""
+    reason = None
+    try:
+        for response in generation:
+            report.write(response.text)
+            reason = response.finish_reason
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    return str(reason)

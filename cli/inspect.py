@@ -1,0 +1,30 @@
+"""``scope inspect``."""
+
+from __future__ import annotations
+
+import typer
+
+from .flags import BudgetFlags, ModelFlags, OutputFlags
+
+
+def inspect(
+    ctx: typer.Context, model: ModelFlags, budget: BudgetFlags, output: OutputFlags
+) -> None:
+    """Show what a model file is, what its KV cache takes, and whether it can be bounded.
+
+    scope inspect model.gguf -c 32768 --budget 2k -ctk q8_0 -ctv q8_0
+    """
+    import json
+    from dataclasses import asdict
+
+    from scope_cpp.engine import logs
+    from scope_cpp.engine.inspect import describe, examine
+
+    from . import convert, terminal
+
+    logs.capture(verbose=output.verbose)
+    found = examine(convert.model_path(model, ctx), **asdict(budget))
+    if output.json:
+        terminal.write(json.dumps(asdict(found)) + "\n")
+    else:
+        terminal.write(terminal.table(describe(found)))

@@ -1,0 +1,56 @@
+"""Entry point of the ``scope`` command.
+
+Nothing of the engine is imported here, so that ``scope --help`` answers at once: each command
+imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .app import ScopeCommand, ScopeGroup
+from .doctor import doctor
+from .generate import generate
+from .groups import as_command
+from .inspect import inspect
+
+app = typer.Typer(
+    name="scope",
+    cls=ScopeGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for function in (generate, inspect, doctor):
+    app.command(cls=ScopeCommand)(as_command(function))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from scope_cpp import __version__
+
+        typer.echo(f"scope-cpp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def scope(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Long outputs of GGUF models within a fixed KV-cache budget, on llama.cpp.
+
+    Flags are spelled as llama.cpp's, and each has an environment variable.
+
+    Exit codes: 0 done, 1 failed, 2 wrong request, 130 Ctrl-C.
+    """
+
+
+def main() -> None:
+    """Run the command with the arguments of the process."""
+    app(prog_name="scope")

@@ -1,0 +1,72 @@
+"""The two streams: text on stdout, everything else on stderr, in colour on a terminal only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+
+def write(text: str) -> None:
+    """Write to stdout at once.
+
+    Raises
+    ------
+    OSError
+        If stdout is closed or can't take it.
+    """
+    if sys.stdout is None:
+        raise OSError("stdout is closed")
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def drop_stdout() -> None:
+    """Throw away what stdout could not take, or Python would complain about it at exit."""
+    if sys.stdout is None:
+        return
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file: a test's buffer
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
+
+
+def note(text: str) -> None:
+    """Print a line of minor importance on stderr."""
+    _print(text, "2")
+
+
+def warning(text: str) -> None:
+    """Print a warning as one line on stderr."""
+    _print(f"warning: {_one_line(text)}", "33")
+
+
+def error(text: str) -> None:
+    """Print an error as one line on stderr."""
+    _print(f"error: {_one_line(text)}", "31")
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _print(text: str, colour: str) -> None:
+    if is_terminal() and not os.environ.get("NO_COLOR"):
+        text = f"\x1b[{colour}m{text}\x1b[0m"
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Return rows of a name and a value as aligned lines."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)

@@ -1,0 +1,1 @@
+"""The engine: model, context, bounded cache, sampling and text."""

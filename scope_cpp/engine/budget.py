@@ -1,0 +1,174 @@
+"""The budget dial: how many cells the KV cache may have.
+
+Accepted forms, case ignored::
+
+    2048, 2k              cells; k is 1024
+    50%                   of the full length, prompt + output
+    512MiB, 1.5GiB        bytes of K and V; KiB MiB GiB TiB are powers of 1024, KB MB GB TB of 1000
+    auto                  cells that fit into half of the free memory of the device with the cache
+    (none)                the prompt and 1024 generated cells
+
+Half of the free memory, because the compute buffers, the operating system and other programs
+need some too and because free memory is only a snapshot. A budget is never more than the full
+length: further cells could not be filled.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from scope_cpp.engine.kv_types import KV_TYPES, KVType, bytes_per_cell, kv_type
+from scope_cpp.engine.memory import free_memory
+from scope_cpp.errors import UsageError
+
+__all__ = [
+    "DEFAULT_GENERATED_CELLS",
+    "KV_TYPES",
+    "Budget",
+    "KVType",
+    "bytes_per_cell",
+    "cells",
+    "format_bytes",
+    "free_memory",
+    "kv_type",
+    "parse_budget",
+]
+
+DEFAULT_GENERATED_CELLS = 1024
+AUTO_SHARE_OF_FREE = 0.5
+
+FORMS = "cells (2048, 2k), a share of the full length (50%), memory (512MiB, 1.5GiB) or auto"
+
+_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(|k|%|[kmgt]i?b)", re.IGNORECASE)
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A parsed budget.
+
+    Attributes
+    ----------
+    kind : {"default", "auto", "cells", "percent", "bytes"}
+    value : float
+        Cells, per cent of the full length, or bytes; 0 for the other kinds.
+    text : str
+        What the user wrote, for messages.
+    """
+
+    kind: Literal["default", "auto", "cells", "percent", "bytes"]
+    value: float = 0
+    text: str = "default"
+
+
+def parse_budget(budget: str | int | None) -> Budget:
+    """Parse a budget in one of the forms listed above.
+
+    Raises
+    ------
+    UsageError
+        For anything else; the message lists the accepted forms.
+    """
+    if budget is None:
+        return Budget("default")
+    text = str(budget).strip()
+    if text.lower() == "auto":
+        return Budget("auto", text=text)
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise UsageError(f"budget {text!r} is not understood: give {FORMS}")
+    parsed = _from_number(match[1], match[2].lower(), text)
+    if parsed.value <= 0:
+        raise UsageError(f"budget {text!r} must be more than 0: give {FORMS}")
+    return parsed
+
+
+def _from_number(number: str, unit: str, text: str) -> Budget:
+    value = float(number)
+    if unit == "%":
+        if value > 100:
+            raise UsageError(f"budget {text!r} is more than the full length: at most 100%")
+        return Budget("percent", value, text)
+    if unit.endswith("b"):
+        base = 1024 if "i" in unit else 1000
+        return Budget("bytes", int(value * base ** _POWERS[unit[0]]), text)
+    n_cells = value * (1024 if unit == "k" else 1)
+    if n_cells != int(n_cells):
+        raise UsageError(f"budget {text!r} is not a whole number of cells: give {FORMS}")
+    return Budget("cells", int(n_cells), text)
+
+
+def cells(
+    budget: Budget,
+    *,
+    n_prompt: int,
+    n_predict: int | None,
+    bytes_per_cell: int,
+    free_memory: int,
+) -> int:
+    """Return the number of cells that `budget` stands for, at most the full length.
+
+    Parameters
+    ----------
+    budget : Budget
+    n_prompt, n_predict : int
+        Tokens of the prompt and of the longest output; `n_predict` None means no limit.
+    bytes_per_cell : int
+        K and V of all layers, see `bytes_per_cell`.
+    free_memory : int
+        Bytes free on the device that holds the cache, see `free_memory`.
+
+    Raises
+    ------
+    UsageError
+        When the budget holds no cell, or its cells do not fit into the free memory.
+    """
+    full = None if n_predict is None else n_prompt + n_predict
+    wanted = _wanted(budget, n_prompt, full, bytes_per_cell, free_memory)
+    if wanted < 1:
+        raise UsageError(
+            f"budget {budget.text} holds no cell: one takes {format_bytes(bytes_per_cell)} of K "
+            f"and V, and {format_bytes(free_memory)} are free"
+        )
+    n_cells = wanted if full is None else min(wanted, full)
+    if n_cells * bytes_per_cell > free_memory:
+        raise UsageError(
+            f"budget {budget.text}: {n_cells} cells take {format_bytes(n_cells * bytes_per_cell)} "
+            f"of K and V, but {format_bytes(free_memory)} are free; give a smaller --budget or a "
+            "smaller KV cache type"
+        )
+    return n_cells
+
+
+def _wanted(
+    budget: Budget, n_prompt: int, full: int | None, bytes_per_cell: int, free_memory: int
+) -> int:
+    if budget.kind == "default":
+        return n_prompt + DEFAULT_GENERATED_CELLS
+    if budget.kind == "cells":
+        return int(budget.value)
+    if budget.kind == "percent":
+        if full is None:
+            raise UsageError(
+                f"budget {budget.text} is a share of the full length, which has no limit here: "
+                "give the output length (-n) or a budget in cells"
+            )
+        return max(1, int(full * budget.value / 100))
+    room = free_memory * AUTO_SHARE_OF_FREE if budget.kind == "auto" else budget.value
+    return int(room // bytes_per_cell)
+
+
+def format_bytes(n: int) -> str:
+    """Return `n` bytes in the largest unit of 1024 that keeps the number at 1 or more.
+
+    >>> format_bytes(1536)
+    '1.5 KiB'
+    """
+    size, unit = float(n), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.1f} {unit}".replace(".0 ", " ")

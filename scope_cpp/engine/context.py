@@ -1,0 +1,164 @@
+"""One llama.cpp context: created with the cells that the budget needs, decoded batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.engine import logs
+from scope_cpp.errors import ScopeError
+from scope_cpp.native import kv_evict
+from scope_cpp.native.library import llama_cpp
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
+
+FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
+# llama.cpp rounds the size of a cache up to this
+CELLS_MULTIPLE = 256
+
+
+@dataclass(frozen=True)
+class ContextParams:
+    """What a context is created with, in llama.cpp's terms.
+
+    Attributes
+    ----------
+    n_cells
+        Cells to allocate; llama.cpp rounds up to a multiple of 256.
+    type_k, type_v
+        ggml types of the K and V cache.
+    n_batch, n_ubatch
+        Tokens of a logical and of a physical batch.
+    n_threads, n_threads_batch
+        CPU threads for decode and for prefill; 0 is llama.cpp's default.
+    flash_attn
+        ``"auto"``, ``"on"`` or ``"off"``.
+    n_seq_max
+        Sequences that the unified cache holds at once.
+    """
+
+    n_cells: int
+    type_k: int = 1
+    type_v: int = 1
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int = 0
+    n_threads_batch: int = 0
+    flash_attn: str = "auto"
+    n_seq_max: int = 1
+    offload_kqv: bool = True
+
+
+class Context:
+    """Owns a ``llama_context`` and one reusable batch."""
+
+    def __init__(self, model: Model, params: ContextParams) -> None:
+        self.model = model
+        self.params = params
+        self.n_recorded = 0
+        self._batch: Any = None
+        logs.clear()
+        self.ptr: Any = llama_cpp.llama_init_from_model(model.ptr, _native_params(params))
+        if not self.ptr:
+            raise ScopeError(f"no context of {params.n_cells} cells: {_reason()}")
+        if not self.memory:
+            self.close()
+            raise ScopeError(f"{model.path.name} is an encoder ({model.arch}): it can't generate")
+        self.n_batch = int(llama_cpp.llama_n_batch(self.ptr))
+        self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the context; further calls do nothing."""
+        if self._batch is not None:
+            llama_cpp.llama_batch_free(self._batch)
+            self._batch = None
+        if self.ptr:
+            llama_cpp.llama_free(self.ptr)
+            self.ptr = None
+
+    @property
+    def memory(self) -> Any:
+        """The context's ``llama_memory_t``."""
+        return llama_cpp.llama_get_memory(self.ptr)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells that llama.cpp allocated."""
+        return kv_evict.n_cells(self.ptr) or int(llama_cpp.llama_n_ctx(self.ptr))
+
+    def record_queries(self, n: int) -> None:
+        """Record at least the last `n` queries of each sequence from now on.
+
+        Raises
+        ------
+        NativeError
+            If this cache can't be bounded; the message says why.
+        """
+        if n > self.n_recorded:
+            kv_evict.init(self.ptr, n)
+            self.n_recorded = n
+
+    def decode(
+        self, tokens: Sequence[int], pos: int, seq: int = 0, all_logits: bool = False
+    ) -> None:
+        """Decode `tokens` at positions ``pos, pos + 1, …``; logits for the last one (or all).
+
+        Raises
+        ------
+        ScopeError
+            If llama.cpp finds no room in the cache or fails to compute.
+        """
+        batch = self._batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i] = token
+            batch.pos[i] = pos + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = seq
+            batch.logits[i] = all_logits
+        batch.logits[len(tokens) - 1] = True
+        status = llama_cpp.llama_decode(self.ptr, batch)
+        if status == 1:
+            raise ScopeError(f"the KV cache of {self.n_cells} cells is full: give a larger budget")
+        if status != 0:
+            raise ScopeError(f"llama.cpp failed to decode (status {status}): {_reason()}")
+
+    def logits(self, i: int = -1) -> NDArray[np.float32]:
+        """Copy of the logits of the `i`-th output of the last batch: float32 (n_vocab,)."""
+        row = llama_cpp.llama_get_logits_ith(self.ptr, i)
+        return np.ctypeslib.as_array(row, (self.model.n_vocab,)).copy()
+
+
+def _native_params(params: ContextParams) -> Any:
+    native = llama_cpp.llama_context_default_params()
+    native.n_ctx = params.n_cells
+    native.n_batch = min(params.n_batch, max(params.n_cells, 1))
+    native.n_ubatch = min(params.n_ubatch, native.n_batch)
+    native.n_seq_max = params.n_seq_max
+    native.kv_unified = True
+    native.type_k, native.type_v = params.type_k, params.type_v
+    native.flash_attn_type = FLASH_ATTN[params.flash_attn]
+    native.offload_kqv = params.offload_kqv
+    native.n_threads = params.n_threads or native.n_threads
+    native.n_threads_batch = params.n_threads_batch or params.n_threads or native.n_threads_batch
+    native.no_perf = True
+    return native
+
+
+def _reason() -> str:
+    errors = logs.errors()
+    return errors[-1] if errors else "no reason was logged"

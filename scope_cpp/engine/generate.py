@@ -1,0 +1,298 @@
+"""Generation in three layers: tokens, text with statistics, the finished text.
+
+`generate_step` yields token ids and knows nothing of text. `Generation` adds text, stop strings
+and statistics, one `Response` per step. `generate` collects them.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from scope_cpp.engine import capability
+from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.context import Context, ContextParams
+from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import Sampler, SamplingParams
+from scope_cpp.engine.settings import Settings, Sizes, resolve
+from scope_cpp.engine.text import TextStream
+from scope_cpp.errors import UsageError
+from scope_cpp.native import kv_evict
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Statistics of one sequence so far.
+
+    Attributes
+    ----------
+    n_prompt, n_generated
+        Tokens read and written.
+    cells_used, cells_peak
+        Cells now and at most.
+    cells_capacity
+        Cells that the sequence may use: the budget.
+    cells_allocated, kv_bytes
+        Cells and bytes that llama.cpp allocated (it rounds up to 256 cells).
+    evicted, selections
+        Cells freed; how often a policy chose.
+    attention_loss
+        Mean share of the attention that fell on rows given up, when they were.
+    prompt_seconds, generation_seconds
+        Time to read the prompt and to write the output.
+    score_seconds, select_seconds, move_seconds
+        What of it went into native scores, the policy and native moves.
+    """
+
+    n_prompt: int = 0
+    n_generated: int = 0
+    cells_used: int = 0
+    cells_peak: int = 0
+    cells_capacity: int = 0
+    cells_allocated: int = 0
+    kv_bytes: int = 0
+    evicted: int = 0
+    selections: int = 0
+    attention_loss: float = 0.0
+    prompt_seconds: float = 0.0
+    generation_seconds: float = 0.0
+    score_seconds: float = 0.0
+    select_seconds: float = 0.0
+    move_seconds: float = 0.0
+
+    @property
+    def prompt_per_second(self) -> float:
+        """Prompt tokens per second; 0 before the prompt is read."""
+        return self.n_prompt / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def generated_per_second(self) -> float:
+        """Generated tokens per second; 0 before the first."""
+        return self.n_generated / self.generation_seconds if self.generation_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """One step of a generation.
+
+    Attributes
+    ----------
+    text
+        New text, possibly empty: characters and stop strings may straddle tokens.
+    token
+        The token of this step; ``None`` in the last response where no token came with it.
+    finish_reason
+        ``None``, or in the last response ``"stop"`` (end of generation or stop string) or
+        ``"length"``.
+    stats
+        Statistics up to this step.
+    """
+
+    text: str
+    token: int | None
+    finish_reason: str | None
+    stats: Stats
+
+
+def generate_step(
+    cache: BoundedCache, sampler: Sampler, tokens: Sequence[int], is_end: Callable[[int], bool]
+) -> Iterator[int]:
+    """Read `tokens`, then yield one token after the other, until `is_end` accepts one.
+
+    The last token is yielded too. A token is decoded only when the next one is asked for, so that
+    a caller that stops leaves no cell behind for what it did not want.
+    """
+    cache.prefill(tokens)
+    sampler.accept_prompt(tokens)
+    while True:
+        token = sampler.sample(cache.context.ptr)
+        yield token
+        if is_end(token):
+            return
+        cache.decode(token)
+
+
+class Generation:
+    """One bounded generation: iterate over it for responses; a context manager.
+
+    Parameters
+    ----------
+    model
+        Stays open while the generation is used.
+    prompt
+        Text (special tokens are added as the model asks for) or token ids.
+    n_predict
+        Longest output in tokens, at least 1; ``None`` for no limit.
+    settings, sampling
+        See `Settings` and `SamplingParams`.
+    stop
+        Strings that end the output and are not part of it.
+    parse_special
+        Whether special tokens written in `prompt` are read as such (a formatted chat).
+    warn
+        Called with one line for each thing the user should know; default `warnings.warn`.
+
+    Raises
+    ------
+    UsageError
+        If the prompt is empty or a setting is wrong.
+    ScopeError
+        If the model's cache can't be bounded, before anything is allocated.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: str | Sequence[int],
+        *,
+        n_predict: int | None = None,
+        settings: Settings | None = None,
+        sampling: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+        parse_special: bool = False,
+        warn: Warn = warnings.warn,
+    ) -> None:
+        settings = settings or Settings()
+        self.model, self.settings, self.warn = model, settings, warn
+        self.tokens = _tokens(model, prompt, parse_special)
+        self.n_predict = _longest(settings, len(self.tokens), n_predict)
+        self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
+        if self.sizes.bounded:
+            kinds = settings.type_k, settings.type_v, settings.flash_attn
+            capability.require(model.path, model.arch, *kinds)
+        for line in self.sizes.warnings:
+            warn(line)
+        self._text = TextStream(stop)
+        with ExitStack() as opened:
+            self.sampler = opened.enter_context(Sampler(model, sampling or SamplingParams()))
+            params = _context_params(settings, self.sizes)
+            self.context = opened.enter_context(Context(model, params))
+            self.cache = BoundedCache(
+                self.context,
+                self.sizes.capacity,
+                self.sizes.decode,
+                self.sizes.prefill,
+                whole_cells=settings.granularity == "cell",
+                n_predict=self.n_predict,
+                bounded=self.sizes.bounded,
+            )
+            self._opened = opened.pop_all()
+        self._stats = Stats(
+            n_prompt=len(self.tokens),
+            cells_capacity=self.sizes.capacity,
+            cells_allocated=self.context.n_cells,
+            kv_bytes=kv_evict.n_bytes(self.context.ptr),
+        )
+        self._responses = self._generate()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the iteration; free the context and the sampler."""
+        self._responses.close()
+        self._opened.close()
+
+    @property
+    def stats(self) -> Stats:
+        """Statistics so far."""
+        return replace(self._stats, **vars(self.cache.stats))
+
+    def __iter__(self) -> Iterator[Response]:
+        """Generate; the last response has a finish reason. A second loop goes on with the first."""
+        return self._responses
+
+    def _generate(self) -> Generator[Response, None, None]:
+        started = time.perf_counter()
+        steps = generate_step(self.cache, self.sampler, self.tokens, self.model.is_eog)
+        for n, token in enumerate(steps, start=1):
+            now = time.perf_counter()
+            self._tick(n, now - started)
+            if self.model.is_eog(token):
+                yield Response(self._text.finish(), token, "stop", self.stats)
+                return
+            text = self._text.push(self.model.token_to_piece(token))
+            if self._text.matched is not None:
+                yield Response(text, token, "stop", self.stats)
+                return
+            if n == self.n_predict:
+                yield Response(text + self._text.finish(), token, "length", self.stats)
+                return
+            yield Response(text, token, None, self.stats)
+
+    def _tick(self, n: int, seconds: float) -> None:
+        """Account for the `n`-th token; the first ends the reading of the prompt."""
+        prompt = seconds if n == 1 else self._stats.prompt_seconds
+        self._stats = replace(
+            self._stats, n_generated=n, prompt_seconds=prompt, generation_seconds=seconds - prompt
+        )
+        n_train = self.model.n_ctx_train
+        if n == max(1, n_train - len(self.tokens) + 1):
+            self.warn(
+                f"position {n_train} is the last that {self.model.path.name} was trained on: "
+                "a bounded cache saves memory, but what the model writes from here on may degrade"
+            )
+
+
+def generate(model: Model, prompt: str | Sequence[int], **kwargs: object) -> tuple[str, Response]:
+    """Generate to the end; takes what `Generation` takes.
+
+    Returns
+    -------
+    text, last
+        The whole text, and the last response with reason and statistics.
+    """
+    with Generation(model, prompt, **kwargs) as generation:  # type: ignore[arg-type]
+        responses = list(generation)
+    return "".join(response.text for response in responses), responses[-1]
+
+
+def _tokens(model: Model, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
+    if isinstance(prompt, str):
+        if not prompt:
+            raise UsageError("the prompt is empty: give a text with -p or -f")
+        return model.tokenize(prompt, add_special=True, parse_special=parse_special)
+    if not prompt:
+        raise UsageError("the prompt is empty: give at least one token")
+    return list(prompt)
+
+
+def _longest(settings: Settings, n_prompt: int, n_predict: int | None) -> int | None:
+    """Longest output: what is asked for, and what ``ctx_size`` leaves beside the prompt."""
+    if n_predict is not None and n_predict < 1:
+        raise UsageError(f"the longest output is {n_predict} tokens: give at least 1")
+    if settings.ctx_size is None:
+        return n_predict
+    room = settings.ctx_size - n_prompt
+    if room < 1:
+        raise UsageError(
+            f"the prompt has {n_prompt} tokens, -c {settings.ctx_size} leaves no room for output: "
+            f"give -c {n_prompt + 1} or more"
+        )
+    return room if n_predict is None else min(n_predict, room)
+
+
+def _context_params(settings: Settings, sizes: Sizes) -> ContextParams:
+    return ContextParams(
+        n_cells=sizes.capacity,
+        type_k=kv_type(settings.type_k).ggml_type,
+        type_v=kv_type(settings.type_v).ggml_type,
+        n_batch=settings.n_batch,
+        n_ubatch=settings.n_ubatch,
+        n_threads=settings.n_threads,
+        n_threads_batch=settings.n_threads_batch,
+        flash_attn=settings.flash_attn,
+        offload_kqv=settings.offload_kqv,
+    )

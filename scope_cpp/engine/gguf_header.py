@@ -1,0 +1,186 @@
+"""The header of a GGUF file, read without llama.cpp.
+
+Tells in milliseconds what a file is, and refuses what is no model with one clear line. Only the
+key-value pairs are read; the layout is that of ggml/docs/gguf.md (versions 2 and 3).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scope_cpp.errors import UsageError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+
+# enum gguf_metadata_value_type
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
+_SCALARS[12] = "d"
+_STRING, _ARRAY = 8, 9
+
+# per-layer values are kept; vocabularies are skipped
+_KEPT_ARRAY = 4096
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a GGUF file says.
+
+    Attributes
+    ----------
+    path : Path
+    n_tensors : int
+    metadata : dict
+        Scalars and strings by key, and arrays of up to 4096 numbers as lists; longer arrays and
+        those of strings are left out.
+    """
+
+    path: Path
+    n_tensors: int
+    metadata: dict[str, Any]
+
+    @property
+    def architecture(self) -> str:
+        """``general.architecture``, such as ``llama``; empty if the file does not say."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the architecture's own value `key`, such as ``context_length``."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def n_ctx_train(self) -> int | None:
+        """Length that the model was trained on, in tokens."""
+        return self.get("context_length")
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of a model file.
+
+    Raises
+    ------
+    UsageError
+        When the file is missing, unreadable, no GGUF, cut off within its header, of an unknown
+        version, or holds a vocabulary but no weights.
+    """
+    path = Path(path)
+    header = _parse(path)
+    is_split = header.metadata.get("split.count") not in (None, 0, 1)  # its first part may be bare
+    if header.n_tensors == 0 and not is_split:
+        kind = header.architecture or "unknown"
+        raise UsageError(
+            f"{path} holds a vocabulary only (architecture {kind}): give a GGUF file with weights"
+        )
+    return header
+
+
+def _parse(path: Path) -> Header:
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory: give a GGUF file")
+        if path.exists() and not path.is_file():  # opening a pipe would wait
+            raise UsageError(f"{path} is no regular file: give a GGUF file")
+        with path.open("rb") as file:
+            magic = file.read(4)
+            if magic != _MAGIC:
+                raise UsageError(f"{path} is not a GGUF file: {_seen(magic)}")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _Reader(path, data).header()
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist: give the path of a GGUF file") from None
+    except (OSError, ValueError) as err:  # ValueError: a NUL character in the path
+        raise UsageError(f"{path} cannot be read: {getattr(err, 'strerror', err)}") from None
+
+
+def _seen(magic: bytes) -> str:
+    return f"it begins with {magic!r}, not {_MAGIC!r}" if magic else "it is empty"
+
+
+class _Reader:
+    """Walks over a header in memory."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self._path = path
+        self._data = data
+        self._at = len(_MAGIC)
+
+    def header(self) -> Header:
+        try:
+            self._check_version(self._scalar("I"))
+            n_tensors, n_pairs = self._scalar("Q"), self._scalar("Q")
+            pairs = (self._pair() for _ in range(n_pairs))
+            metadata = {key: value for key, value in pairs if value is not None}
+        except struct.error:
+            raise UsageError(
+                f"{self._path} is truncated: the file ends within its header; download it again"
+            ) from None
+        return Header(self._path, n_tensors, metadata)
+
+    def _check_version(self, version: int) -> None:
+        if version in _VERSIONS:
+            return
+        if version >> 16:  # a small number in the other byte order
+            raise UsageError(f"{self._path} is a big-endian GGUF: this build reads little-endian")
+        raise UsageError(
+            f"{self._path} is of GGUF version {version}, this build reads {_VERSIONS}: convert it"
+        )
+
+    def _pair(self) -> tuple[str, Any]:
+        key = self._string()
+        return key, self._value(self._scalar("I"))
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY:
+            return self._array(self._scalar("I"), self._scalar("Q"))
+        return self._scalar(self._format(kind))
+
+    def _array(self, kind: int, n: int) -> list[Any] | None:
+        if kind == _STRING:
+            self._skip_strings(n)
+            return None
+        fmt = self._format(kind)
+        size = n * struct.calcsize(f"<{fmt}")
+        if n > _KEPT_ARRAY:
+            self._skip(size)
+            return None
+        values = struct.unpack_from(f"<{n}{fmt}", self._data, self._at)
+        self._at += size
+        return list(values)
+
+    def _format(self, kind: int) -> str:
+        try:
+            return _SCALARS[kind]
+        except KeyError:
+            raise UsageError(
+                f"{self._path} is damaged: unknown value type {kind} in its header"
+            ) from None
+
+    def _scalar(self, fmt: str) -> Any:
+        (value,) = struct.unpack_from(f"<{fmt}", self._data, self._at)
+        self._at += struct.calcsize(f"<{fmt}")
+        return value
+
+    def _string(self) -> str:
+        n = self._scalar("Q")
+        start = self._at
+        self._skip(n)
+        return self._data[start : self._at].decode("utf-8", errors="replace")
+
+    def _skip_strings(self, n: int) -> None:
+        length, at, end = struct.Struct("<Q").unpack_from, self._at, len(self._data)
+        for _ in range(n):
+            at += 8 + length(self._data, at)[0]
+            if at > end:
+                raise struct.error("string beyond the end of the file")
+        self._at = at
+
+    def _skip(self, n_bytes: int) -> None:
+        self._at += n_bytes
+        if self._at > len(self._data):
+            raise struct.error("value beyond the end of the file")

@@ -1,0 +1,219 @@
+"""What a model file is, what its KV cache takes, and whether it can be bounded.
+
+No weights are read: llama.cpp loads the model without allocating anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scope_cpp.engine import budget as dial
+from scope_cpp.engine.capability import Verdict, probe
+from scope_cpp.engine.context import CELLS_MULTIPLE
+from scope_cpp.engine.kv_types import bytes_per_cell, kv_type
+from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.model import Model
+from scope_cpp.native.library import llama_cpp
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Answer of `examine`.
+
+    Attributes
+    ----------
+    path, architecture, name, file_type
+        As the file gives them; `file_type` is its quantization.
+    size_bytes, n_params
+        Bytes of the weights, and how many there are.
+    n_layer, n_head, n_head_kv, head_dim_k, head_dim_v
+        Shape; `n_head_kv` by layer, 0 for a layer without attention.
+    n_ctx_train, n_vocab, chat_template
+        Training length in tokens, size of the vocabulary, and whether there is a chat template.
+    supported, reason
+        Whether the cache can be bounded, and if not, why.
+    bounded_layers
+        Indices of the layers whose cells can be evicted.
+    type_k, type_v, bytes_per_cell
+        KV types, and the bytes of one cell in all layers. ``None`` here and in what follows where
+        the cache can't be bounded: it is no plain attention cache, to which the formula applies.
+    ctx_size, kv_bytes_full
+        Full length in tokens, and the bytes that a full cache of it allocates.
+    budget_cells, kv_bytes_budget
+        Cells of the budget for that length, and the bytes that are allocated for them.
+    """
+
+    path: str
+    architecture: str
+    name: str | None
+    file_type: str
+    size_bytes: int
+    n_params: int
+    n_layer: int
+    n_head: int
+    n_head_kv: tuple[int, ...]
+    head_dim_k: int | None
+    head_dim_v: int | None
+    n_ctx_train: int
+    n_vocab: int
+    chat_template: bool
+    supported: bool
+    reason: str
+    bounded_layers: tuple[int, ...]
+    type_k: str
+    type_v: str
+    bytes_per_cell: int | None
+    ctx_size: int
+    kv_bytes_full: int | None
+    budget_cells: int | None
+    kv_bytes_budget: int | None
+
+
+def examine(
+    path: str | Path,
+    *,
+    type_k: str = "f16",
+    type_v: str = "f16",
+    ctx_size: int | None = None,
+    budget: str | int | None = None,
+    flash_attn: str = "auto",
+) -> Inspection:
+    """Inspect a model file.
+
+    Parameters
+    ----------
+    path
+        GGUF file.
+    type_k, type_v, flash_attn
+        What the cache would be created with.
+    ctx_size
+        Full length in tokens; ``None``: the training length.
+    budget
+        See `scope_cpp.engine.budget`; ``None``: 1024 cells.
+
+    Raises
+    ------
+    UsageError
+        If the file is no model, or a type or the budget is none.
+    ScopeError
+        If llama.cpp can't load the model.
+    """
+    kv_type(type_k), kv_type(type_v)
+    parsed = dial.parse_budget(budget)
+    with Model.load(path, no_alloc=True) as model:
+        verdict = probe(path, type_k, type_v, flash_attn)
+        n_ctx = ctx_size or model.n_ctx_train
+        per_cell = bytes_per_cell(model, type_k, type_v) if verdict.supported else None
+        n_cells = None if per_cell is None else _budget_cells(parsed, n_ctx, per_cell)
+        return Inspection(
+            **_facts(model),
+            supported=verdict.supported,
+            reason=verdict.reason,
+            bounded_layers=_bounded_layers(model, verdict),
+            type_k=type_k,
+            type_v=type_v,
+            bytes_per_cell=per_cell,
+            ctx_size=n_ctx,
+            kv_bytes_full=_allocated(n_ctx, per_cell),
+            budget_cells=n_cells,
+            kv_bytes_budget=_allocated(n_cells, per_cell),
+        )
+
+
+def describe(found: Inspection) -> list[tuple[str, str]]:
+    """Return an inspection as names and values for people."""
+    rows = [
+        ("file", found.path),
+        ("name", found.name or "-"),
+        ("architecture", found.architecture),
+        ("quantization", found.file_type),
+        ("size", f"{dial.format_bytes(found.size_bytes)}, {found.n_params:,} parameters"),
+        ("layers", str(found.n_layer)),
+        ("heads", f"{found.n_head}, KV heads {_spans(found.n_head_kv)}"),
+        ("head size", _pair(found.head_dim_k, found.head_dim_v)),
+        ("training length", f"{found.n_ctx_train} tokens"),
+        ("vocabulary", f"{found.n_vocab} tokens"),
+        ("chat template", "yes" if found.chat_template else "no"),
+        ("bounded cache", _verdict(found)),
+    ]
+    return rows + _memory(found)
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    ftype = llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(model.ptr))
+    has_heads = model.n_head > 0
+    return {
+        "path": str(model.path),
+        "architecture": model.arch,
+        "name": model.metadata("general.name"),
+        "file_type": ftype.decode() if ftype else "unknown",
+        "size_bytes": model.size_bytes,
+        "n_params": model.n_params,
+        "n_layer": model.n_layer,
+        "n_head": model.n_head,
+        "n_head_kv": model.n_head_kv_by_layer,
+        "head_dim_k": model.head_dim_k if has_heads else None,
+        "head_dim_v": model.head_dim_v if has_heads else None,
+        "n_ctx_train": model.n_ctx_train,
+        "n_vocab": model.n_vocab,
+        "chat_template": model.chat_template is not None,
+    }
+
+
+def _bounded_layers(model: Model, verdict: Verdict) -> tuple[int, ...]:
+    if not verdict.supported:
+        return ()
+    return tuple(layer for layer, heads in enumerate(model.n_head_kv_by_layer) if heads)
+
+
+def _budget_cells(budget: dial.Budget, n_ctx: int, per_cell: int) -> int:
+    return dial.cells(
+        budget,
+        n_prompt=0,
+        n_predict=n_ctx,
+        bytes_per_cell=per_cell,
+        free_memory=free_memory(gpu=True),
+    )
+
+
+def _allocated(n_cells: int | None, per_cell: int | None) -> int | None:
+    """Bytes of the cache that llama.cpp makes for `n_cells`: it rounds up to 256 of them."""
+    if n_cells is None or per_cell is None:
+        return None
+    return -(-n_cells // CELLS_MULTIPLE) * CELLS_MULTIPLE * per_cell
+
+
+def _verdict(found: Inspection) -> str:
+    if not found.supported:
+        return f"no: {found.reason}"
+    n = len(found.bounded_layers)
+    return "yes, all layers" if n == found.n_layer else f"yes, {n} of {found.n_layer} layers"
+
+
+def _memory(found: Inspection) -> list[tuple[str, str]]:
+    if found.bytes_per_cell is None or found.kv_bytes_full is None or found.kv_bytes_budget is None:
+        return []
+    size = dial.format_bytes
+    per_cell = f"{size(found.bytes_per_cell)} (K {found.type_k}, V {found.type_v})"
+    budget = f"{size(found.kv_bytes_budget)} for {found.budget_cells} cells"
+    return [
+        ("KV per cell", per_cell),
+        ("KV full", f"{size(found.kv_bytes_full)} for {found.ctx_size} tokens"),
+        ("KV in budget", budget),
+    ]
+
+
+def _spans(n_head_kv: Sequence[int]) -> str:
+    """One number where all layers agree, else the number of each layer."""
+    if len(set(n_head_kv)) == 1:
+        return str(n_head_kv[0])
+    return "by layer " + " ".join(map(str, n_head_kv))
+
+
+def _pair(k: int | None, v: int | None) -> str:
+    if k is None:
+        return "-"
+    return str(k) if k == v else f"K {k}, V {v}"

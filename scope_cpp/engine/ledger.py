@@ -1,0 +1,68 @@
+"""What the rows of one sequence hold: true positions and accumulated attention.
+
+llama.cpp knows one position per cell. After per-head evictions a cell holds other tokens in other
+heads, so the true position of each row, and its score, are kept here, by the position that labels
+its cell. Cells are asked for anew each time: llama.cpp alone decides where a token goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.engine.plan import Plan
+from scope_cpp.errors import ScopeError
+
+
+@dataclass
+class Ledger:
+    """Rows of one sequence in the order of their labels.
+
+    Attributes
+    ----------
+    labels
+        int32 (n,): positions that llama.cpp has for the cells, ascending.
+    pos
+        int32 (layer, KV head, n): true position of the token whose K and V the row holds.
+    scores
+        float32 (layer, KV head, n): what the policy made of the attention so far.
+    """
+
+    labels: NDArray[np.int32]
+    pos: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, n_layer: int, n_head_kv: int) -> Ledger:
+        """Return a ledger of a sequence without cells."""
+        shape = (n_layer, n_head_kv, 0)
+        return cls(np.empty(0, np.int32), np.empty(shape, np.int32), np.empty(shape, np.float32))
+
+    def sync(self, labels: NDArray[np.int32]) -> None:
+        """Follow llama.cpp: add rows for new tokens, drop those of tokens rolled back.
+
+        Raises
+        ------
+        ScopeError
+            If cells of the sequence were removed behind the engine's back.
+        """
+        newest = int(labels[-1]) if labels.size else -1
+        n = int(np.searchsorted(self.labels, newest, side="right"))
+        if not np.array_equal(self.labels[:n], labels[:n]):
+            raise ScopeError("cells of the sequence were changed outside the engine")
+        new = np.broadcast_to(labels[n:], (*self.pos.shape[:2], labels.size - n))
+        self.labels = labels.copy()
+        self.pos = np.concatenate([self.pos[:, :, :n], new], axis=2)
+        zeros = np.zeros(new.shape, np.float32)
+        self.scores = np.concatenate([self.scores[:, :, :n], zeros], axis=2)
+
+    def apply(self, plan: Plan) -> None:
+        """Move and drop rows as `plan` does in the cache."""
+        for name in ("pos", "scores"):
+            rows = getattr(self, name)
+            moved = np.take_along_axis(rows, plan.src, axis=2)
+            np.put_along_axis(rows, plan.dst, moved, axis=2)
+            setattr(self, name, rows[:, :, plan.stay])
+        self.labels = self.labels[plan.stay]

@@ -1,0 +1,387 @@
+"""A model in llama.cpp: its weights, its shape, its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scope_cpp.engine import logs
+from scope_cpp.engine.gguf_header import Header, read_header
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.native import kv_evict
+from scope_cpp.native.library import llama_cpp
+
+SPLIT_MODES = ("none", "layer", "row", "tensor")  # enum llama_split_mode, in its order
+
+_LOAD_MODES = {  # (use_mmap, use_mlock): enum llama_load_mode; AUTO maps where devices allow it
+    (True, False): "LLAMA_LOAD_MODE_AUTO",
+    (True, True): "LLAMA_LOAD_MODE_MMAP_MLOCK",
+    (False, False): "LLAMA_LOAD_MODE_NONE",
+    (False, True): "LLAMA_LOAD_MODE_MLOCK",
+}
+
+_NO_TOKEN = -1
+_MAX_NAMED = 8  # characters named in one message
+
+
+class Model:
+    """A loaded GGUF model; a context manager.
+
+    Made by `Model.load`. Close it after the contexts and samplers that use it.
+
+    Attributes
+    ----------
+    path : Path
+    header : Header
+        The file's own metadata.
+    ptr, vocab : pointer
+        ``llama_model *`` and ``llama_vocab *`` for the bindings.
+    offloaded : bool
+        Whether layers, and with them their cells, may lie on a GPU.
+    """
+
+    def __init__(self, ptr: Any, header: Header, offloaded: bool = False) -> None:
+        self.ptr = ptr
+        self.offloaded = offloaded
+        self.header = header
+        self.path = header.path
+        self.vocab = llama_cpp.llama_model_get_vocab(ptr)
+        self._free = weakref.finalize(self, llama_cpp.llama_model_free, ptr)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        n_gpu_layers: int | None = None,
+        use_mmap: bool = True,
+        use_mlock: bool = False,
+        no_alloc: bool = False,
+        split_mode: str | None = None,
+        main_gpu: int | None = None,
+        tensor_split: Sequence[float] | None = None,
+    ) -> Model:
+        """Load a model; arguments left out have llama.cpp's defaults.
+
+        Parameters
+        ----------
+        path : str or Path
+            A GGUF file, or the first part of a split one.
+        n_gpu_layers : int, optional
+            Layers to offload; a negative number means all.
+        use_mmap, use_mlock : bool
+            Map the file instead of reading it; keep it from being swapped out.
+        no_alloc : bool
+            Read the metadata only, to compute what memory would be needed.
+        split_mode : str, optional
+            One of `SPLIT_MODES`.
+        main_gpu : int, optional
+        tensor_split : sequence of float, optional
+            Share of each GPU.
+
+        Raises
+        ------
+        UsageError
+            When the file is no model, see `read_header`, or an argument is out of range.
+        ScopeError
+            When llama.cpp cannot load it; the message gives its reason.
+        """
+        header = read_header(path)
+        placement = {
+            "n_gpu_layers": n_gpu_layers,
+            "main_gpu": main_gpu,
+            "split_mode": None if split_mode is None else _split_mode(split_mode),
+            "tensor_split": None if tensor_split is None else _tensor_split(tensor_split),
+        }
+        load_mode = _LOAD_MODES[use_mmap and not no_alloc, use_mlock]
+        params = _native_params(load_mode, no_alloc, placement)
+        llama_cpp.llama_backend_init()
+        logs.clear()
+        ptr = llama_cpp.llama_model_load_from_file(os.fsencode(header.path), params)
+        if not ptr:
+            raise ScopeError(load_failure(header.path, logs.errors()))
+        return cls(ptr, header, params.n_gpu_layers != 0)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the weights; the model cannot be used afterwards."""
+        self._free()
+
+    # shape
+
+    @property
+    def desc(self) -> str:
+        """Architecture, size and quantization, as llama.cpp puts them."""
+        fn = llama_cpp.llama_model_desc
+        return _grown(lambda buf, n: fn(self.ptr, buf, n)).decode("utf-8", errors="replace")
+
+    @property
+    def arch(self) -> str:
+        """Architecture, such as ``llama``."""
+        return self.header.architecture
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights."""
+        return int(llama_cpp.llama_model_n_params(self.ptr))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights."""
+        return int(llama_cpp.llama_model_size(self.ptr))
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers."""
+        return int(llama_cpp.llama_model_n_layer(self.ptr))
+
+    @property
+    def n_embd(self) -> int:
+        """Size of the residual stream."""
+        return int(llama_cpp.llama_model_n_embd(self.ptr))
+
+    @property
+    def n_head(self) -> int:
+        """Query heads of the first layer."""
+        return int(llama_cpp.llama_model_n_head(self.ptr))
+
+    @property
+    def n_head_kv(self) -> int:
+        """KV heads of the first layer."""
+        return int(llama_cpp.llama_model_n_head_kv(self.ptr))
+
+    @property
+    def n_head_kv_by_layer(self) -> tuple[int, ...]:
+        """KV heads of every layer; 0 for a layer without attention."""
+        n_head_kv = self.header.get("attention.head_count_kv")
+        if isinstance(n_head_kv, list):
+            return tuple(n_head_kv[: self.n_layer])
+        return (self.n_head_kv,) * self.n_layer
+
+    @property
+    def head_dim_k(self) -> int:
+        """Values in one head's K; 0 without attention."""
+        return self._head_dim("key")
+
+    @property
+    def head_dim_v(self) -> int:
+        """Values in one head's V; 0 without attention."""
+        return self._head_dim("value")
+
+    def _head_dim(self, what: str) -> int:
+        stated = self.header.get(f"attention.{what}_length")
+        return int(stated or (self.n_embd // self.n_head if self.n_head else 0))
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Length that the model was trained on, in tokens."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.ptr))
+
+    def metadata(self, key: str) -> str | None:
+        """Return a scalar of the file's metadata as text, None if there is none."""
+        name, fn = key.encode(), llama_cpp.llama_model_meta_val_str
+        if fn(self.ptr, name, None, 0) < 0:
+            return None
+        value = _grown(lambda buf, n: fn(self.ptr, name, buf, n))
+        return value.decode("utf-8", errors="replace")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template of the file, None without one."""
+        text = llama_cpp.llama_model_chat_template(self.ptr, None)
+        return None if text is None else text.decode("utf-8", errors="replace")
+
+    # vocabulary
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens; also the number of logits."""
+        return int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+
+    @property
+    def bos_token(self) -> int | None:
+        """Token that begins a text."""
+        return _token(llama_cpp.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos_token(self) -> int | None:
+        """Token that ends a text."""
+        return _token(llama_cpp.llama_vocab_eos(self.vocab))
+
+    @property
+    def eot_token(self) -> int | None:
+        """Token that ends a turn of a chat."""
+        return _token(llama_cpp.llama_vocab_eot(self.vocab))
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether `tokenize` with `add_special` puts the BOS token first."""
+        return bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
+
+    @cached_property
+    def eog_tokens(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+        is_eog = llama_cpp.llama_vocab_is_eog
+        return frozenset(token for token in range(self.n_vocab) if is_eog(self.vocab, token))
+
+    @property
+    def has_eog(self) -> bool:
+        """Whether any token ends a generation."""
+        return bool(self.eog_tokens)
+
+    @property
+    def suppressed_tokens(self) -> tuple[int, ...]:
+        """Tokens that the file says must not be generated."""
+        n = ctypes.c_int32()
+        tokens = llama_cpp.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(n))
+        return tuple(tokens[: n.value]) if n.value else ()
+
+    def is_eog(self, token: int) -> bool:
+        """Whether `token` ends a generation."""
+        self._check_token(token)
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Return the tokens of `text`.
+
+        Parameters
+        ----------
+        text : str
+        add_special : bool
+            Add BOS and EOS where the model wants them.
+        parse_special : bool
+            Read the text of control tokens, such as ``<|im_start|>``, as those tokens.
+
+        Raises
+        ------
+        UsageError
+            For characters that the vocabulary cannot express; the message names them.
+        """
+        tokens = kv_evict.tokenize(self.vocab, _encode(text), add_special, parse_special)
+        if tokens is None:
+            raise UsageError(self._inexpressible(text))
+        return tokens
+
+    def token_to_piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes of a token: often part of a character, never more than one token's.
+
+        Control tokens give no bytes unless `special` is true.
+        """
+        self._check_token(token)
+        fn = llama_cpp.llama_token_to_piece
+        return _grown(lambda buf, n: fn(self.vocab, token, buf, n, 0, special))
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of `tokens`, with that of control tokens if `special` is true."""
+        for token in tokens:
+            self._check_token(token)
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        fn = llama_cpp.llama_detokenize
+        text = _grown(
+            lambda buf, n: fn(self.vocab, array, len(tokens), buf, n, False, special),
+            8 * len(tokens) + 64,
+        )
+        return text.decode("utf-8", errors="replace")
+
+    def _check_token(self, token: int) -> None:
+        """Refuse a token outside of the vocabulary, for which llama.cpp would abort."""
+        if not 0 <= token < self.n_vocab:
+            raise UsageError(f"token {token} is outside of the vocabulary of {self.n_vocab}")
+
+    def _inexpressible(self, text: str) -> str:
+        distinct = dict.fromkeys(text)
+        fails = [
+            char
+            for char in distinct
+            if kv_evict.tokenize(self.vocab, char.encode(), False, False) is None
+        ]
+        if not fails:
+            return f"{self.path}: the vocabulary cannot express the text: change it"
+        named = ", ".join(f"U+{ord(char):04X} ({char!r})" for char in fails[:_MAX_NAMED])
+        more = f" and {len(fails) - _MAX_NAMED} more" if len(fails) > _MAX_NAMED else ""
+        return f"{self.path}: the vocabulary has no token for {named}{more}: remove from the text"
+
+
+def _native_params(load_mode: str, no_alloc: bool, placement: dict[str, Any]) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    params.load_mode = getattr(llama_cpp, load_mode)
+    params.no_alloc = no_alloc
+    for name, value in placement.items():
+        if value is not None:
+            setattr(params, name, value)
+    return params
+
+
+def _split_mode(name: str) -> int:
+    if name not in SPLIT_MODES:
+        raise UsageError(f"unknown split mode {name!r}: one of {', '.join(SPLIT_MODES)}")
+    return SPLIT_MODES.index(name)
+
+
+def _tensor_split(shares: Sequence[float]) -> Any:
+    n_devices = int(llama_cpp.llama_max_devices())
+    if len(shares) > n_devices:
+        raise UsageError(f"tensor_split has {len(shares)} shares: llama.cpp takes {n_devices}")
+    return (ctypes.c_float * n_devices)(*shares)
+
+
+def _token(token: int) -> int | None:
+    return None if token == _NO_TOKEN else int(token)
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise UsageError(
+            f"the text is not valid Unicode at character {err.start} (U+{ord(text[err.start]):04X})"
+            ": give UTF-8"
+        ) from None
+
+
+def _grown(call: Callable[[Any, int], int], size: int = 256) -> bytes:
+    """Call a function that fills a buffer, and again with a larger one if it says so.
+
+    llama.cpp gives the needed size either negated or, as snprintf does, as it is.
+    """
+    buffer = ctypes.create_string_buffer(size)
+    n = call(buffer, size)
+    if abs(n) >= size:
+        size = abs(n) + 1
+        buffer = ctypes.create_string_buffer(size)
+        n = call(buffer, size)
+    return buffer.raw[: max(n, 0)]
+
+
+def load_failure(path: Path, errors: Sequence[str]) -> str:
+    """Say in one line why a model did not load, from the error lines of llama.cpp's log."""
+    causes = [line.rpartition("error loading model: ")[2] for line in errors]
+    for cause in causes:
+        reason = _known_reason(cause)
+        if reason is not None:
+            return f"{path}: {reason}"
+    told = [c for c in causes if not c.endswith("failed to load model")]
+    return f"{path} cannot be loaded: {told[-1] if told else 'llama.cpp gives no reason'}"
+
+
+def _known_reason(cause: str) -> str | None:
+    if "unknown model architecture" in cause:
+        name = cause.rpartition(": ")[2]
+        return f"this build of llama.cpp does not support the architecture {name}"
+    if "not within the file bounds" in cause:
+        return "the file is truncated, some of its weights are missing; download it again"
+    if any(sign in cause for sign in ("allocate", "bad_alloc", "out of memory")):
+        return f"not enough memory for the weights ({cause}); offload fewer layers (-ngl)"
+    return None

@@ -1,0 +1,301 @@
+"""Choice of the next token: llama.cpp's samplers, in llama.cpp's default order."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import secrets
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.engine.grammar import grammar_source, init_grammar
+from scope_cpp.engine.model import Model
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.native.library import llama_cpp
+
+RANDOM_SEED = 0xFFFFFFFF
+
+_INT32_MAX = 2**31 - 1
+_FLOAT32_MAX = 3e38
+_MAX_REPEAT_LAST_N = 2**20  # llama.cpp allocates this many tokens at once
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen; names and defaults are llama.cpp's.
+
+    Attributes
+    ----------
+    temp : float
+        0 or less takes the largest logit, after bias and penalties.
+    top_k : int
+        0 or less means all tokens.
+    top_p, min_p, typical_p : float
+        Within 0 to 1.
+    repeat_penalty : float
+        More than 0; 1 is none.
+    repeat_last_n : int
+        Tokens, of prompt and output, that the three penalties look at.
+    seed : int
+        32 bits; -1 or 0xFFFFFFFF draws one, which `Sampler.seed` reports.
+    grammar, json_schema : str, optional
+        GBNF, or a JSON schema as JSON text; not both.
+    logit_bias : mapping of int to float
+        Added to the logits of these tokens before anything else; -inf forbids a token.
+    ignore_eos : bool
+        Forbid the tokens that end a generation.
+
+    Raises
+    ------
+    UsageError
+        For a value outside its range.
+    """
+
+    temp: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = -1
+    grammar: str | None = None
+    json_schema: str | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("temp", "presence_penalty", "frequency_penalty"):
+            _check_number(name, getattr(self, name), -_FLOAT32_MAX, _FLOAT32_MAX)
+        for name in ("top_p", "min_p", "typical_p"):
+            _check_number(name, getattr(self, name), 0, 1)
+        # llama.cpp divides by it in single precision
+        _check_number("repeat_penalty", self.repeat_penalty, 1 / _FLOAT32_MAX, _FLOAT32_MAX)
+        _check_whole("top_k", self.top_k, -_INT32_MAX, _INT32_MAX)
+        _check_whole("repeat_last_n", self.repeat_last_n, 0, _MAX_REPEAT_LAST_N)
+        _check_whole("seed", self.seed, -1, RANDOM_SEED)
+        for token, bias in self.logit_bias.items():
+            _check_whole("a token of logit_bias", token, 0, _INT32_MAX)
+            if bias != -math.inf:
+                _check_number(f"logit_bias of token {token}", bias, -_FLOAT32_MAX, _FLOAT32_MAX)
+        if self.grammar is not None and self.json_schema is not None:
+            raise UsageError("a grammar and a JSON schema were given: choose one")
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether tokens are penalised for having occurred."""
+        return self.repeat_last_n > 0 and (
+            self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        )
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # false for NaN
+        raise UsageError(f"{name} is {value!r}: give a number within {low:g} to {high:g}")
+
+
+def _check_whole(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UsageError(f"{name} is {value!r}: give a whole number within {low} to {high}")
+
+
+# SamplingParams field -> key and type in a GGUF
+_MODEL_DEFAULTS = {
+    "temp": ("temp", float),
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "repeat_last_n": ("penalty_last_n", int),
+    "repeat_penalty": ("penalty_repeat", float),
+}
+
+
+def model_defaults(model: Model) -> dict[str, Any]:
+    """Return the sampling values that the model's file recommends (``general.sampling.*``)."""
+    found = {}
+    for name, (key, kind) in _MODEL_DEFAULTS.items():
+        text = model.metadata(f"general.sampling.{key}")
+        with contextlib.suppress(ValueError):  # llama.cpp too passes over what is no number
+            if text is not None:
+                found[name] = kind(text)
+    return found
+
+
+class Sampler:
+    """Chooses tokens from the logits of a context.
+
+    The chain is logit bias, penalties, top-k, typical, top-p, min-p, temperature, and a draw with
+    the seed; for ``temp <= 0`` bias, penalties, largest logit. llama.cpp's further default
+    samplers (DRY, top-n-sigma, XTC) change nothing at their default values and are left out.
+    A grammar is kept outside of the chain as llama.cpp's tools do: a token is drawn first, and
+    only if the grammar rejects it is another drawn among those that it allows.
+
+    Parameters
+    ----------
+    model : Model
+        Must stay open as long as the sampler.
+    params : SamplingParams
+
+    Raises
+    ------
+    UsageError
+        For a bad grammar or JSON schema, or a biased token outside of the vocabulary.
+    """
+
+    def __init__(self, model: Model, params: SamplingParams) -> None:
+        self.params = params
+        self.seed = _draw_seed(params.seed)
+        self._n_vocab = model.n_vocab
+        bias = _logit_bias(model, params)
+        source = grammar_source(model, params.grammar, params.json_schema)
+        self._grammar = None if source is None else init_grammar(model.vocab, source)
+        self._chain = _build_chain(model.n_vocab, params, bias, self.seed)
+        self._free = weakref.finalize(self, _free, self._chain, self._grammar)
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def accept_prompt(self, tokens: Sequence[int]) -> None:
+        """Let the penalties see the prompt; the grammar does not, which it does not describe."""
+        if self.params.has_penalties:
+            for token in tokens[-self.params.repeat_last_n :]:
+                llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def sample(self, ctx: Any, idx: int = -1) -> int:
+        """Choose a token and take note of it (nothing else needs to be accepted).
+
+        Parameters
+        ----------
+        ctx : llama_context pointer
+        idx : int
+            Which of the last batch's tokens; it must have been decoded with logits. -1: the last.
+
+        Raises
+        ------
+        ScopeError
+            When the grammar allows no token of the vocabulary.
+        """
+        if self._grammar is None:
+            return int(llama_cpp.llama_sampler_sample(self._chain, ctx, idx))
+        logits = llama_cpp.llama_get_logits_ith(ctx, idx)
+        token = self._constrained(np.ctypeslib.as_array(logits, (self._n_vocab,)))
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def reset(self) -> None:
+        """Begin anew: forget all tokens, and start the seed and the grammar over."""
+        llama_cpp.llama_sampler_reset(self._chain)
+        if self._grammar is not None:
+            llama_cpp.llama_sampler_reset(self._grammar)
+
+    def close(self) -> None:
+        """Free the native samplers."""
+        self._free()
+
+    def _constrained(self, logits: NDArray[np.float32]) -> int:
+        candidates = _candidates(logits)
+        token = self._draw(candidates)
+        drawn = _candidates(np.zeros(1, np.float32), token)
+        llama_cpp.llama_sampler_apply(self._grammar, _token_array(drawn))
+        if drawn["logit"][0] != -np.inf:
+            return token
+        candidates = _candidates(logits)
+        llama_cpp.llama_sampler_apply(self._grammar, _token_array(candidates))
+        # accepting a rejected token would abort the process; the chain reorders, so note now
+        allowed = candidates["logit"] != -np.inf
+        if allowed.any():
+            token = self._draw(candidates)
+            if allowed[token]:
+                return token
+        raise ScopeError("the grammar allows no token of this vocabulary here")
+
+    def _draw(self, candidates: NDArray[Any]) -> int:
+        array = _token_array(candidates)
+        llama_cpp.llama_sampler_apply(self._chain, array)
+        return int(candidates["id"][array.selected])
+
+
+def _free(*samplers: Any) -> None:
+    for sampler in samplers:
+        if sampler is not None:
+            llama_cpp.llama_sampler_free(sampler)
+
+
+def _candidates(logits: NDArray[np.float32], first: int = 0) -> NDArray[Any]:
+    candidates = np.zeros(logits.size, _TOKEN_DATA)
+    candidates["id"] = np.arange(first, first + logits.size)
+    candidates["logit"] = logits
+    return candidates
+
+
+def _token_array(candidates: NDArray[Any]) -> Any:
+    data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
+    return llama_cpp.llama_token_data_array(
+        data=data, size=candidates.size, selected=-1, sorted=False
+    )
+
+
+def _draw_seed(seed: int) -> int:
+    return secrets.randbelow(RANDOM_SEED) if seed in (-1, RANDOM_SEED) else seed
+
+
+def _logit_bias(model: Model, params: SamplingParams) -> dict[int, float]:
+    """Biases of the user, of ``ignore_eos``, and of tokens that the model's file suppresses."""
+    for token in params.logit_bias:
+        if token >= model.n_vocab:
+            raise UsageError(
+                f"logit_bias names token {token}: the vocabulary has 0 to {model.n_vocab - 1}"
+            )
+    ended = model.eog_tokens if params.ignore_eos else ()
+    forbidden = dict.fromkeys((*model.suppressed_tokens, *ended), -math.inf)
+    return {**params.logit_bias, **forbidden}
+
+
+def _build_chain(n_vocab: int, params: SamplingParams, bias: dict[int, float], seed: int) -> Any:
+    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    samplers = [_bias_sampler(n_vocab, bias), _penalties(n_vocab, params)]
+    if params.temp <= 0:
+        samplers.append(llama_cpp.llama_sampler_init_greedy())
+    else:
+        samplers += [
+            llama_cpp.llama_sampler_init_top_k(params.top_k),
+            llama_cpp.llama_sampler_init_typical(params.typical_p, 0),
+            llama_cpp.llama_sampler_init_top_p(params.top_p, 0),
+            llama_cpp.llama_sampler_init_min_p(params.min_p, 0),
+            llama_cpp.llama_sampler_init_temp(params.temp),
+            llama_cpp.llama_sampler_init_dist(seed),
+        ]
+    for sampler in samplers:
+        llama_cpp.llama_sampler_chain_add(chain, sampler)
+    return chain
+
+
+def _bias_sampler(n_vocab: int, bias: dict[int, float]) -> Any:
+    array = (llama_cpp.llama_logit_bias * len(bias))()
+    for slot, (token, value) in zip(array, bias.items(), strict=True):
+        slot.token, slot.bias = token, value
+    return llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(bias), array)
+
+
+def _penalties(n_vocab: int, params: SamplingParams) -> Any:
+    return llama_cpp.llama_sampler_init_penalties(
+        n_vocab,
+        params.repeat_last_n,
+        params.repeat_penalty,
+        params.frequency_penalty,
+        params.presence_penalty,
+    )

@@ -1,0 +1,203 @@
+"""The dials of a bounded generation, and what they come to for one prompt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from scope_cpp.engine import budget as dial
+from scope_cpp.engine.context import FLASH_ATTN
+from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.model import Model
+from scope_cpp.errors import UsageError
+from scope_cpp.policies import (
+    DecodePolicy,
+    PrefillPolicy,
+    find_decode,
+    find_prefill,
+    make_decode,
+    make_prefill,
+    parse_options,
+    split_options,
+)
+
+GRANULARITIES = ("head", "cell")
+
+# A history of full size from the start, chosen anew for 16 tokens at once: the quality of choosing
+# at every token, at a fraction of the cost.
+DEFAULT_POLICY = "scope-slide"
+DEFAULT_OPTIONS = ("interval=16",)
+
+# Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
+MOST_TRIED = 10_000
+
+P = TypeVar("P", DecodePolicy, PrefillPolicy)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user can set; every field has a default.
+
+    Attributes
+    ----------
+    policy, prefill
+        Names of the decode and of the prefill policy; ``None`` is `DEFAULT_POLICY` with
+        `DEFAULT_OPTIONS`.
+    granularity
+        ``"head"``: each layer and KV head chooses for itself. ``"cell"``: one choice for all, from
+        scores pooled by their maximum.
+    options
+        ``key=value`` for fields of the policies.
+    budget
+        See `scope_cpp.engine.budget`; ``None`` is the prompt and 1024 cells.
+    ctx_size
+        Longest prompt and output together; ``None``: the prompt and the longest output.
+    type_k, type_v
+        KV cache types.
+    n_batch, n_ubatch, n_threads, n_threads_batch, flash_attn, offload_kqv
+        As llama.cpp's; 0 threads are its default.
+    """
+
+    policy: str | None = None
+    prefill: str = "full"
+    granularity: str = "head"
+    options: tuple[str, ...] = ()
+    budget: str | int | None = None
+    ctx_size: int | None = None
+    type_k: str = "f16"
+    type_v: str = "f16"
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int = 0
+    n_threads_batch: int = 0
+    flash_attn: str = "auto"
+    offload_kqv: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what needs no model."""
+        if self.granularity not in GRANULARITIES:
+            raise UsageError(
+                f"unknown granularity {self.granularity!r}; valid are {', '.join(GRANULARITIES)}"
+            )
+        if self.flash_attn not in FLASH_ATTN:
+            raise UsageError(
+                f"flash attention {self.flash_attn!r} is unknown; valid are {', '.join(FLASH_ATTN)}"
+            )
+        self.policies()
+
+    def policies(self) -> tuple[DecodePolicy, PrefillPolicy]:
+        """Build both policies, their sizes not resolved yet.
+
+        Raises
+        ------
+        UsageError
+            For an unknown name, key or value; the message lists the valid ones.
+        """
+        name, options = self.policy or DEFAULT_POLICY, self.options
+        if self.policy is None:
+            options = DEFAULT_OPTIONS + options
+        decode, prefill = find_decode(name), find_prefill(self.prefill)
+        for_decode, for_prefill = split_options(decode, prefill, parse_options(options))
+        return make_decode(name, for_decode), make_prefill(self.prefill, for_prefill)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the settings come to for one prompt.
+
+    Attributes
+    ----------
+    capacity
+        Most cells that the sequence may use.
+    bounded
+        False if prompt and output fit: nothing is ever evicted.
+    decode, prefill
+        Policies with their sizes.
+    warnings
+        One line each.
+    """
+
+    capacity: int
+    bounded: bool
+    decode: DecodePolicy
+    prefill: PrefillPolicy
+    warnings: tuple[str, ...]
+
+
+def resolve(settings: Settings, model: Model, n_prompt: int, n_predict: int | None) -> Sizes:
+    """Derive capacity and pools from the settings.
+
+    The budget covers prompt and output. If both fit into it nothing is bounded. Otherwise the
+    prefill policy takes its share first, and the decode policy divides the rest.
+
+    Raises
+    ------
+    UsageError
+        If the budget is no budget, too small for the prompt or for the policy, or over memory.
+    """
+    decode, prefill = settings.policies()
+    if decode.name == "full" and n_predict is None:
+        raise UsageError("--policy full needs the longest output: give -n or -c")
+    n_cells = _budget_cells(settings, model, n_prompt, n_predict, decode)
+    if n_predict is not None and n_prompt + n_predict <= n_cells:
+        return Sizes(n_prompt + n_predict, False, decode, prefill, ())
+    prefill = _attempt(lambda: prefill.resolve(n_cells, n_prompt))
+    kept = prefill.cells(n_prompt)
+    if kept >= n_cells:
+        needed = _least_budget(decode, kept, n_predict)
+        raise UsageError(
+            f"the prompt keeps {kept} cells, the budget is {n_cells}: give --budget {needed} or "
+            "more, or a prefill policy that drops part of the prompt (--prefill snapkv)"
+        )
+    if settings.budget is None:
+        decode = _resolve_default(decode, n_cells, kept, n_predict)
+        n_cells = max(n_cells, decode.capacity(kept, n_predict))
+    else:
+        decode = _attempt(lambda: decode.resolve(n_cells, kept, n_predict))
+    capacity = min(n_cells, max(decode.capacity(kept, n_predict), kept + 1))
+    return Sizes(capacity, True, decode, prefill, decode.warnings() + prefill.warnings())
+
+
+def _least_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:
+    """Smallest budget with which the policy can write after a prompt of `kept` cells."""
+    enough = kept + (MOST_TRIED if n_predict is None else n_predict)
+    for n_cells in range(kept + 1, min(enough, kept + MOST_TRIED)):
+        with contextlib.suppress(ValueError):
+            decode.resolve(n_cells, kept, n_predict)
+            return n_cells
+    return enough
+
+
+def _budget_cells(
+    settings: Settings, model: Model, n_prompt: int, n_predict: int | None, decode: DecodePolicy
+) -> int:
+    parsed = dial.parse_budget(settings.budget)
+    if decode.name == "full" and settings.budget is None:
+        parsed = dial.parse_budget("100%")
+    return dial.cells(
+        parsed,
+        n_prompt=n_prompt,
+        n_predict=n_predict,
+        bytes_per_cell=max(1, bytes_per_cell(model, settings.type_k, settings.type_v)),
+        free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
+    )
+
+
+def _resolve_default(
+    decode: DecodePolicy, n_cells: int, n_prompt_cells: int, n_predict: int | None
+) -> DecodePolicy:
+    """Without a budget the default one serves, unless the options ask for more."""
+    try:
+        return decode.resolve(n_cells, n_prompt_cells, n_predict)
+    except ValueError:
+        return _attempt(lambda: decode.resolve(None, n_prompt_cells, n_predict))
+
+
+def _attempt(resolve: Callable[[], P]) -> P:
+    try:
+        return resolve()
+    except ValueError as err:
+        raise UsageError(str(err)) from err

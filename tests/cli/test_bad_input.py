@@ -1,0 +1,138 @@
+"""Every wrong request: one line that says why, exit code 2 (1 where the file fails to load)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scope_cpp.reference.tiny_model import write_tiny_model
+from tests.reference.refused import LOADABLE, UNLOADABLE, write_refused
+
+from .conftest import Run, assert_refused
+
+USAGE = [
+    (["--policy", "nope"], "valid are full, streaming-llm"),
+    (["--prefill", "nope"], "valid are full, h2o, snapkv"),
+    (["--granularity", "layer"], "head, cell"),
+    (["-o", "alpha=1"], "unknown option 'alpha'"),
+    (["-o", "beta1"], "key=value"),
+    (["-o", "beta1=x"], "whole number"),
+    (["-o", "beta1=-1"], "at least 0"),
+    (["-ctk", "q9_9"], "unknown KV cache type 'q9_9'"),
+    (["-fa", "maybe"], "--flash-attn"),
+    (["--budget", "many"], "budget 'many'"),
+    (["--budget", "-5"], "budget '-5'"),
+    (["--budget", "0"], "budget '0'"),
+    (["--budget", "900TiB", "-n", "-1"], "are free"),
+    (["--budget", "6"], "--budget"),
+    (["--budget", "20", "--policy", "h2o", "-o", "heavy=30"], "h2o"),
+    (["-n", "0"], "-n 0"),
+    (["-n", "-2"], "-n -2"),
+    (["-n", "x"], "--n-predict"),
+    (["-c", "3"], "-c 3"),
+    (["-b", "0"], "--batch-size"),
+    (["--top-p", "1.5"], "top_p"),
+    (["--temp", "nan"], "temp"),
+    (["--grammar", "root ="], "bad grammar"),
+    (["--grammar", "root ::= [a]", "--json-schema", "{}"], "choose one"),
+    (["--json-schema", "{"], "bad JSON schema"),
+    (["--logit-bias", "x"], "TOKEN=BIAS"),
+    (["--logit-bias", "99999=1"], "token 99999"),
+    (["--stop", ""], "stop string is empty"),
+    (["--split-mode", "x"], "split mode"),
+    (["-ts", "a,b"], "--tensor-split"),
+    (["-ngl", "x"], "-ngl x"),
+    (["-f", "file"], "-p and -f"),
+    (["--chat-template", "{% for %}"], "chat template failed"),
+    (["--chat-template", "x", "--chat-template-file", "y"], "leave one out"),
+    (["--config", "missing.toml"], "missing.toml"),
+    (["-nkvo"], "no such flag: -nkvo"),
+    (["-n5"], "no such flag: -n5"),
+    (["--no-such-flag"], "--no-such-flag"),
+    (["-m", "other.gguf"], "two models"),
+]
+
+
+@pytest.mark.parametrize(("args", "phrase"), USAGE, ids=lambda value: " ".join(value)[:30])
+def test_wrong_flags(run: Run, tiny: Path, args: list[str], phrase: str) -> None:
+    assert_refused(run("generate", tiny, "-p", "Hello cat", "-n", 40, *args), 2, phrase)
+
+
+def test_values_that_look_like_flags_are_values(run: Run, tiny: Path) -> None:
+    result = run("generate", tiny, "-p", "-nkvo", "-n", 2, "--stop", "-xyz", "-s", "-1")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("stdin", [None, "", "\n"])
+def test_an_empty_prompt(run: Run, tiny: Path, stdin: str | None) -> None:
+    assert_refused(run("generate", tiny, stdin=stdin), 2, "prompt is empty")
+    assert_refused(run("generate", tiny, "-p", ""), 2, "prompt is empty")
+    assert_refused(run("generate", tiny, "-p", "", "--chat"), 2, "prompt is empty")
+
+
+def test_a_prompt_that_is_not_utf8(run: Run, tiny: Path, tmp_path: Path) -> None:
+    assert_refused(run("generate", tiny, stdin=b"caf\xe9"), 2, "byte 3 is not UTF-8")
+    file = tmp_path / "latin1.txt"
+    file.write_bytes(b"caf\xe9")
+    assert_refused(run("generate", tiny, "-f", file), 2, "latin1.txt: byte 3 is not UTF-8")
+    assert_refused(run("generate", tiny, "-f", tmp_path / "no.txt"), 2, "no.txt: No such file")
+
+
+def test_a_prompt_larger_than_the_budget_names_both_ways_out(run: Run, tiny: Path) -> None:
+    result = run("generate", tiny, "-p", "x" * 50, "-n", 20, "--budget", 40)
+    assert_refused(result, 2, "--prefill snapkv")
+    assert "--budget 53" in result.stderr
+
+
+def test_no_model(run: Run) -> None:
+    assert_refused(run("generate", "-p", "Hi"), 2, "no model")
+    assert_refused(run("inspect"), 2, "no model")
+
+
+def test_no_chat_template(run: Run, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "bare.gguf")
+    assert_refused(run("generate", path, "-p", "Hi", "--chat"), 2, "no chat template")
+
+
+@pytest.mark.parametrize("command", [["generate", "-p", "Hi", "-n", 3], ["inspect"]])
+@pytest.mark.parametrize(("name", "word"), UNLOADABLE.items())
+def test_files_that_are_no_model(
+    run: Run, tmp_path: Path, command: list[Any], name: str, word: str
+) -> None:
+    path = write_refused(name, tmp_path / f"{name}.gguf")
+    exit_code = 1 if name == "truncated" else 2
+    assert_refused(run(command[0], path, *command[1:]), exit_code, word)
+
+
+@pytest.mark.parametrize("path", ["missing.gguf", "."])
+def test_paths_that_are_no_file(run: Run, path: str) -> None:
+    assert_refused(run("generate", path, "-p", "Hi"), 2, path)
+
+
+def test_an_unknown_architecture(run: Run, tmp_path: Path, tiny: Path) -> None:
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(tiny.read_bytes().replace(b"llama", b"lamma"))
+    assert_refused(run("generate", path, "-p", "Hi", "-n", 3), 1, "architecture 'lamma'")
+
+
+@pytest.mark.parametrize("name", LOADABLE)
+def test_architectures_whose_cache_cannot_be_bounded(run: Run, tmp_path: Path, name: str) -> None:
+    path = write_refused(name, tmp_path / f"{name}.gguf")
+    result = run("generate", path, "-p", "Hello", "-n", 40, "--budget", 16)
+    assert_refused(result, 1, f"{name}.gguf")
+
+
+def test_an_unexpected_error_is_one_line_too(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scope_cpp.engine.generate import Generation
+
+    def fail(self: Generation) -> Any:
+        raise KeyError("what")
+
+    monkeypatch.setattr(Generation, "__iter__", fail)
+    args = ("generate", tiny, "-p", "Hi", "-n", 3)
+    assert_refused(run(*args), 1, "KeyError: 'what'; run with -v for the traceback")
+    assert "Traceback" in run(*args, "-v").stderr

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scope_cpp.engine.model import Model
+from scope_cpp.policies import decode_policies, prefill_policies
+
+from .conftest import Run
+
+Generate = Callable[..., dict[str, Any]]
+
+PROMPT = ("-p", "The cat sat on the mat")
+
+
+def test_text_goes_to_stdout_and_is_that_of_the_object(
+    run: Run, tiny: Path, generate: Generate
+) -> None:
+    result = run("generate", tiny, "--temp", 0, *PROMPT, "-n", 20)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    text = generate(*PROMPT, "-n", 20)["text"]
+    assert result.stdout == text + "\n"
+
+
+def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
+    got = generate(*PROMPT, "-n", 80, "--budget", 48, "-o", "beta1=12", "-o", "beta2=10")
+    usage = got["usage"]
+    with Model.load(tiny) as model:
+        n_prompt = len(model.tokenize(PROMPT[1]))
+    assert usage == {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": 80,
+        "total_tokens": n_prompt + 80,
+    }
+    assert got["finish_reason"] == "length"
+    # prompt, beta1, beta2, and the token that floats above them
+    assert got["cells_capacity"] == n_prompt + 12 + 10 + 1
+    assert got["cells_used"] <= got["cells_peak"] == got["cells_capacity"]
+    # the last token is never decoded
+    assert got["evicted"] == n_prompt + 80 - 1 - got["cells_used"]
+    assert got["selections"] > 0
+    assert 0 < got["attention_loss"] < 1
+    assert got["cells_allocated"] == 256
+    # 2 layers of 2 KV heads with 64 values of 2 bytes in K and in V
+    assert got["kv_bytes"] == 256 * 2 * 2 * 64 * 2 * 2
+    assert got["options"]["decode"]["beta1"] == 12
+    assert (got["policy"], got["prefill"], got["granularity"]) == ("scope-slide", "full", "head")
+    assert got["model"] == str(tiny)
+    assert any("beta2 = 10" in line for line in got["warnings"])
+    assert set(got["timings"]) == {
+        "prompt_seconds",
+        "generation_seconds",
+        "prompt_per_second",
+        "generated_per_second",
+        "score_seconds",
+        "select_seconds",
+        "move_seconds",
+    }
+    assert all(value > 0 for value in got["timings"].values())
+
+
+@pytest.mark.parametrize("granularity", ["head", "cell"])
+@pytest.mark.parametrize("policy", [name for name in decode_policies() if name != "full"])
+def test_every_policy_stays_within_its_budget(
+    generate: Generate, policy: str, granularity: str
+) -> None:
+    got = generate(
+        *PROMPT, "-n", 60, "--budget", 48, "--policy", policy, "--granularity", granularity
+    )
+    assert got["usage"]["completion_tokens"] == 60
+    assert got["cells_peak"] <= got["cells_capacity"] <= 48
+    assert got["evicted"] > 0
+
+
+@pytest.mark.parametrize("prefill", [name for name in prefill_policies() if name != "full"])
+def test_a_prompt_larger_than_the_budget(generate: Generate, prefill: str) -> None:
+    got = generate("-p", "the cat and " * 30, "-n", 20, "--budget", 96, "--prefill", prefill)
+    assert got["usage"]["prompt_tokens"] > 96
+    assert got["cells_peak"] <= 96
+
+
+def test_what_fits_is_the_same_as_the_full_cache(generate: Generate) -> None:
+    bounded = generate(*PROMPT, "-n", 30, "--budget", 1000)
+    full = generate(*PROMPT, "-n", 30, "--policy", "full")
+    assert bounded["text"] == full["text"]
+    assert bounded["evicted"] == full["evicted"] == 0
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "f32"])
+def test_kv_types(generate: Generate, kv_type: str) -> None:
+    plain = generate(*PROMPT, "-n", 60, "--budget", 48)
+    other = generate(*PROMPT, "-n", 60, "--budget", 48, "-ctk", kv_type, "-ctv", kv_type)
+    assert other["evicted"] == plain["evicted"]
+    assert other["kv_bytes"] == plain["kv_bytes"] * {"q8_0": 17 / 32, "f32": 2}[kv_type]
+
+
+def test_the_seed_that_was_drawn_repeats_the_text(run: Run, tiny: Path) -> None:
+    args = ("generate", tiny, *PROMPT, "-n", 20, "--json")
+    first = json.loads(run(*args).stdout)
+    assert json.loads(run(*args, "-s", first["seed"]).stdout)["text"] == first["text"]
+
+
+def test_a_stop_string_ends_the_text(generate: Generate) -> None:
+    whole = generate(*PROMPT, "-n", 30)["text"]
+    got = generate(*PROMPT, "-n", 30, "--stop", "not in the text at all", "--stop", whole[4:7])
+    assert got["text"] == whole[: whole.index(whole[4:7])]
+    assert got["finish_reason"] == "stop"
+
+
+def test_ctx_size_limits_prompt_and_output(generate: Generate) -> None:
+    assert generate(*PROMPT, "-c", 40)["usage"]["total_tokens"] == 40
+
+
+def test_where_the_prompt_may_come_from(generate: Generate, tmp_path: Path) -> None:
+    text = "Ein Bär läuft.\nZwei."
+    file = tmp_path / "prompt.txt"
+    file.write_text(text + "\n", encoding="utf-8")
+    expected = generate("-p", text, "-n", 8)
+    for got in (
+        generate("-f", file, "-n", 8),
+        generate("-f", "-", "-n", 8, stdin=text),
+        generate("-n", 8, stdin=text + "\n"),
+    ):
+        assert got["usage"] == expected["usage"]
+        assert got["text"] == expected["text"]
+
+
+def test_a_chat_goes_through_the_template(generate: Generate, tmp_path: Path) -> None:
+    plain = generate("-p", "[user] Hi\n[assistant] ", "-n", 8)
+    assert generate("-p", "Hi", "--chat", "-n", 8)["text"] == plain["text"]
+    system = generate("-p", "[system] Brief.\n[user] Hi\n[assistant] ", "-n", 8)
+    assert generate("-p", "Hi", "-sys", "Brief.", "-n", 8)["text"] == system["text"]
+    file = tmp_path / "template.jinja"
+    file.write_text("{{ messages[0].content }}!")
+    own = generate("-p", "Hi!", "-n", 8)
+    for args in (("--chat-template-file", file), ("--chat-template", file.read_text())):
+        assert generate("-p", "Hi", *args, "-n", 8)["text"] == own["text"]
+
+
+@pytest.mark.parametrize("separator", ["=", ""])
+def test_logit_bias_in_both_spellings(generate: Generate, tiny: Path, separator: str) -> None:
+    with Model.load(tiny) as model:
+        (token,) = model.tokenize("Q", add_special=False)
+    got = generate(*PROMPT, "-n", 5, "--logit-bias", f"{token}{separator}+1000")
+    assert got["text"] == "QQQQQ"
+
+
+def test_grammar_and_schema(generate: Generate, tmp_path: Path) -> None:
+    grammar = 'root ::= "a" | "b" "c"'
+    got = generate(*PROMPT, "-n", 9, "--grammar", grammar)
+    assert got["text"] in ("a", "bc")
+    file = tmp_path / "g.gbnf"
+    file.write_text(grammar)
+    assert generate(*PROMPT, "-n", 9, "--grammar-file", file)["text"] == got["text"]
+    schema = '{"enum": ["yes", "no"]}'
+    assert json.loads(generate(*PROMPT, "-n", 9, "--json-schema", schema)["text"]) in ("yes", "no")
+
+
+def test_positions_past_the_training_length_are_told_once(generate: Generate) -> None:
+    lines = generate(*PROMPT, "-n", 600, "--budget", 64, "--ignore-eos")["warnings"]
+    assert sum("position 512" in line for line in lines) == 1
+
+
+def test_the_log_is_shown_with_v_only(run: Run, tiny: Path) -> None:
+    loud = run("generate", tiny, *PROMPT, "-n", 2, "-v")
+    assert "llama_model_loader" in loud.stderr
+    assert "t/s" in loud.stderr
+    quiet = run("generate", tiny, *PROMPT, "-n", 2)
+    assert quiet.stderr == ""
+
+
+def test_ctrl_c_prints_the_object_of_what_was_written(
+    run: Run, tiny: Path, generate: Generate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scope_cpp.engine.generate import Generation
+
+    whole = generate(*PROMPT, "-n", 10)["text"]
+    steps = Generation.__iter__
+
+    def interrupted(self: Generation) -> Any:
+        for n, response in enumerate(steps(self)):
+            if n == 3:
+                raise KeyboardInterrupt
+            yield response
+
+    monkeypatch.setattr(Generation, "__iter__", interrupted)
+    result = run("generate", tiny, "--temp", 0, *PROMPT, "-n", 10, "--json")
+    assert result.exit_code == 130
+    got = json.loads(result.stdout)
+    assert got["finish_reason"] == "interrupted"
+    assert got["text"] and got["text"] != whole
+    assert whole.startswith(got["text"])

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scope_cpp.engine.budget import Budget, cells, format_bytes, parse_budget
+from scope_cpp.errors import UsageError
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("2048", "cells", 2048),
+        (" 7 ", "cells", 7),
+        ("2k", "cells", 2048),
+        ("1.5K", "cells", 1536),
+        ("50%", "percent", 50),
+        ("12.5 %", "percent", 12.5),
+        ("512MiB", "bytes", 512 << 20),
+        ("1.5gib", "bytes", 3 << 29),
+        ("2 TiB", "bytes", 2 << 40),
+        ("64KB", "bytes", 64_000),
+        ("1GB", "bytes", 10**9),
+        ("auto", "auto", 0),
+        ("AUTO", "auto", 0),
+        (300, "cells", 300),
+        (None, "default", 0),
+    ],
+)
+def test_accepted_forms(text: str | int | None, kind: str, value: float) -> None:
+    parsed = parse_budget(text)
+    assert (parsed.kind, parsed.value) == (kind, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "-5", -1, "0%", "-10%", "101%", "0MiB", "abc", "12x", "1e3", "nan", "inf", "2.5", "k"]
+    + ["%", "1..5k", "512M", "٣", "1_000", "0.0001k", "5 0"],
+)
+def test_nonsense_is_refused_in_one_line(text: str | int) -> None:
+    with pytest.raises(UsageError) as err:
+        parse_budget(text)
+    assert str(text) in str(err.value)
+    assert "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("text", ["-5", "abc", "0", "2.5"])
+def test_the_accepted_forms_are_named(text: str) -> None:
+    with pytest.raises(UsageError, match=r"2048.*50%.*512MiB.*auto"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_prompt", "n_predict", "expected"),
+    [
+        (None, 100, 8192, 1124),
+        (None, 100, 50, 150),
+        (None, 100, None, 1124),
+        ("300", 100, 8192, 300),
+        ("300", 100, 50, 150),
+        ("300", 100, None, 300),
+        ("2k", 100, 8192, 2048),
+        ("50%", 100, 900, 500),
+        ("100%", 100, 900, 1000),
+        ("0.01%", 100, 900, 1),
+        ("10KiB", 100, 900, 10),
+        ("10KB", 100, 900, 9),
+        ("auto", 100, 900, 1000),
+        ("auto", 100, 10**9, 524288),
+        ("auto", 100, None, 524288),
+    ],
+)
+def test_cells(text: str | None, n_prompt: int, n_predict: int | None, expected: int) -> None:
+    budget = parse_budget(text)
+    found = cells(
+        budget, n_prompt=n_prompt, n_predict=n_predict, bytes_per_cell=1024, free_memory=GIB
+    )
+    assert found == expected
+
+
+def of(text: str, *, n_predict: int | None = 900, per_cell: int = 1024, free: int = GIB) -> int:
+    return cells(
+        parse_budget(text),
+        n_prompt=100,
+        n_predict=n_predict,
+        bytes_per_cell=per_cell,
+        free_memory=free,
+    )
+
+
+def test_bytes_that_hold_no_cell() -> None:
+    with pytest.raises(UsageError, match=r"10KiB holds no cell: one takes 32 KiB .* 1 GiB"):
+        of("10KiB", per_cell=32 << 10)
+
+
+def test_auto_without_room_for_a_cell() -> None:
+    with pytest.raises(UsageError, match="auto holds no cell"):
+        of("auto", free=100)
+
+
+def test_cells_beyond_the_free_memory_name_both_numbers() -> None:
+    with pytest.raises(UsageError, match=r"500 cells take 500 KiB .* 100 KiB are free"):
+        of("500", free=100 << 10)
+
+
+def test_bytes_beyond_the_free_memory_are_refused() -> None:
+    with pytest.raises(UsageError, match="are free"):
+        of("200KiB", free=100 << 10)
+
+
+def test_what_is_not_needed_need_not_fit() -> None:
+    assert of("64GiB", n_predict=50) == 150
+
+
+def test_a_share_needs_a_length() -> None:
+    with pytest.raises(UsageError, match="-n"):
+        of("50%", n_predict=None)
+
+
+BUDGETS = st.one_of(
+    st.just(None),
+    st.just("auto"),
+    st.integers(1, 10**12).map(str),
+    st.integers(1, 100).map(lambda p: f"{p}%"),
+    st.integers(1, 2000).map(lambda m: f"{m}MiB"),
+)
+
+
+@given(BUDGETS, st.integers(1, 10**5), st.integers(0, 10**6), st.integers(1, 10**6))
+def test_never_beyond_the_full_length_nor_the_memory(
+    text: str | None, n_prompt: int, n_predict: int, per_cell: int
+) -> None:
+    free = 256 << 20
+    try:
+        found = cells(
+            parse_budget(text),
+            n_prompt=n_prompt,
+            n_predict=n_predict,
+            bytes_per_cell=per_cell,
+            free_memory=free,
+        )
+    except UsageError:
+        # refused only when the wish cannot be had; `auto` always can
+        assert text != "auto"
+        return
+    assert 1 <= found <= n_prompt + n_predict
+    assert found * per_cell <= free
+
+
+def test_budget_is_hashable_and_equal_by_value() -> None:
+    assert parse_budget("2k") == Budget("cells", 2048, "2k")
+    assert len({parse_budget("2k"), parse_budget("2k")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 20, "1 MiB"), (5 << 40, "5 TiB")],
+)
+def test_format_bytes(n: int, text: str) -> None:
+    assert format_bytes(n) == text

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scope_cpp.engine.gguf_header import read_header
+from scope_cpp.errors import UsageError
+
+
+def write(
+    path: Path, *, n_tensors: int = 1, version: int = 3, pairs: bytes = b"", n: int = 0
+) -> Path:
+    """Write a header by hand: `pairs` are `n` encoded key-value pairs."""
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", version, n_tensors, n) + pairs)
+    return path
+
+
+def test_a_model(tiny_path: Path) -> None:
+    header = read_header(tiny_path)
+    assert header.path == tiny_path
+    assert header.architecture == "llama"
+    assert header.n_ctx_train == 256
+    assert header.get("attention.head_count_kv") == 2
+    assert header.get("no.such.key", 5) == 5
+    assert header.n_tensors > 10
+
+
+def test_every_kind_of_value(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "kinds.gguf", "kinds")
+    writer.add_uint8("u8", 200)
+    writer.add_int8("i8", -100)
+    writer.add_uint16("u16", 60000)
+    writer.add_int16("i16", -30000)
+    writer.add_uint32("u32", 4_000_000_000)
+    writer.add_int32("i32", -2_000_000_000)
+    writer.add_uint64("u64", 2**63)
+    writer.add_int64("i64", -(2**62))
+    writer.add_float32("f32", 0.5)
+    writer.add_float64("f64", 0.1)
+    writer.add_bool("yes", True)
+    writer.add_string("text", "größe")
+    writer.add_array("few", [1, 2, 3])
+    writer.add_array("many", list(range(5000)))
+    writer.add_array("words", ["a", "bc", ""])
+    writer.add_string("last", "found")
+    writer.add_tensor("w", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = dict(read_header(tmp_path / "kinds.gguf").metadata)
+    assert found.pop("general.architecture") == "kinds"
+    assert found == {
+        "u8": 200,
+        "i8": -100,
+        "u16": 60000,
+        "i16": -30000,
+        "u32": 4_000_000_000,
+        "i32": -2_000_000_000,
+        "u64": 2**63,
+        "i64": -(2**62),
+        "f32": 0.5,
+        "f64": 0.1,
+        "yes": True,
+        "text": "größe",
+        "few": [1, 2, 3],
+        "last": "found",
+    }
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UsageError) as err:
+        read_header(path)
+    message = str(err.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_missing(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.gguf")
+
+
+def test_directory(tmp_path: Path) -> None:
+    assert "directory" in refusal(tmp_path)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "regular" in refusal(tmp_path / "pipe")
+
+
+def test_unreadable(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "Permission denied" in refusal(tiny_path)
+
+
+def test_a_name_with_nul() -> None:
+    with pytest.raises(UsageError):
+        read_header("a\0b.gguf")
+
+
+def test_not_a_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_text("<!DOCTYPE html>")
+    assert "not a GGUF" in refusal(path)
+    path.write_bytes(b"")
+    assert "it is empty" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, 99])
+def test_unknown_version(tmp_path: Path, version: int) -> None:
+    assert f"version {version}" in refusal(write(tmp_path / "v.gguf", version=version))
+
+
+def test_big_endian(tmp_path: Path) -> None:
+    assert "big-endian" in refusal(write(tmp_path / "b.gguf", version=3 << 24))
+
+
+def test_vocabulary_only(tmp_path: Path) -> None:
+    assert "vocabulary only" in refusal(write(tmp_path / "v.gguf", n_tensors=0))
+
+
+def test_a_first_part_without_tensors_is_no_vocabulary(tmp_path: Path) -> None:
+    key = b"split.count"
+    pair = struct.pack("<Q", len(key)) + key + struct.pack("<IH", 2, 3)
+    header = read_header(write(tmp_path / "s.gguf", n_tensors=0, pairs=pair, n=1))
+    assert header.metadata == {"split.count": 3}
+
+
+def test_unknown_value_type(tmp_path: Path) -> None:
+    pair = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 77)
+    assert "value type 77" in refusal(write(tmp_path / "k.gguf", pairs=pair, n=1))
+
+
+def test_cut_off_anywhere_in_the_header(tiny_path: Path, tmp_path: Path) -> None:
+    whole = tiny_path.read_bytes()
+    end = whole.index(b"tokenizer.chat_template")  # a key among the last
+    path = tmp_path / "cut.gguf"
+    for n in [*range(4, 200), *range(200, end, 211)]:
+        path.write_bytes(whole[:n])
+        assert "truncated" in refusal(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.lists(st.tuples(st.integers(4, 3000), st.integers(0, 255)), min_size=1, max_size=8))
+def test_damage_is_refused_or_read_but_never_crashes(
+    tiny_path: Path, tmp_path: Path, damage: list[tuple[int, int]]
+) -> None:
+    data = bytearray(tiny_path.read_bytes()[:20000])
+    for at, value in damage:
+        data[at] = value
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(data)
+    try:
+        header = read_header(path)
+    except UsageError as err:
+        assert "\n" not in str(err)
+    else:
+        assert isinstance(header.metadata, dict)
