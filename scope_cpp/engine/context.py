@@ -105,10 +105,14 @@ class Context:
 
         Raises
         ------
+        ScopeError
+            If fewer are recorded already and cells are in use: what was recorded would be lost.
         NativeError
             If this cache can't be bounded; the message says why.
         """
         if n > self.n_recorded:
+            if self.n_recorded and kv_evict.n_used(self.ptr):
+                raise ScopeError(f"{n} queries can't be recorded any more: open all caches first")
             kv_evict.init(self.ptr, n)
             self.n_recorded = n
 

@@ -130,8 +130,9 @@ class Sizes:
 def resolve(settings: Settings, model: Model, n_prompt: int, n_predict: int | None) -> Sizes:
     """Derive capacity and pools from the settings.
 
-    The budget covers prompt and output. If both fit into it nothing is bounded. Otherwise the
-    prefill policy takes its share first, and the decode policy divides the rest.
+    The budget covers prompt and output. If both fit into it nothing is bounded, unless the options
+    themselves name smaller pools. Otherwise the prefill policy takes its share first, and the
+    decode policy divides the rest.
 
     Raises
     ------
@@ -142,7 +143,8 @@ def resolve(settings: Settings, model: Model, n_prompt: int, n_predict: int | No
     if decode.name == "full" and n_predict is None:
         raise UsageError("--policy full needs the longest output: give -n or -c")
     n_cells = _budget_cells(settings, model, n_prompt, n_predict, decode)
-    if n_predict is not None and n_prompt + n_predict <= n_cells:
+    fits = n_predict is not None and n_prompt + n_predict <= n_cells
+    if n_predict and fits and not _bound_by_options(decode, prefill, n_prompt, n_predict):
         return Sizes(n_prompt + n_predict, False, decode, prefill, ())
     prefill = _attempt(lambda: prefill.resolve(n_cells, n_prompt))
     kept = prefill.cells(n_prompt)
@@ -159,6 +161,17 @@ def resolve(settings: Settings, model: Model, n_prompt: int, n_predict: int | No
         decode = _attempt(lambda: decode.resolve(n_cells, kept, n_predict))
     capacity = min(n_cells, max(decode.capacity(kept, n_predict), kept + 1))
     return Sizes(capacity, True, decode, prefill, decode.warnings() + prefill.warnings())
+
+
+def _bound_by_options(
+    decode: DecodePolicy, prefill: PrefillPolicy, n_prompt: int, n_predict: int
+) -> bool:
+    """Whether pools named by options hold less than prompt and output, whatever the budget."""
+    kept = prefill.cells(n_prompt) if prefill.sized else n_prompt
+    held = kept + n_predict
+    if decode.sized:
+        held = _attempt(lambda: decode.resolve(None, kept, n_predict)).capacity(kept, n_predict)
+    return held < n_prompt + n_predict
 
 
 def _least_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:

@@ -151,6 +151,11 @@ class Policy(ABC):
             if value is not None and item.metadata:
                 _check(item.name, value, item.metadata)
 
+    @property
+    def sized(self) -> bool:
+        """Whether the options alone say how many cells are held, whatever the budget."""
+        return all(getattr(self, item.name) is not None for item in fields(self))
+
     def n_queries(self, since: int) -> int:
         """How many of the most recent queries must have been scored for a selection.
 
@@ -244,6 +249,22 @@ class ScoredDecodePolicy(DecodePolicy):
     window: int = option(16, "queries that score=window sums over", low=1)
     decay: float = option(1.0, "what older accumulated weight is multiplied by per token", high=1)
     grace: int = option(0, "tokens for which a cell stays safe after it left the recent window")
+
+    def check_window(self, recent: int) -> None:
+        """Refuse a window that reaches back beyond the recent tokens.
+
+        Rows are moved when their token leaves the recent window; a query older than that would
+        be weighed against rows that were not where they are now.
+
+        Raises
+        ------
+        ValueError
+            ``score=window`` with more queries than recent tokens.
+        """
+        if self.score == "window" and self.window > recent:
+            raise ValueError(
+                f"{self.name}: window={self.window} is more than the {recent} recent tokens"
+            )
 
     def n_queries(self, since: int) -> int:
         """All queries since the last fold, the window, or the last query."""

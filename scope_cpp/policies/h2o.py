@@ -34,6 +34,7 @@ class H2O(ScoredDecodePolicy):
         check_budget(self.name, budget, minimum, parts)
         room = None if budget is None else budget - self.interval
         heavy, recent = split(room, self.heavy, self.recent, n_prompt_cells + DEFAULT_POOL)
+        self.check_window(recent)
         return replace(self, heavy=heavy, recent=recent)
 
     def capacity(self, n_prompt_cells: int, n_predict: int | None) -> int:

@@ -39,6 +39,11 @@ class Scope(ScoredDecodePolicy):
     def history(self, t: int, n_predict: int | None) -> int:
         """Heavy hitters β1(t) that are kept after `t` generated tokens."""
 
+    @property
+    def sized(self) -> bool:
+        """Whether both pools are given."""
+        return self.beta1 is not None and self.beta2 is not None
+
     def resolve(self, budget: int | None, n_prompt_cells: int, n_predict: int | None) -> Self:
         """Divide what prompt and slack leave of the budget: β2 is half of it, β1 the rest.
 
@@ -53,6 +58,7 @@ class Scope(ScoredDecodePolicy):
         beta1, beta2 = split(room, self.beta1, self.beta2)
         if room is not None:
             beta1 = min(beta1, room - beta2)
+        self.check_window(beta2)
         return replace(self, beta1=beta1, beta2=beta2)
 
     def capacity(self, n_prompt_cells: int, n_predict: int | None) -> int:

@@ -1,0 +1,61 @@
+"""An independent llama that is fed the tokens of a cache and made to hold the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scope_cpp.reference.numpy_llama import NumpyLlama
+
+Array = npt.NDArray[Any]
+
+_TYPES = {"f16": np.float16, "f32": np.float32}
+
+
+class Mirror:
+    """`NumpyLlama` with the attention that every token got, by true position.
+
+    Attributes
+    ----------
+    queries : list of float64 (layer, KV head, position)
+        For every query since `forget`, its softmax weights summed over the heads of a KV group.
+    """
+
+    def __init__(self, path: Path, kv: str, n_max: int) -> None:
+        self.model = NumpyLlama(path, kv_dtype=_TYPES[kv])
+        self.n_past = 0
+        self._shape = self.model.n_layer, self.model.n_head_kv, n_max
+        self.queries: list[Array] = []
+
+    def forget(self) -> None:
+        """Drop the attention so far."""
+        self.queries.clear()
+
+    def held(self) -> npt.NDArray[np.int32]:
+        """True positions of the rows, ascending: (layer, KV head, n)."""
+        return np.sort(self.model.positions(), axis=2)
+
+    def hold(self, positions: npt.NDArray[np.int32]) -> None:
+        """Evict the rows that are not among `positions`, (layer, KV head, n)."""
+        marks = np.zeros(self._shape, np.bool_)
+        np.put_along_axis(marks, positions, True, axis=2)
+        self.model.evict(np.take_along_axis(marks, self.model.positions(), axis=2))
+
+    def decode(self, tokens: Sequence[int]) -> Array:
+        """Decode tokens at the next positions; logits after the last."""
+        logits = self.model.decode(tokens, self.n_past)
+        self.n_past += len(tokens)
+        for query in range(len(tokens)):
+            weights = np.zeros(self._shape)
+            got = self.model.attention[:, :, query]
+            np.put_along_axis(weights, self.model.positions(), got, axis=2)
+            self.queries.append(weights)
+        return np.asarray(logits[-1])
+
+    def total(self) -> Array:
+        """Sum over the queries: (layer, KV head, position)."""
+        return np.sum(self.queries, axis=0)
