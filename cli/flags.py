@@ -95,7 +95,10 @@ class PromptFlags:
     file: Annotated[
         str | None,
         _prompt(
-            "--file", "-f", metavar="FILE", help="Read it from a file, - for stdin (also if piped)."
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="Read it, as it is, from a file; - is stdin (also if piped).",
         ),
     ] = None
     chat: Annotated[
@@ -148,13 +151,14 @@ class PolicyFlags:
     """What is evicted."""
 
     policy: Annotated[
-        str,
+        str | None,
         _cache(
             "--policy",
             metavar="NAME",
             help="full, streaming-llm, h2o, scope-slide, scope-adaptive or scope-discontinuous.",
+            show_default="scope-slide -o interval=auto",
         ),
-    ] = "scope-slide"
+    ] = None
     prefill: Annotated[
         str,
         _cache("--prefill", metavar="NAME", help="What of the prompt stays: full, h2o, snapkv."),
@@ -263,7 +267,8 @@ class ComputeFlags:
     """How llama.cpp computes."""
 
     n_threads: Annotated[
-        int | None, _compute("--threads", "-t", min=1, metavar="N", help="CPU threads.")
+        int | None,
+        _compute("--threads", "-t", min=1, metavar="N", help="CPU threads.", show_default="cores"),
     ] = None
     n_threads_batch: Annotated[
         int | None,

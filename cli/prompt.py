@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_prompt(flags: PromptFlags) -> str:
-    """Return the text that the user gave; of a file and of stdin without its last newline.
+    """Return the text that the user gave, exactly: a last newline is part of the prompt.
 
     Raises
     ------
@@ -27,8 +27,7 @@ def read_prompt(flags: PromptFlags) -> str:
     text = flags.prompt
     if text is None:
         text = _stdin() if flags.file in (None, "-") else read_text("-f", flags.file)
-        text = text.removesuffix("\n")
-    if not text:
+    if not text.strip():
         raise UsageError("the prompt is empty: give a text with -p or -f")
     return text
 

@@ -71,7 +71,7 @@ class Report:
             "evicted": stats.evicted,
             "selections": stats.selections,
             "attention_loss": stats.attention_loss,
-            "policy": settings.policy,
+            "policy": sizes.decode.name,
             "prefill": settings.prefill,
             "granularity": settings.granularity,
             "options": {"decode": asdict(sizes.decode), "prefill": asdict(sizes.prefill)},

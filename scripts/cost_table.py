@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any
 
-N_PROMPT, BETA, BLOCK = 2048, 512, 64
+N_PROMPT, BETA, BLOCK, CHUNK = 2048, 512, 64, 512
 FULL = 16000
 
 KV = {"f16": 1, "q8_0": 8, "q4_0": 2}
@@ -61,8 +61,6 @@ def worker(model_path: str, row: dict[str, Any], threads: int) -> None:
 class Stock:
     """A context through the bindings alone, its cache full."""
 
-    CHUNK = 512
-
     def __init__(self, model_path: str, row: dict[str, Any], threads: int) -> None:
         from scope_cpp.native.library import llama_cpp
 
@@ -73,31 +71,18 @@ class Stock:
         model_params.n_gpu_layers = row["ngl"]
         self.model = llama_cpp.llama_model_load_from_file(model_path.encode(), model_params)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = self.n_cells + 513, 512, 512
+        params.n_ctx, params.n_batch, params.n_ubatch = self.n_cells + CHUNK + 1, CHUNK, CHUNK
         params.n_seq_max, params.kv_unified = 2, True
         params.n_threads, params.n_threads_batch = threads, 2
         params.flash_attn_type = 0 if row.get("flash") == "off" else 1
         params.type_k = params.type_v = KV[row["kv"]]
         self.ctx = llama_cpp.llama_init_from_model(self.model, params)
         self.memory = llama_cpp.llama_get_memory(self.ctx)
-        self.batch = llama_cpp.llama_batch_init(self.CHUNK, 0, 1)
+        self.batch = llama_cpp.llama_batch_init(CHUNK, 0, 1)
         if row.get("hooks"):
             llama_cpp.llama_cpp._lib.llama_kv_evict_init(ctypes.c_void_p(self.ctx), 32)
-        self._fill()
-
-    def _fill(self) -> None:
-        """Read one chunk, then repeat its cells at later positions: only their number matters."""
-        lib, n = self.lib, self.CHUNK
-        self._decode(prompt(n), 0)
-        size = lib.llama_state_seq_get_size(self.ctx, 0)
-        state = (ctypes.c_uint8 * size)()
-        lib.llama_state_seq_get_data(self.ctx, state, size, 0)
-        for start in range(n, self.n_cells, n):
-            lib.llama_state_seq_set_data(self.ctx, state, size, 1)
-            lib.llama_memory_seq_rm(self.memory, 1, self.n_cells - start, -1)
-            lib.llama_memory_seq_add(self.memory, 1, 0, -1, start)
-            lib.llama_memory_seq_cp(self.memory, 1, 0, -1, -1)
-            lib.llama_memory_seq_rm(self.memory, 1, -1, -1)
+        self._decode(prompt(CHUNK), 0)
+        repeat_cells(llama_cpp, self.ctx, self.n_cells)
 
     def _decode(self, tokens: list[int], pos: int) -> None:
         batch = self.batch
@@ -115,37 +100,53 @@ class Stock:
         self.lib.llama_memory_seq_rm(self.memory, 0, self.n_cells, -1)
 
 
+def repeat_cells(lib: Any, ctx: Any, n_cells: int) -> None:
+    """Fill the cache with copies of its first chunk: for the time, only their number matters."""
+    memory = lib.llama_get_memory(ctx)
+    size = lib.llama_state_seq_get_size(ctx, 0)
+    state = (ctypes.c_uint8 * size)()
+    lib.llama_state_seq_get_data(ctx, state, size, 0)
+    for start in range(CHUNK, n_cells, CHUNK):
+        lib.llama_state_seq_set_data(ctx, state, size, 1)
+        lib.llama_memory_seq_rm(memory, 1, n_cells - start, -1)
+        lib.llama_memory_seq_add(memory, 1, 0, -1, start)
+        lib.llama_memory_seq_cp(memory, 1, 0, -1, -1)
+        lib.llama_memory_seq_rm(memory, 1, -1, -1)
+
+
 def bounded_row(model_path: str, row: dict[str, Any], threads: int) -> Any:
     """Decode through the bounded cache, its pool full."""
     from scope_cpp.engine.cache import BoundedCache
     from scope_cpp.engine.context import Context, ContextParams
     from scope_cpp.engine.model import Model
     from scope_cpp.engine.settings import Settings, resolve
+    from scope_cpp.native.library import llama_cpp
 
     model = Model.load(model_path, n_gpu_layers=row["ngl"])
-    kind = KV[row["kv"]]
+    n_cells, kind = N_PROMPT + BETA, KV[row["kv"]]
     params = ContextParams(
-        n_cells=N_PROMPT + BETA,
+        n_cells=n_cells + CHUNK,
         type_k=kind,
         type_v=kind,
         n_threads=threads,
         n_threads_batch=2,
+        n_seq_max=2,
     )
     context = Context(model, params)
+    context.decode(prompt(CHUNK), 0)
+    repeat_cells(llama_cpp, context.ptr, n_cells)
     settings = Settings(
         policy=row["policy"],
         options=tuple(row.get("options", ())),
-        budget=N_PROMPT + BETA,
+        budget=n_cells,
         granularity=row.get("granularity", "head"),
     )
-    sizes = resolve(settings, context.model, N_PROMPT, 8192)
+    sizes = resolve(settings, model, N_PROMPT, 8192)
     whole = settings.granularity == "cell"
     cache = BoundedCache(
-        context, sizes.capacity, sizes.decode, sizes.prefill, whole_cells=whole, n_predict=8192
+        context, n_cells, sizes.decode, sizes.prefill, whole_cells=whole, n_predict=8192
     )
-    cache.prefill(prompt(N_PROMPT))
-    for _ in range(BETA + 16):
-        cache.decode(70)
+    cache.adopt(N_PROMPT)
 
     def decode() -> None:
         cache.decode(70)

@@ -153,6 +153,18 @@ class BoundedCache:
         if not self.decode_policy.reads_prompt:
             self._unscored = 0
 
+    def adopt(self, n_prompt: int) -> None:
+        """Take over the cells that the sequence has already, `n_prompt` of them its prompt.
+
+        For a prompt that another sequence has read (``llama_memory_seq_cp``).
+        """
+        self._cells()
+        labels = self._ledger.labels
+        self.n_past = int(labels[-1]) + 1 if labels.size else 0
+        self.n_prompt = self.n_prompt_cells = n_prompt
+        self.stats.cells_used = self.stats.cells_peak = labels.size
+        kv_evict.forget(self.context.ptr, self.seq)
+
     def decode(self, token: int) -> None:
         """Make room for one more token and decode it."""
         self._make_room()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine import logs
+from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
@@ -36,7 +37,7 @@ class ContextParams:
     n_batch, n_ubatch
         Tokens of a logical and of a physical batch.
     n_threads, n_threads_batch
-        CPU threads for decode and for prefill; 0 is llama.cpp's default.
+        CPU threads for decode and for prefill; 0: one for each physical core.
     flash_attn
         ``"auto"``, ``"on"`` or ``"off"``.
     n_seq_max
@@ -157,8 +158,8 @@ def _native_params(params: ContextParams) -> Any:
     native.type_k, native.type_v = params.type_k, params.type_v
     native.flash_attn_type = FLASH_ATTN[params.flash_attn]
     native.offload_kqv = params.offload_kqv
-    native.n_threads = params.n_threads or native.n_threads
-    native.n_threads_batch = params.n_threads_batch or params.n_threads or native.n_threads_batch
+    native.n_threads = params.n_threads or default_threads()
+    native.n_threads_batch = params.n_threads_batch or native.n_threads
     native.no_perf = True
     return native
 

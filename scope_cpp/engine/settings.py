@@ -26,10 +26,10 @@ from scope_cpp.policies import (
 
 GRANULARITIES = ("head", "cell")
 
-# A history of full size from the start, chosen anew for 16 tokens at once: the quality of choosing
-# at every token, at a fraction of the cost.
+# A history of full size from the start, chosen anew for several tokens at once: nearly the quality
+# of choosing at every token, at a fraction of the cost.
 DEFAULT_POLICY = "scope-slide"
-DEFAULT_OPTIONS = ("interval=16",)
+DEFAULT_OPTIONS = ("interval=auto",)
 
 # Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
 MOST_TRIED = 10_000
@@ -58,7 +58,7 @@ class Settings:
     type_k, type_v
         KV cache types.
     n_batch, n_ubatch, n_threads, n_threads_batch, flash_attn, offload_kqv
-        As llama.cpp's; 0 threads are its default.
+        As llama.cpp's; 0 threads: one for each physical core.
     """
 
     policy: str | None = None

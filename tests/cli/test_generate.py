@@ -119,15 +119,20 @@ def test_ctx_size_limits_prompt_and_output(generate: Generate) -> None:
 def test_where_the_prompt_may_come_from(generate: Generate, tmp_path: Path) -> None:
     text = "Ein Bär läuft.\nZwei."
     file = tmp_path / "prompt.txt"
-    file.write_text(text + "\n", encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     expected = generate("-p", text, "-n", 8)
     for got in (
         generate("-f", file, "-n", 8),
         generate("-f", "-", "-n", 8, stdin=text),
-        generate("-n", 8, stdin=text + "\n"),
+        generate("-n", 8, stdin=text),
     ):
         assert got["usage"] == expected["usage"]
         assert got["text"] == expected["text"]
+
+
+def test_a_last_newline_is_part_of_the_prompt(generate: Generate) -> None:
+    piped, given = generate("-n", 8, stdin="Zwei.\n"), generate("-p", "Zwei.", "-n", 8)
+    assert piped["usage"]["prompt_tokens"] == given["usage"]["prompt_tokens"] + 1
 
 
 def test_a_chat_goes_through_the_template(generate: Generate, tmp_path: Path) -> None:

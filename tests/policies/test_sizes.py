@@ -239,3 +239,10 @@ def test_any_prefill_leaves_room_for_any_decode(budget: int, n_prompt: int) -> N
         for name in BOUNDED:
             policy = make_decode(name, {}).resolve(budget, cells, None)
             assert policy.capacity(cells, None) <= budget
+
+
+@pytest.mark.parametrize("pool, interval", [(20, 1), (96, 3), (1024, 32), (5000, 32)])
+def test_a_derived_interval_follows_the_pool(pool: int, interval: int) -> None:
+    policy = make_decode("scope-slide", {"interval": "auto"}).resolve(100 + pool, 100, None)
+    assert policy.slack_cells() == interval
+    assert policy.capacity(100, None) == 100 + pool
