@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any
 
-N_PROMPT, BETA, BLOCK, CHUNK = 2048, 512, 64, 512
+N_PROMPT, BETA, BLOCK, CHUNK = 2048, 512, 32, 128
 FULL = 16000
 
 KV = {"f16": 1, "q8_0": 8, "q4_0": 2}

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from scope_cpp.reference.tiny_model import write_tiny_model
+
+Tiny = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,18 @@ def shared_dir() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("no trained test models: set SCOPE_TEST_DATA to the folder that has models/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Path of a tiny model of the given `TinyModel` fields."""
+    folder = tmp_path_factory.mktemp("tiny")
+    written: dict[tuple[tuple[str, Any], ...], Path] = {}
+
+    def get(**fields: Any) -> Path:
+        key = tuple(sorted(fields.items()))
+        if key not in written:
+            written[key] = write_tiny_model(folder / f"{len(written)}.gguf", **fields)
+        return written[key]
+
+    return get

@@ -19,7 +19,7 @@ from scope_cpp.policies.base import DecodePolicy, Step, View
 from scope_cpp.policies.full import FullPrefill
 from scope_cpp.policies.scope import Scope
 from scope_cpp.policies.streaming_llm import StreamingLLM
-from tests.engine.conftest import Tiny
+from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
     POLICIES,

@@ -17,7 +17,7 @@ from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
-from tests.engine.conftest import Tiny
+from tests.conftest import Tiny
 from tests.engine.drive import POLICIES, random_tokens
 from tests.engine.stock_tokens import Job
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from scope_cpp.engine.cache import DECODE_QUERIES, BoundedCache
-from tests.engine.conftest import Tiny
+from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
     POLICIES,

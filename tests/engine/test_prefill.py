@@ -15,7 +15,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
-from tests.engine.conftest import Tiny
+from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
     POLICIES,

@@ -11,7 +11,7 @@ from scope_cpp.engine.cache import BoundedCache
 from scope_cpp.engine.context import Context
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
-from tests.engine.conftest import Tiny
+from tests.conftest import Tiny
 from tests.engine.drive import (
     F32,
     GRANULARITIES,

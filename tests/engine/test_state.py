@@ -8,7 +8,7 @@ import pytest
 from scope_cpp.engine.cache import BoundedCache
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
-from tests.engine.conftest import Tiny
+from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
     POLICIES,

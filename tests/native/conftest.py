@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,8 @@ import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
 
-from scope_cpp.reference.tiny_model import write_tiny_model
+from tests.conftest import Tiny
 from tests.native.stock_logits import JOBS
-
-Tiny = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Path of a tiny model of the given `TinyModel` fields."""
-    folder = tmp_path_factory.mktemp("tiny")
-    written: dict[tuple[tuple[str, Any], ...], Path] = {}
-
-    def get(**fields: Any) -> Path:
-        key = tuple(sorted(fields.items()))
-        if key not in written:
-            written[key] = write_tiny_model(folder / f"{len(written)}.gguf", **fields)
-        return written[key]
-
-    return get
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scope_cpp.native import kv_evict
-from tests.native.conftest import Tiny
+from tests.conftest import Tiny
 from tests.native.harness import Session, random_tokens
 from tests.native.heads import NO_CELLS, no_moves
 

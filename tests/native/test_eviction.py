@@ -11,7 +11,7 @@ import pytest
 
 from scope_cpp.native import kv_evict
 from scope_cpp.reference.numpy_llama import NumpyLlama
-from tests.native.conftest import Tiny
+from tests.conftest import Tiny
 from tests.native.harness import KV_TYPES, Session, error, random_tokens
 from tests.native.heads import Rows, random_keep, remove_cells
 

@@ -10,7 +10,7 @@ import pytest
 
 from scope_cpp.engine.capability import probe
 from scope_cpp.native import kv_evict
-from tests.native.conftest import Tiny
+from tests.conftest import Tiny
 from tests.native.harness import KV_TYPES, Session, random_tokens
 from tests.reference.refused import LOADABLE, write_refused
 

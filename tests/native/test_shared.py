@@ -8,7 +8,7 @@ import pytest
 
 from scope_cpp.native import kv_evict
 from scope_cpp.reference.numpy_llama import NumpyLlama
-from tests.native.conftest import Tiny
+from tests.conftest import Tiny
 from tests.native.harness import Session, error, random_tokens
 from tests.native.heads import NO_CELLS, Rows, no_moves, random_keep, remove_cells
 from tests.native.state_bytes import HEADER, parse

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from scope_cpp.native import kv_evict
-from tests.native.conftest import Tiny
+from tests.conftest import Tiny
 from tests.native.harness import KV_TYPES, Session, error, random_tokens
 from tests.native.heads import Rows, random_keep, remove_cells
 from tests.native.state_bytes import FIELDS, HEADER, parse, seal

@@ -13,7 +13,7 @@ from gguf import GGUFWriter, TokenType
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.reference.tiny_model import write_file
-from tests.native.conftest import Tiny
+from tests.conftest import Tiny
 
 TEXTS = [
     "",
