@@ -10,7 +10,7 @@
 // graphs of their own
 //
 
-bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1) {
+bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2) {
     const size_t n_nodes = 64*n_layer() + 64;
 
     if (!g.sched) {
@@ -21,6 +21,7 @@ bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n
     g.gf = ggml_new_graph_custom(g.ctx.get(), n_nodes, false);
     g.n0 = n0;
     g.n1 = n1;
+    g.n2 = n2;
     g.inps.clear();
     g.outs.clear();
 
@@ -48,13 +49,13 @@ bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
 // scores
 //
 
-// sum over dimension 1 by halving: views and additions run everywhere without a copy
-static ggml_tensor * sum_columns(ggml_context * ctx, ggml_tensor * cur) {
+// sum the blocks of n_out columns that dimension 1 consists of, by halving: views and additions run everywhere without a copy
+static ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out) {
     ggml_tensor * rest = nullptr;
 
-    for (int64_t n = cur->ne[1]; n > 1; n /= 2) {
-        const auto view = [&](int64_t n_col, int64_t i0) {
-            return ggml_view_3d(ctx, cur, cur->ne[0], n_col, cur->ne[2], cur->nb[1], cur->nb[2], i0*cur->nb[1]);
+    for (int64_t n = cur->ne[1]/n_out; n > 1; n /= 2) {
+        const auto view = [&](int64_t n_block, int64_t i0) {
+            return ggml_view_3d(ctx, cur, cur->ne[0], n_block*n_out, cur->ne[2], cur->nb[1], cur->nb[2], i0*n_out*cur->nb[1]);
         };
         if (n % 2 == 1) {
             rest = rest ? ggml_add(ctx, rest, view(1, n - 1)) : ggml_cont(ctx, view(1, n - 1));
@@ -66,7 +67,7 @@ static ggml_tensor * sum_columns(ggml_context * ctx, ggml_tensor * cur) {
 }
 
 ggml_tensor * llama_kv_evict::build_layer_scores(
-        ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, ggml_tensor * rows, ggml_tensor * mask) const {
+        ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const {
     const auto & hparams = lctx.get_model().hparams;
 
     ggml_tensor * k = kv.layers[ikv].k;
@@ -96,13 +97,13 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
 
     kq = ggml_soft_max_ext(ctx, kq, mask, scale, 0.0f);
 
-    return sum_columns(ctx, kq);
+    return sum_blocks(ctx, kq, n_out);
 }
 
-bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query) {
+bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out) {
     auto & g = g_scores;
 
-    graph_begin(g, n_kv, n_query);
+    graph_begin(g, n_kv, n_query, n_out);
 
     auto * ctx = g.ctx.get();
 
@@ -115,7 +116,7 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query) {
     }
 
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        auto * out = build_layer_scores(ctx, ikv, n_kv, n_query, rows, mask);
+        auto * out = build_layer_scores(ctx, ikv, n_kv, n_query, n_out, rows, mask);
         ggml_set_output(out);
         ggml_build_forward_expand(g.gf, out);
         g.outs.push_back(out);
@@ -154,7 +155,7 @@ void llama_kv_evict::set_mask(llama_seq_id seq, int64_t n_kv, int64_t n_query) {
     ggml_backend_tensor_set(g_scores.inps[1], mask.data(), 0, ggml_nbytes(g_scores.inps[1]));
 }
 
-int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, float * out) {
+int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out) {
     if (n_query < 1 || n_ids < 0) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
@@ -173,7 +174,9 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     lctx.synchronize();
 
-    if ((g_scores.n0 != n_kv || g_scores.n1 != n_query) && !build_scores(n_kv, n_query)) {
+    const int64_t n_out = by_head ? n_head/n_head_kv : 1;
+
+    if ((g_scores.n0 != n_kv || g_scores.n1 != n_query || g_scores.n2 != n_out) && !build_scores(n_kv, n_query, n_out)) {
         return LLAMA_KV_EVICT_ALLOC;
     }
     set_mask(seq, n_kv, n_query);
@@ -181,11 +184,11 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
         return LLAMA_KV_EVICT_COMPUTE;
     }
 
-    std::vector<float> data(n_kv*n_head_kv);
+    std::vector<float> data(n_kv*n_out*n_head_kv);
 
     for (const auto * cur : g_scores.outs) {
         ggml_backend_tensor_get(cur, data.data(), 0, data.size()*sizeof(float));
-        for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+        for (int64_t ih = 0; ih < n_out*n_head_kv; ++ih) {
             for (int32_t i = 0; i < n_ids; ++i) {
                 *out++ = data[ih*n_kv + ids[i]];
             }
@@ -221,7 +224,7 @@ static ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_e
 bool llama_kv_evict::build_moves(int64_t n_move) {
     auto & g = g_moves;
 
-    graph_begin(g, n_move, 0);
+    graph_begin(g, n_move, 0, 0);
 
     auto * ctx = g.ctx.get();
 

@@ -19,6 +19,7 @@ struct llama_kv_evict_graph {
 
     int64_t n0 = -1; // the shape that the graph was built for
     int64_t n1 = -1;
+    int64_t n2 = -1;
 
     std::vector<ggml_tensor *> inps;
     std::vector<ggml_tensor *> outs; // one per layer
@@ -56,7 +57,7 @@ struct llama_kv_evict {
     // the only sequence of the cell is seq
     bool owns(llama_seq_id seq, int32_t cell) const;
 
-    int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, float * out);
+    int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
 
     size_t  state_write(llama_seq_id seq, uint8_t * dst, size_t size);
@@ -92,11 +93,11 @@ private:
     llama_kv_evict_graph g_scores;
     llama_kv_evict_graph g_moves;
 
-    bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1);
+    bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
     bool         graph_alloc  (llama_kv_evict_graph & g);
     bool         graph_compute(llama_kv_evict_graph & g);
-    bool         build_scores (int64_t n_kv, int64_t n_query);
-    ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, ggml_tensor * rows, ggml_tensor * mask) const;
+    bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out);
+    ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
     bool         build_moves  (int64_t n_move);
     bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
     void         set_mask     (llama_seq_id seq, int64_t n_kv, int64_t n_query);

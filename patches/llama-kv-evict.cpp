@@ -378,6 +378,11 @@ int32_t llama_kv_evict_n_layer(const llama_context * ctx) {
     return kv ? kv->get_layer_ids().size() : 0;
 }
 
+int32_t llama_kv_evict_n_head(const llama_context * ctx) {
+    const auto * kv = cache_of(ctx);
+    return kv ? ctx->get_model().hparams.n_head(kv->get_layer_ids()[0]) : 0;
+}
+
 int32_t llama_kv_evict_n_head_kv(const llama_context * ctx) {
     const auto * kv = cache_of(ctx);
     return kv ? ctx->get_model().hparams.n_head_kv(kv->get_layer_ids()[0]) : 0;
@@ -431,8 +436,8 @@ int32_t llama_kv_evict_n_queries(const llama_context * ctx, llama_seq_id seq) {
 }
 
 int32_t llama_kv_evict_scores(llama_context * ctx, llama_seq_id seq, int32_t n_query,
-        const int32_t * cells, int32_t n_cells, float * out) {
-    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.scores(seq, n_query, cells, n_cells, out); });
+        const int32_t * cells, int32_t n_cells, bool by_head, float * out) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.scores(seq, n_query, cells, n_cells, by_head, out); });
 }
 
 int32_t llama_kv_evict_apply(llama_context * ctx, llama_seq_id seq,

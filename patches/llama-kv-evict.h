@@ -48,8 +48,9 @@ LLAMA_API const char * llama_kv_evict_strerror(int32_t status);
 // check the context, then record the last n_window queries of each sequence from now on; 0 = stop and free
 LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window);
 
-// what llama.cpp itself holds. these five need no llama_kv_evict_init(); counts are 0 where the cache can't be served
+// what llama.cpp itself holds. these six need no llama_kv_evict_init(); counts are 0 where the cache can't be served
 LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
+LLAMA_API int32_t llama_kv_evict_n_head   (const struct llama_context * ctx); // query heads
 LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
 LLAMA_API int32_t llama_kv_evict_n_cells  (const struct llama_context * ctx); // allocated
 LLAMA_API int32_t llama_kv_evict_n_used   (const struct llama_context * ctx);
@@ -63,10 +64,11 @@ LLAMA_API int32_t llama_kv_evict_cells(const struct llama_context * ctx, llama_s
 // how many of the sequence's most recent queries are recorded, without a gap, and still see a cell
 LLAMA_API int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, llama_seq_id seq);
 
-// out[n_layer][n_head_kv][n_cells]: softmax weights that the last n_query queries give to these cells,
-// summed over the queries and the heads of a KV group; each query sees what the causal mask shows it
+// softmax weights that the last n_query queries give to these cells, summed over the queries; each query sees what the
+// causal mask shows it. by_head: out[n_layer][n_head][n_cells], for each query head; otherwise
+// out[n_layer][n_head_kv][n_cells], summed over the heads of a KV group
 LLAMA_API int32_t llama_kv_evict_scores(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
-        const int32_t * cells, int32_t n_cells, float * out);
+        const int32_t * cells, int32_t n_cells, bool by_head, float * out);
 
 // first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
 // reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.

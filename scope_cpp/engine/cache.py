@@ -73,7 +73,8 @@ class BoundedCache:
     decode, prefill
         Resolved policies.
     whole_cells
-        One choice for all layers and heads, from scores pooled by their maximum.
+        One choice for all layers and heads, from scores pooled by their maximum over the layers
+        and the query heads.
     n_predict
         Longest output, ``None`` if unknown.
     bounded
@@ -104,7 +105,9 @@ class BoundedCache:
         self._observed: Observed | None = None
         self._reads_prompt = bounded and (prefill.needs_scores or decode.reads_prompt)
         ptr = context.ptr
-        self._ledger = Ledger.empty(kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr))
+        n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
+        n_head_scored = kv_evict.n_head(ptr) if whole_cells else n_head_kv
+        self._ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
         self._ring = self._ring_size() if bounded else 0
         context.record_queries(self._ring)
 
@@ -220,7 +223,9 @@ class BoundedCache:
         recorded = kv_evict.n_queries(self.context.ptr, self.seq)
         n = min(policy.n_queries(self._unscored), recorded)
         if n > 0:
-            self._observed = kv_evict.scores(self.context.ptr, self.seq, n, ids)
+            self._observed = kv_evict.scores(
+                self.context.ptr, self.seq, n, ids, by_head=self.whole_cells
+            )
             self._ledger.scores = policy.fold(self._ledger.scores, self._observed, n)
             self._unscored = 0
         self.stats.score_seconds += time.perf_counter() - started
@@ -269,8 +274,9 @@ class BoundedCache:
         stats.selections += 1
         if self._observed is None:
             return
+        given_up = np.repeat(~keep, self._observed.shape[1] // keep.shape[1], axis=1)
         total = float(self._observed.sum())
-        lost = float(self._observed[~keep].sum()) / total if total > 0 else 0.0
+        lost = float(self._observed[given_up].sum()) / total if total > 0 else 0.0
         stats.attention_loss += (lost - stats.attention_loss) / stats.selections
 
     def positions(self) -> NDArray[np.int32]:

@@ -27,7 +27,8 @@ class Ledger:
     pos
         int32 (layer, KV head, n): true position of the token whose K and V the row holds.
     scores
-        float32 (layer, KV head, n): what the policy made of the attention so far.
+        float32 (layer, head, n): what the policy made of the attention so far; by KV head, or by
+        query head where whole cells are evicted.
     """
 
     labels: NDArray[np.int32]
@@ -35,10 +36,13 @@ class Ledger:
     scores: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, n_layer: int, n_head_kv: int) -> Ledger:
+    def empty(cls, n_layer: int, n_head_kv: int, n_head_scored: int) -> Ledger:
         """Return a ledger of a sequence without cells."""
-        shape = (n_layer, n_head_kv, 0)
-        return cls(np.empty(0, np.int32), np.empty(shape, np.int32), np.empty(shape, np.float32))
+        return cls(
+            np.empty(0, np.int32),
+            np.empty((n_layer, n_head_kv, 0), np.int32),
+            np.empty((n_layer, n_head_scored, 0), np.float32),
+        )
 
     def sync(self, labels: NDArray[np.int32]) -> None:
         """Follow llama.cpp: add rows for new tokens, drop those of tokens rolled back.
@@ -55,14 +59,15 @@ class Ledger:
         new = np.broadcast_to(labels[n:], (*self.pos.shape[:2], labels.size - n))
         self.labels = labels.copy()
         self.pos = np.concatenate([self.pos[:, :, :n], new], axis=2)
-        zeros = np.zeros(new.shape, np.float32)
+        zeros = np.zeros((*self.scores.shape[:2], labels.size - n), np.float32)
         self.scores = np.concatenate([self.scores[:, :, :n], zeros], axis=2)
 
     def apply(self, plan: Plan) -> None:
         """Move and drop rows as `plan` does in the cache."""
         for name in ("pos", "scores"):
             rows = getattr(self, name)
-            moved = np.take_along_axis(rows, plan.src, axis=2)
-            np.put_along_axis(rows, plan.dst, moved, axis=2)
+            if plan.src.size:
+                moved = np.take_along_axis(rows, plan.src, axis=2)
+                np.put_along_axis(rows, plan.dst, moved, axis=2)
             setattr(self, name, rows[:, :, plan.stay])
         self.labels = self.labels[plan.stay]

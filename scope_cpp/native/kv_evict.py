@@ -58,13 +58,14 @@ if _abi() != ABI:
 _strerror = _bind("strerror", ctypes.c_char_p, _i32)
 _init = _bind("init", _i32, _ctx, _i32)
 _n_layer = _bind("n_layer", _i32, _ctx)
+_n_head = _bind("n_head", _i32, _ctx)
 _n_head_kv = _bind("n_head_kv", _i32, _ctx)
 _n_cells = _bind("n_cells", _i32, _ctx)
 _n_used = _bind("n_used", _i32, _ctx)
 _n_bytes = _bind("n_bytes", _size, _ctx)
 _cells = _bind("cells", _i32, _ctx, _i32, _ptr, _ptr, _ptr, _i32)
 _n_queries = _bind("n_queries", _i32, _ctx, _i32)
-_scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, _ptr)
+_scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, ctypes.c_bool, _ptr)
 _apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
 _state_size = _bind("state_size", _size, _ctx, _i32)
 _state_get = _bind("state_get", _i32, _ctx, _i32, _ptr, _size)
@@ -103,6 +104,12 @@ def init(ctx: Any, n_window: int) -> None:
 def n_layer(ctx: Any) -> int:
     """Layers of the KV cache."""
     return int(_n_layer(ctx))
+
+
+# int32_t llama_kv_evict_n_head(const struct llama_context * ctx);
+def n_head(ctx: Any) -> int:
+    """Query heads of a layer."""
+    return int(_n_head(ctx))
 
 
 # int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
@@ -146,11 +153,16 @@ def n_queries(ctx: Any, seq: int) -> int:
 
 
 # int32_t llama_kv_evict_scores(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
-#         const int32_t * cells, int32_t n_cells, float * out);
-def scores(ctx: Any, seq: int, n_query: int, ids: Int32) -> NDArray[np.float32]:
-    """Softmax weights of the last `n_query` queries, summed: float32 (layer, KV head, cell)."""
-    out = np.empty((n_layer(ctx), n_head_kv(ctx), ids.size), np.float32)
-    status = _scores(ctx, seq, n_query, _address(ids), ids.size, _address(out))
+#         const int32_t * cells, int32_t n_cells, bool by_head, float * out);
+def scores(
+    ctx: Any, seq: int, n_query: int, ids: Int32, *, by_head: bool = False
+) -> NDArray[np.float32]:
+    """Softmax weights of the last `n_query` queries, summed: float32 (layer, KV head, cell).
+
+    With `by_head` for each query head: (layer, query head, cell).
+    """
+    out = np.empty((n_layer(ctx), n_head(ctx) if by_head else n_head_kv(ctx), ids.size), np.float32)
+    status = _scores(ctx, seq, n_query, _address(ids), ids.size, by_head, _address(out))
     _check("attention scores", status)
     return out
 

@@ -44,6 +44,8 @@ class NumpyLlama:
     attention : array (n_layer, n_head_kv, queries, rows)
         Softmax weights of the last `decode`, summed over the query heads that share a KV head.
         The rows include the ones that decode added; a row that the query cannot see has weight 0.
+    attention_by_head : array (n_layer, n_head, queries, rows)
+        The same for each query head.
     k, v : list of array (n_head_kv, rows, head_dim)
         The cache, by layer; K after rotary embedding.
 
@@ -128,7 +130,11 @@ class NumpyLlama:
             attention.append(weights)
             x = x + mixed
             x = x + self._feed_forward(layer, self._norm(x, f"blk.{layer}.ffn_norm"))
-        self.attention = np.stack(attention)
+        self.attention_by_head = np.stack(attention)
+        grouped = self.attention_by_head.reshape(
+            self.n_layer, self.n_head_kv, -1, *self.attention_by_head.shape[2:]
+        )
+        self.attention = grouped.sum(axis=2)
         head = "output" if "output.weight" in self._weights else "token_embd"
         return self._linear(self._norm(x, "output_norm"), head)
 
@@ -186,7 +192,7 @@ class NumpyLlama:
         return q, k, v
 
     def _attend(self, layer: int, x: Array, at: Array) -> tuple[Array, Array]:
-        """Return the attention output (tokens, width) and weights (n_head_kv, tokens, rows)."""
+        """Return the attention output (tokens, width) and weights (n_head, tokens, rows)."""
         q, k, v = self._qkv(layer, x)
         self._append(layer, self._rope(k, at), v)
         grouped = self._rope(q, at).reshape(len(x), self.n_head_kv, -1, self.head_dim)
@@ -194,7 +200,8 @@ class NumpyLlama:
         unseen = self._pos[layer][:, None, None, :] > at[:, None]
         weights = _softmax(np.where(unseen, -np.inf, logits / np.sqrt(self.head_dim)))
         mixed = (weights @ self.v[layer][:, None]).transpose(2, 0, 1, 3).reshape(len(x), -1)
-        return self._linear(mixed, f"blk.{layer}.attn_output"), weights.sum(axis=1)
+        by_head = weights.reshape(self.n_head, *weights.shape[2:])
+        return self._linear(mixed, f"blk.{layer}.attn_output"), by_head
 
     def _append(self, layer: int, k: Array, v: Array) -> None:
         for cache, rows in ((self.k, k), (self.v, v)):

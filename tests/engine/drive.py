@@ -123,14 +123,19 @@ def error(logits: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
 
 
 class Spy:
-    """A policy that takes note of every view it is shown, and is otherwise `policy`."""
+    """A policy that takes note of every view and fold, and is otherwise `policy`."""
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy
         self.views: list[View] = []
+        self.folds: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.policy, name)
+
+    def fold(self, acc: Any, observed: Any, n: int) -> Any:
+        self.folds.append(n)
+        return self.policy.fold(acc, observed, n)
 
     def select(self, view: View, **more: Any) -> npt.NDArray[np.bool_]:
         self.views.append(view)

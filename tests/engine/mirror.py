@@ -21,8 +21,8 @@ class Mirror:
 
     Attributes
     ----------
-    queries : list of float64 (layer, KV head, position)
-        For every query since `forget`, its softmax weights summed over the heads of a KV group.
+    queries : list of float64 (layer, query head, position)
+        For every query since `forget`, its softmax weights.
     """
 
     def __init__(self, path: Path, kv: str, n_max: int) -> None:
@@ -50,12 +50,19 @@ class Mirror:
         logits = self.model.decode(tokens, self.n_past)
         self.n_past += len(tokens)
         for query in range(len(tokens)):
-            weights = np.zeros(self._shape)
-            got = self.model.attention[:, :, query]
-            np.put_along_axis(weights, self.model.positions(), got, axis=2)
+            got = self.model.attention_by_head[:, :, query]
+            weights = np.zeros((*got.shape[:2], self._shape[2]))
+            np.put_along_axis(weights, self.by_head(self.model.positions()), got, axis=2)
             self.queries.append(weights)
         return np.asarray(logits[-1])
 
-    def total(self) -> Array:
-        """Sum over the queries: (layer, KV head, position)."""
-        return np.sum(self.queries, axis=0)
+    def by_head(self, rows: Array) -> Array:
+        """Repeat what a KV head has for the query heads of its group."""
+        return np.repeat(rows, self.model.n_head // self.model.n_head_kv, axis=1)
+
+    def pooled(self, weights: Array, whole_cells: bool) -> Array:
+        """Weights as a policy sees them: the largest of all heads, or each KV group's sum."""
+        if whole_cells:
+            return np.asarray(weights.max(axis=(0, 1), keepdims=True))
+        n_layer, n_head_kv, n = self._shape
+        return np.asarray(weights.reshape(n_layer, n_head_kv, -1, n).sum(axis=2))

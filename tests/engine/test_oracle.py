@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import DECODE_QUERIES, BoundedCache
+from scope_cpp.engine.cache import PROMPT_QUERIES, BoundedCache
 from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
@@ -72,6 +72,7 @@ class Scores:
     rule: naive.Rule
     mirror: Mirror
     whole_cells: bool
+    spy: Spy
     total: F64 = field(default_factory=lambda: np.zeros(()))
     observed: F64 = field(default_factory=lambda: np.zeros(()))
 
@@ -79,34 +80,35 @@ class Scores:
         """Return (layer, KV head, position); queries that were summed up are forgotten."""
         queries, rule = self.mirror.queries, self.rule
         if rule.score == "accumulate":
-            # as many queries weigh alike as are scored in one call
-            for start in range(0, len(queries), DECODE_QUERIES):
-                fold = queries[start : start + DECODE_QUERIES]
-                self.observed = np.sum(fold, axis=0)
-                self.total = self.total * rule.decay ** len(fold) + self.observed
-            self.mirror.forget()
+            for size in self._fold_sizes(len(queries)):
+                self.observed = np.sum(queries[:size], axis=0)
+                self.total = self.total * rule.decay**size + self.observed
+                del queries[:size]
         else:
             n = 1 if rule.score == "last" else rule.window
             self.total = np.sum([self._as_of_now(query) for query in queries[-n:]], axis=0)
             self.observed = self.total
-        if not self.whole_cells:
-            return self.total
-        return np.broadcast_to(self.total.max(axis=(0, 1)), self.total.shape)
+        pooled = self.mirror.pooled(self.total, self.whole_cells)
+        return np.broadcast_to(pooled, (*self.mirror.held().shape[:2], pooled.shape[2]))
+
+    def _fold_sizes(self, n_queries: int) -> list[int]:
+        """How many queries weigh alike: those scored in one call; the prompt's come first."""
+        sizes, self.spy.folds = self.spy.folds, []
+        assert sum(sizes) <= n_queries and max(sizes, default=0) <= PROMPT_QUERIES
+        unseen = n_queries - sum(sizes)
+        return [unseen, *sizes] if unseen else sizes
 
     def share_lost(self, kept: Int32) -> float:
         """Share of the attention that was observed last, on rows that are not `kept`."""
-        held = np.take_along_axis(self.observed, kept, axis=2)
+        held = np.take_along_axis(self.observed, self.mirror.by_head(kept), axis=2)
         return float(1 - held.sum() / self.observed.sum())
 
     def _as_of_now(self, query: F64) -> F64:
         """Return the weights that an earlier query gives to the rows that are left."""
         held = np.zeros_like(query)
-        np.put_along_axis(held, self.mirror.held(), 1, axis=2)
+        np.put_along_axis(held, self.mirror.by_head(self.mirror.held()), 1, axis=2)
         weights = query * held
-        group = self.mirror.model.n_head // self.mirror.model.n_head_kv
-        if (weights.sum(axis=2) < group - 1e-6).any():
-            assert group == 1, "sums over a group can't be normalised anew"
-        return np.asarray(group * weights / weights.sum(axis=2, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=2, keepdims=True))
 
 
 @dataclass
@@ -163,8 +165,8 @@ class Report:
 def follow(cache: BoundedCache, mirror: Mirror, tokens: list[int]) -> Report:
     """Decode on both sides and compare whatever there is to compare."""
     rule, report, since = rule_of(cache), Report(), 0
-    scores = Scores(rule, mirror, cache.whole_cells)
     spy = cache.decode_policy = Spy(cache.decode_policy)
+    scores = Scores(rule, mirror, cache.whole_cells, spy)
     ours, theirs = [], []
     for token in tokens:
         before, t = mirror.held(), cache.n_past - cache.n_prompt

@@ -121,7 +121,7 @@ def test_refuses_different_numbers_of_rows() -> None:
 
 def filled(n: int, n_layer: int = 2, n_head: int = 3) -> Ledger:
     """A ledger of tokens 0 to n - 1, whose scores say which row is whose."""
-    ledger = Ledger.empty(n_layer, n_head)
+    ledger = Ledger.empty(n_layer, n_head, n_head)
     ledger.sync(np.arange(n, dtype=np.int32))
     size = n_layer * n_head * n
     ledger.scores = np.arange(size, dtype=np.float32).reshape(n_layer, n_head, n)

@@ -103,7 +103,7 @@ def test_negative_counts(session: Session) -> None:
     out = np.zeros(8, np.float32)
 
     def raw_scores(n_query: int, n_cells: int) -> None:
-        status = kv_evict._scores(session.ctx, 0, n_query, address, n_cells, out.ctypes.data)
+        status = kv_evict._scores(session.ctx, 0, n_query, address, n_cells, False, out.ctypes.data)
         kv_evict._check("scores", status)
 
     check_refused(session, lambda: raw_scores(1, -1))

@@ -103,9 +103,14 @@ def test_equal_the_numpy_model(tiny: Tiny, kv: str) -> None:
     with Session(path, kv=kv) as session:
         kv_evict.init(session.ctx, 16)
         session.decode(random_tokens(N), 0)
-        for n_query in (1, 8):
+        for n_query in (1, 7, 8):
             expected = model.attention[:, :, -n_query:].sum(axis=2)
-            assert np.abs(scored(session, n_query) - expected).max() < ROUNDED[kv][n_query]
+            by_head = model.attention_by_head[:, :, -n_query:].sum(axis=2)
+            ids = kv_evict.cells(session.ctx, 0)[1]
+            ours = kv_evict.scores(session.ctx, 0, n_query, ids, by_head=True)
+            bound = ROUNDED[kv][1 if n_query == 1 else 8]
+            assert np.abs(scored(session, n_query) - expected).max() < bound
+            assert np.abs(ours - by_head).max() < bound
 
 
 def test_a_window_is_the_sum_of_its_queries(tiny: Tiny) -> None:
