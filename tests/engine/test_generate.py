@@ -334,7 +334,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("zero budget", {"budget": 0}, "more than 0"),
     ("negative budget", {"budget": "-5"}, "not understood"),
     ("odd budget", {"budget": "lots"}, "not understood"),
-    ("small budget", {"budget": 2, "prompt": [5] * 30}, "--budget 47"),
+    ("small budget", {"budget": 2, "prompt": [5] * 30}, "--budget 32"),
     ("share of nothing", {"budget": "50%", "n_predict": None}, "no limit"),
     ("full without an end", {"policy": "full", "n_predict": None}, "-n or -c"),
     ("full in little", {"policy": "full", "budget": 40}, "full"),

@@ -115,7 +115,7 @@ def test_options_are_the_fields() -> None:
         ("scope-slide", {"beta1": "many"}, "beta1=many must be a whole number"),
         ("scope-slide", {"beta1": "1.5"}, "beta1=1.5 must be a whole number"),
         ("scope-slide", {"decay": "slow"}, "decay=slow must be a number"),
-        ("scope-slide", {"interval": "auto"}, "interval=auto must be a whole number"),
+        ("h2o", {"interval": "auto"}, "interval=auto must be a whole number"),
         ("scope-slide", {"beta1": "-1"}, "beta1=-1: must be at least 0; valid are score"),
         ("scope-slide", {"beta2": "0"}, "beta2=0: must be at least 1"),
         ("scope-slide", {"decay": "1.1"}, "at most 1"),
