@@ -311,7 +311,7 @@ class Model:
             return f"{self.path}: the vocabulary cannot express the text: change it"
         named = ", ".join(f"U+{ord(char):04X} ({char!r})" for char in fails[:_MAX_NAMED])
         more = f" and {len(fails) - _MAX_NAMED} more" if len(fails) > _MAX_NAMED else ""
-        return f"{self.path}: the vocabulary has no token for {named}{more}: remove it from the text"
+        return f"{self.path}: the vocabulary has no token for {named}{more}: leave it out"
 
 
 def _native_params(load_mode: str, no_alloc: bool, placement: dict[str, Any]) -> Any:
