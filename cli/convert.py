@@ -13,6 +13,7 @@ from scope_cpp.engine.sampling import SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 
+from . import terminal
 from .flags import (
     BudgetFlags,
     ComputeFlags,
@@ -22,33 +23,71 @@ from .flags import (
     PolicyFlags,
     SamplingFlags,
 )
+from .interrupt import exit_at_once
 from .prompt import read_text
 
+INTERRUPTED = 130
+
+_SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 _BIAS = re.compile(r"(\d+)(?:=|(?=[+-]))(.+)")
 
 
 def model_path(flags: ModelFlags, ctx: typer.Context) -> str:
-    """Return the model's path; one on the command line wins over a variable or the config.
+    """Return the model's path, downloaded if need be.
+
+    One on the command line wins over one of a variable, and that over one of the config.
 
     Raises
     ------
     UsageError
-        If none is given, or two on the command line.
+        If none is given, or two in the same way, or the hub does not have it.
+    ScopeError
+        If it can't be downloaded.
     """
-    source = ctx.get_parameter_source("model")
-    if flags.model_path and source is not None and source.name == "COMMANDLINE":
-        raise UsageError(f"two models, {flags.model_path} and {flags.model}: leave one out")
-    path = flags.model_path or flags.model
-    if path is None:
-        raise UsageError("no model: give the path of a GGUF file")
+    given = {
+        "the path": (flags.model_path, _rank(ctx, "model_path")),
+        "-m": (flags.model, _rank(ctx, "model")),
+        "-hf": (flags.hf_repo, _rank(ctx, "hf_repo")),
+    }
+    given = {name: (value, rank) for name, (value, rank) in given.items() if value}
+    if not given:
+        raise UsageError("no model: give the path of a GGUF file, or -hf user/repo")
+    best = min(rank for _, rank in given.values())
+    names = {name: str(value) for name, (value, rank) in given.items() if rank == best}
+    if len(names) > 1:
+        raise UsageError(f"two models, {' and '.join(names.values())}: leave one out")
+    if "-hf" in names:
+        return _fetch(flags)
+    if flags.hf_file and _rank(ctx, "hf_file") <= best:
+        raise UsageError(f"-hff {flags.hf_file} names a file of a repository: give that with -hf")
+    (path,) = names.values()
     return path
+
+
+def _rank(ctx: typer.Context, parameter: str) -> int:
+    """Return how directly the user set a parameter; 0 is the command line."""
+    source = ctx.get_parameter_source(parameter)
+    return _SOURCES.index(source.name) if source and source.name in _SOURCES else len(_SOURCES)
+
+
+def _fetch(flags: ModelFlags) -> str:
+    from scope_cpp.engine.hub import fetch
+
+    with exit_at_once(INTERRUPTED):
+        path = fetch(
+            flags.hf_repo or "",
+            flags.hf_file,
+            offline=flags.offline,
+            notify=terminal.note,
+        )
+    return str(path)
 
 
 def load_model(path: str, flags: PlacementFlags) -> Model:
     """Load the model where and how the flags say."""
     return Model.load(
         path,
-        n_gpu_layers=_gpu_layers(flags.n_gpu_layers),
+        n_gpu_layers=gpu_layers(flags.n_gpu_layers),
         use_mmap=not flags.no_mmap,
         use_mlock=flags.mlock,
         split_mode=flags.split_mode,
@@ -104,7 +143,14 @@ def longest_output(flags: LengthFlags) -> int | None:
     return flags.n_predict
 
 
-def _gpu_layers(text: str | None) -> int | None:
+def gpu_layers(text: str | None) -> int | None:
+    """Return how many layers to offload: -1 for all, ``None`` for llama.cpp's default.
+
+    Raises
+    ------
+    UsageError
+        For anything but a number, ``auto`` and ``all``.
+    """
     if text in (None, "auto"):
         return None
     if text == "all":

@@ -39,7 +39,7 @@ Verbose = Annotated[
 
 @dataclass(frozen=True)
 class ModelFlags:
-    """Which file."""
+    """Which file, or where it comes from."""
 
     model_path: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)
@@ -47,6 +47,24 @@ class ModelFlags:
     model: Annotated[
         str | None, _model("--model", "-m", metavar="FILE", help="The same as a flag.")
     ] = None
+    hf_repo: Annotated[
+        str | None,
+        _model(
+            "--hf-repo",
+            "-hf",
+            "-hfr",
+            metavar="USER/REPO[:QUANT]",
+            help="A model of the Hugging Face Hub, downloaded once.",
+            show_default="of QUANT: Q4_K_M",
+        ),
+    ] = None
+    hf_file: Annotated[
+        str | None,
+        _model("--hf-file", "-hff", metavar="FILE", help="This file of the repository."),
+    ] = None
+    offline: Annotated[
+        bool, _model("--offline", help="Take what is downloaded already, ask no network.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +160,12 @@ class BudgetFlags:
     ] = "f16"
     flash_attn: Annotated[
         Literal["on", "off", "auto"],
-        _cache("--flash-attn", "-fa", metavar="on|off|auto", help="Flash attention."),
+        _cache(
+            "--flash-attn",
+            "-fa",
+            metavar="on|off|auto",
+            help="Flash attention; auto: off for a bounded cache on a CPU, where that is faster.",
+        ),
     ] = "auto"
 
 

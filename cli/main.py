@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from .app import ScopeCommand, ScopeGroup
+from .bench import bench
+from .chat import chat
 from .doctor import doctor
 from .generate import generate
 from .groups import as_command
@@ -24,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for function in (generate, inspect, doctor):
+for function in (chat, generate, inspect, doctor, bench):
     app.command(cls=ScopeCommand)(as_command(function))
 
 

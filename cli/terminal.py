@@ -55,7 +55,7 @@ def is_terminal() -> bool:
 
 
 def _print(text: str, colour: str) -> None:
-    if is_terminal() and not os.environ.get("NO_COLOR"):
+    if is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         text = f"\x1b[{colour}m{text}\x1b[0m"
     if sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)

@@ -42,15 +42,27 @@ bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
     for (const auto & [backend, set_n_threads] : lctx.set_n_threads_fns) {
         set_n_threads(backend, lctx.cparams.n_threads);
     }
-    return ggml_backend_sched_graph_compute(g.sched.get(), g.gf) == GGML_STATUS_SUCCESS;
+
+    // what the caller may abort is llama_decode(): rows that were moved by half would be lost
+    auto * const callback = lctx.abort_callback;
+    void * const data     = lctx.abort_callback_data;
+    if (callback) {
+        lctx.set_abort_callback(nullptr, nullptr);
+    }
+    const auto status = ggml_backend_sched_graph_compute(g.sched.get(), g.gf);
+    if (callback) {
+        lctx.set_abort_callback(callback, data);
+    }
+
+    return status == GGML_STATUS_SUCCESS;
 }
 
 //
 // scores
 //
 
-// sum the blocks of n_out columns that dimension 1 consists of, by halving: views and additions run everywhere without a copy
-static ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out) {
+// by halving: views and additions run everywhere without a copy
+ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out) {
     ggml_tensor * rest = nullptr;
 
     for (int64_t n = cur->ne[1]/n_out; n > 1; n /= 2) {
@@ -174,6 +186,13 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     lctx.synchronize();
 
+    const bool summed = !by_head && is_summed(seq, n_query);
+    sums[seq].read = true;
+    if (summed) {
+        read_sums(seq, ids, n_ids, out);
+        return LLAMA_KV_EVICT_OK;
+    }
+
     const int64_t n_out = by_head ? n_head/n_head_kv : 1;
 
     if ((g_scores.n0 != n_kv || g_scores.n1 != n_query || g_scores.n2 != n_out) && !build_scores(n_kv, n_query, n_out)) {
@@ -221,6 +240,25 @@ static ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_e
     return res;
 }
 
+// V as it lies without flash attention: the values of a head's row are n_cells apart, so each is a row of its own.
+// floats hold every value of these types, so that get_rows and set_rows, which convert, are exact
+static ggml_tensor * view_values(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv) {
+    const int64_t n_cells = t->ne[1];
+    const size_t  size    = ggml_type_size(t->type);
+
+    return ggml_view_4d(ctx, t, 1, n_cells, n_embd_head, n_head_kv, size, n_cells*size, n_embd_head*n_cells*size, 0);
+}
+
+// the indices of n_head_kv lists, each list n times over without a copy
+static ggml_tensor * view_repeated(ggml_context * ctx, ggml_tensor * t, int64_t n, size_t offset) {
+    ggml_tensor * res = ggml_view_3d(ctx, t, t->ne[0], 1, t->ne[1], t->nb[1], t->nb[1], offset);
+
+    res->ne[1] = n;
+    res->nb[1] = 0;
+
+    return res;
+}
+
 bool llama_kv_evict::build_moves(int64_t n_move) {
     auto & g = g_moves;
 
@@ -245,9 +283,22 @@ bool llama_kv_evict::build_moves(int64_t n_move) {
         ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, words, ggml_get_rows(ctx, words, isrc), idst));
     };
 
+    const auto move_transposed = [&](ggml_tensor * t, int64_t n_embd_head, uint32_t ikv) {
+        auto * values = view_values(ctx, t, n_embd_head, n_head_kv);
+
+        auto * isrc = view_repeated(ctx, src, n_embd_head, ikv*src->nb[2]);
+        auto * idst = ggml_view_3d (ctx, dst, n_move, 1, n_head_kv, dst->nb[1], dst->nb[1], ikv*dst->nb[2]);
+
+        ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, values, ggml_get_rows(ctx, values, isrc), idst));
+    };
+
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
         move(kv.layers[ikv].k, n_embd_head_k, ikv);
-        move(kv.layers[ikv].v, n_embd_head_v, ikv);
+        if (v_trans) {
+            move_transposed(kv.layers[ikv].v, n_embd_head_v, ikv);
+        } else {
+            move(kv.layers[ikv].v, n_embd_head_v, ikv);
+        }
     }
 
     return graph_alloc(g);
@@ -330,6 +381,7 @@ int32_t llama_kv_evict::apply(llama_seq_id seq, const int32_t * src, const int32
         if (!run_moves(src, dst, n_move)) {
             return LLAMA_KV_EVICT_COMPUTE;
         }
+        sums[seq] = {};
     }
 
     remove(seq, rm, n_rm);

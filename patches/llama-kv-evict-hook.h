@@ -1,6 +1,6 @@
 #pragma once
 
-// the one entry point that llama.cpp's graph building calls (see patches/README.md)
+// the entry points that llama.cpp's graph building calls (see patches/README.md)
 
 #include "ggml.h"
 
@@ -8,3 +8,6 @@ struct llm_graph_context;
 
 // record q_cur, the queries as attention sees them, if the context asks for it
 void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);
+
+// without flash attention: add up kq, the softmax weights that the queries give to the cells
+void llama_kv_evict_hook_weights(const llm_graph_context & graph, ggml_tensor * kq, int il);

@@ -25,6 +25,9 @@ struct llama_kv_evict_graph {
     std::vector<ggml_tensor *> outs; // one per layer
 };
 
+// sum the blocks of n_out columns that dimension 1 consists of
+ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out);
+
 // state of one context. the context owns it and finds it through its cparams
 struct llama_kv_evict {
     llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window);
@@ -39,7 +42,7 @@ struct llama_kv_evict {
     static int32_t init(llama_context & lctx, int32_t n_window);
     static llama_kv_evict * get(const llama_context & lctx);
 
-    bool alloc_queries();
+    bool alloc_records();
 
     // called while llama.cpp builds a graph
     void hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);
@@ -47,6 +50,14 @@ struct llama_kv_evict {
     // rows of the query store that a ubatch writes: its last n_query_rows() tokens
     uint32_t n_query_rows(const llama_ubatch & ubatch) const;
     void     set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows);
+
+    // without flash attention: the row of sums that a ubatch adds to; is_summed() tells what became of it
+    void    hook_weights(const llm_graph_context & graph, ggml_tensor * kq, int il);
+    bool    has_sum  (const llama_ubatch & ubatch) const;
+    int32_t begin_sum(const llama_ubatch & ubatch, uint32_t n_kv);
+    bool    is_summed(llama_seq_id seq, int32_t n_query) const;
+    void    read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, float * out) const;
+    void    write_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const float * src);
 
     uint32_t row_of(llama_seq_id seq, llama_pos pos) const { return seq*n_window + pos % n_window; }
 
@@ -75,16 +86,27 @@ struct llama_kv_evict {
     const uint32_t n_head_kv;
     const uint32_t n_embd_head_k;
     const uint32_t n_embd_head_v;
+    const bool     v_trans; // V lies transposed: flash attention is off
 
 private:
     struct layer {
         ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_seq*n_window + 1], the last row takes what is not wanted
+        ggml_tensor * w        = nullptr; // F32 [n_cells, n_head_kv, n_seq + 1] or null, the last row stays zero
         float         kq_scale = 0.0f;
         bool          hooked   = false;
     };
 
+    // what a row of sums holds
+    struct sum {
+        uint32_t n_query = 0; // 0 = nothing
+        uint32_t n_kv    = 0;
+        uint32_t n_cells = 0; // that the sequence had after the last query
+        uint32_t read    = 0; // the next query begins anew
+    };
+
     std::vector<layer>     layers;  // as in the cache
     std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
+    std::vector<sum>       sums;    // of each sequence
 
     bool has_bias = false;
 

@@ -11,7 +11,8 @@
 
 // the state of a sequence:
 //   header, the cells it lies in (in order), llama.cpp's own state of the sequence,
-//   then the positions of the recorded queries and, layer by layer, the queries
+//   then the positions of the recorded queries and, layer by layer, the queries;
+//   without flash attention also what their weights were summed over, and the sums
 
 namespace {
 
@@ -25,8 +26,9 @@ struct state_header {
     uint32_t n_head_kv;
     uint32_t n_embd_head_k;
     uint32_t n_embd_head_v;
-    uint32_t type_k;
-    uint32_t type_v;
+    uint16_t type_k;
+    uint16_t type_v;
+    uint32_t v_trans;
     uint32_t n_window;
 
     // what follows may differ from the context's
@@ -117,6 +119,7 @@ state_header make_header(const llama_kv_evict & ke) {
     res.n_embd_head_v = ke.n_embd_head_v;
     res.type_k        = ke.kv.type_k();
     res.type_v        = ke.kv.type_v();
+    res.v_trans       = ke.v_trans;
     res.n_window      = ke.n_window;
     res.n_cells       = 0;
     res.head          = 0;
@@ -154,6 +157,17 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
     io.write(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
     for (const auto & layer : layers) {
         io.write_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
+    }
+
+    if (v_trans) {
+        io.write(&sums[seq], sizeof(sum));
+        if (sums[seq].n_query > 0) {
+            std::vector<float> data(n_layer()*n_head_kv*idxs.size());
+            if (dst) {
+                read_sums(seq, (const int32_t *) idxs.data(), idxs.size(), data.data());
+            }
+            io.write(data.data(), data.size()*sizeof(float));
+        }
     }
 
     if (dst) {
@@ -212,6 +226,18 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
         io.read(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
         for (auto & layer : layers) {
             io.read_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
+        }
+
+        // elsewhere the queries serve
+        sum saved;
+        if (v_trans) {
+            io.read(&saved, sizeof(saved));
+        }
+        if (saved.n_query > 0 && same_cells) {
+            std::vector<float> data(n_layer()*n_head_kv*idxs.size());
+            io.read(data.data(), data.size()*sizeof(float));
+            write_sums(seq, (const int32_t *) idxs.data(), idxs.size(), data.data());
+            sums[seq] = saved;
         }
     } catch (const std::exception &) {
         kv.seq_rm(seq, -1, -1);

@@ -57,9 +57,6 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     if (hparams.is_mla() || kv.layers.empty() || !kv.layers[0].v) {
         return LLAMA_KV_EVICT_MLA;
     }
-    if (kv.v_trans) {
-        return LLAMA_KV_EVICT_FLASH_ATTN;
-    }
     if (hparams.use_alibi || hparams.f_max_alibi_bias > 0.0f) {
         return LLAMA_KV_EVICT_ALIBI;
     }
@@ -75,9 +72,10 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
         }
     }
 
-    // rows are moved as 32-bit words
-    if (ggml_row_size(kv.type_k(), hparams.n_embd_head_k(il0)) % 4 != 0 ||
-        ggml_row_size(kv.type_v(), hparams.n_embd_head_v(il0)) % 4 != 0) {
+    // rows are moved as 32-bit words, those of a transposed V value by value
+    const auto is_words = [](ggml_type type, uint32_t n_embd_head) { return ggml_row_size(type, n_embd_head) % 4 == 0; };
+
+    if (!is_words(kv.type_k(), hparams.n_embd_head_k(il0)) || (!kv.v_trans && !is_words(kv.type_v(), hparams.n_embd_head_v(il0)))) {
         return LLAMA_KV_EVICT_HEAD_BYTES;
     }
 
@@ -107,7 +105,8 @@ llama_kv_evict::llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32
     n_head_kv    (lctx.get_model().hparams.n_head_kv    (kv.layers[0].il)),
     n_embd_head_k(lctx.get_model().hparams.n_embd_head_k(kv.layers[0].il)),
     n_embd_head_v(lctx.get_model().hparams.n_embd_head_v(kv.layers[0].il)),
-    layers(kv.layers.size()), pos_row(n_seq*n_window, -1) {
+    v_trans      (kv.v_trans),
+    layers(kv.layers.size()), pos_row(n_seq*n_window, -1), sums(n_seq) {
 }
 
 llama_kv_evict * llama_kv_evict::get(const llama_context & lctx) {
@@ -129,7 +128,7 @@ int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
             return status;
         }
         next = std::make_shared<llama_kv_evict>(lctx, *kv, n_window);
-        if (!next->alloc_queries()) {
+        if (!next->alloc_records()) {
             return LLAMA_KV_EVICT_ALLOC;
         }
     }
@@ -158,7 +157,7 @@ int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
     return status;
 }
 
-bool llama_kv_evict::alloc_queries() {
+bool llama_kv_evict::alloc_records() {
     const bool no_alloc = lctx.get_model().hparams.no_alloc;
 
     std::map<ggml_backend_buffer_type_t, std::vector<uint32_t>> ikv_of_buft;
@@ -167,11 +166,15 @@ bool llama_kv_evict::alloc_queries() {
     }
 
     for (const auto & [buft, ikvs] : ikv_of_buft) {
-        ggml_context_ptr ctx { ggml_init({ ikvs.size()*ggml_tensor_overhead(), nullptr, true }) };
+        ggml_context_ptr ctx { ggml_init({ 2*ikvs.size()*ggml_tensor_overhead(), nullptr, true }) };
 
         for (const uint32_t ikv : ikvs) {
             layers[ikv].q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_seq*n_window + 1);
             ggml_format_name(layers[ikv].q, "kv_evict_q_l%d", kv.layers[ikv].il);
+            if (v_trans) {
+                layers[ikv].w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), n_head_kv, n_seq + 1);
+                ggml_format_name(layers[ikv].w, "kv_evict_w_l%d", kv.layers[ikv].il);
+            }
         }
 
         ggml_backend_buffer_ptr buf { no_alloc ?
@@ -180,8 +183,8 @@ bool llama_kv_evict::alloc_queries() {
             return false;
         }
         if (no_alloc) {
-            for (const uint32_t ikv : ikvs) {
-                layers[ikv].q->buffer = buf.get();
+            for (auto * t = ggml_get_first_tensor(ctx.get()); t; t = ggml_get_next_tensor(ctx.get(), t)) {
+                t->buffer = buf.get();
             }
         }
         ggml_backend_buffer_clear(buf.get(), 0);
@@ -220,6 +223,12 @@ uint32_t llama_kv_evict::n_query_rows(const llama_ubatch & ubatch) const {
 
 void llama_kv_evict::set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows) {
     std::vector<uint32_t> n_seen(n_seq, 0);
+
+    if (!has_sum(ubatch)) {
+        for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
+            sums[ubatch.seq_id_unq[i]] = {};
+        }
+    }
 
     for (uint32_t i = n_rows; i-- > 0; ) {
         const uint32_t it = ubatch.n_tokens - n_rows + i;
@@ -298,6 +307,7 @@ int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
 
 void llama_kv_evict::forget(llama_seq_id seq) {
     std::fill_n(pos_row.begin() + seq*n_window, n_window, -1);
+    sums[seq] = {};
 }
 
 bool llama_kv_evict::owns(llama_seq_id seq, int32_t cell) const {
@@ -324,7 +334,6 @@ const char * llama_kv_evict_strerror(int32_t status) {
         case LLAMA_KV_EVICT_MLA:        return "the model uses latent attention (MLA), whose cache has no V";
         case LLAMA_KV_EVICT_SPARSE:     return "a second cache or an indexer of the model mirrors the KV cells";
         case LLAMA_KV_EVICT_STREAMS:    return "the cache has one stream per sequence: create the context with kv_unified";
-        case LLAMA_KV_EVICT_FLASH_ATTN: return "flash attention is off, so V lies transposed: turn flash attention on";
         case LLAMA_KV_EVICT_ALIBI:      return "the model uses ALiBi, whose bias needs the true position of each cell";
         case LLAMA_KV_EVICT_BIAS:       return "the model adds a bias or sinks to its attention weights";
         case LLAMA_KV_EVICT_HEADS:      return "the number or the size of heads differs between the model's layers";

@@ -25,7 +25,6 @@ enum llama_kv_evict_status {
     LLAMA_KV_EVICT_MLA          =  -5, // latent attention: no V cache
     LLAMA_KV_EVICT_SPARSE       =  -6, // an indexer or a second cache mirrors the cells
     LLAMA_KV_EVICT_STREAMS      =  -7, // one stream per sequence: needs kv_unified
-    LLAMA_KV_EVICT_FLASH_ATTN   =  -8, // flash attention is off: V lies transposed
     LLAMA_KV_EVICT_ALIBI        =  -9, // the bias depends on the label of a cell
     LLAMA_KV_EVICT_BIAS         = -10, // KQ bias or attention sinks
     LLAMA_KV_EVICT_HEADS        = -11, // heads differ between layers

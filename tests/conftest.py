@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scope_cpp.reference.tiny_model import write_tiny_model
+from tests.hub_stand_in import Hub, serve
 
 Tiny = Callable[..., Path]
 
@@ -37,3 +39,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         return written[key]
 
     return get
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub; huggingface_hub is loaded anew, because it reads the variables then."""
+    pytest.importorskip("huggingface_hub")
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "huggingface_hub":
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with serve(Hub()) as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        yield state

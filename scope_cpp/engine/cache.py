@@ -1,64 +1,35 @@
 """The bounded cache of one sequence: feeds the policies and evicts what they give up.
 
-Nothing else in scope-cpp removes cells. The budget is hard: `make_room` is called before tokens
-are decoded, so that the cells in use never exceed the capacity, not even for a moment.
+Nothing else in scope-cpp removes cells. The budget is hard: room is made before tokens are
+decoded, so that the cells in use never exceed the capacity, not even for a moment.
 """
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scope_cpp.engine.cache_state import CacheState, read_cells, write_cells
+from scope_cpp.engine.cache_stats import CacheStats
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.ledger import Ledger
+from scope_cpp.engine.interrupts import whole_step
+from scope_cpp.engine.ledger import Ledger, pooled
+from scope_cpp.engine.marks import Mark, Marks
 from scope_cpp.engine.plan import plan_eviction
+from scope_cpp.engine.scorer import Scorer, fixed_window, ring_size
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step, View
+from scope_cpp.policies.select import count
 
 Keep = NDArray[np.bool_]
 Keep1 = NDArray[np.bool_]
 Observed = NDArray[np.float32]
-
-# Queries that are recorded per sequence. Those of a longer interval are scored in several calls.
-DECODE_QUERIES = 32
-PROMPT_QUERIES = 64
-
-
-@dataclass
-class CacheStats:
-    """Counters of one sequence.
-
-    Attributes
-    ----------
-    cells_used, cells_peak
-        Cells now and at most.
-    evicted, selections
-        Cells freed; how often a policy chose.
-    attention_loss
-        Share of the attention, in the queries scored at a selection, that fell on rows which that
-        selection gave up: the mean over selections, 0 where the policy reads no attention.
-    score_seconds, select_seconds, move_seconds
-        Time in native scores, in the policy, in native moves.
-    """
-
-    cells_used: int = 0
-    cells_peak: int = 0
-    evicted: int = 0
-    selections: int = 0
-    attention_loss: float = 0.0
-    score_seconds: float = 0.0
-    select_seconds: float = 0.0
-    move_seconds: float = 0.0
 
 
 class BoundedCache:
@@ -79,6 +50,19 @@ class BoundedCache:
         Longest output, ``None`` if unknown.
     bounded
         False if everything fits: nothing is recorded, chosen or evicted.
+    n_queries
+        Queries to record at least, for policies that may come later (`set_policies`).
+
+    Attributes
+    ----------
+    stats
+        Counters since the start, or since `begin_turn`.
+    n_past, n_prompt, n_prompt_cells
+        Tokens so far, those of them that are the prompt, and the cells that it kept.
+    n_last
+        Tokens of the last batch that `read` decoded.
+    ledger
+        What the rows hold, as of the last call that looked at the cells (`positions`).
     """
 
     def __init__(
@@ -92,6 +76,7 @@ class BoundedCache:
         n_predict: int | None = None,
         bounded: bool = True,
         seq: int = 0,
+        n_queries: int = 0,
     ) -> None:
         self.context, self.capacity, self.seq = context, capacity, seq
         self.decode_policy, self.prefill_policy = decode, prefill
@@ -100,27 +85,18 @@ class BoundedCache:
         self.n_past = 0
         self.n_prompt = 0
         self.n_prompt_cells = 0
+        self.n_last = 0
         self._since = 0
-        self._unscored = 0
-        self._observed: Observed | None = None
+        self._marks = Marks()
+        self._scorer = Scorer(context, seq, whole_cells)
         self._reads_prompt = bounded and (prefill.needs_scores or decode.reads_prompt)
         ptr = context.ptr
         n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
         n_head_scored = kv_evict.n_head(ptr) if whole_cells else n_head_kv
-        self._ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
-        self._ring = self._ring_size() if bounded else 0
-        context.record_queries(self._ring)
-
-    def _ring_size(self) -> int:
-        windows = _fixed_window(self.prefill_policy), _fixed_window(self.decode_policy)
-        if self._reads_prompt:
-            return max(PROMPT_QUERIES, *windows)
-        # one query even where no attention is read: moves need the native state
-        return max(DECODE_QUERIES, *windows) if self._scored else 1
-
-    @property
-    def _scored(self) -> bool:
-        return self.decode_policy.needs_scores
+        self.ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
+        if bounded:
+            self._scorer.ring = max(n_queries, ring_size(decode, prefill, self._reads_prompt))
+        context.record_queries(self._scorer.ring)
 
     # -- tokens ---------------------------------------------------------------------------
 
@@ -139,7 +115,7 @@ class BoundedCache:
         self.n_prompt = len(tokens)
         size = self.context.n_batch
         if self._reads_prompt:
-            size = max(1, min(self._ring, self.capacity // 4))
+            size = max(1, min(self._scorer.ring, self.capacity // 4))
         for start in range(0, len(tokens), size):
             chunk = tokens[start : start + size]
             room = self.capacity - len(chunk)
@@ -147,14 +123,133 @@ class BoundedCache:
                 self._select(policy, lambda view: policy.select(view, final=False), room)
             if self._reads_prompt:
                 reader = policy if policy.needs_scores else self.decode_policy
-                self._score_if_summed(reader, len(chunk))
+                self._score_if_due(reader, len(chunk))
             self._decode(chunk)
         if self.bounded and policy.cells(self.n_prompt) < self.stats.cells_used:
             self._select(policy, lambda view: policy.select(view, final=True), self.capacity)
         self.n_prompt_cells = self.stats.cells_used
         self._since = 0
         if not self.decode_policy.reads_prompt:
-            self._unscored = 0
+            self._scorer.unscored = 0
+
+    def set_policies(
+        self,
+        decode: DecodePolicy,
+        prefill: PrefillPolicy,
+        whole_cells: bool,
+        bounded: bool,
+        n_queries: int = 0,
+    ) -> None:
+        """Choose by other policies from now on; parameters as for the class.
+
+        Raises
+        ------
+        ScopeError
+            If they need more queries than are recorded, or the cache can't be bounded; nothing is
+            changed then.
+        """
+        self._settle()
+        before = self.decode_policy, self.prefill_policy, self.whole_cells, self.bounded
+        self.decode_policy, self.prefill_policy = decode, prefill
+        self.whole_cells, self.bounded = whole_cells, bounded or self.bounded
+        self._reads_prompt = self.bounded and (prefill.needs_scores or decode.reads_prompt)
+        ring = 0
+        if self.bounded:
+            ring = max(n_queries, ring_size(decode, prefill, self._reads_prompt))
+        try:
+            self.context.record_queries(ring)
+        except ScopeError:
+            self.decode_policy, self.prefill_policy, self.whole_cells, self.bounded = before
+            self._reads_prompt = self.bounded and (
+                self.prefill_policy.needs_scores or self.decode_policy.reads_prompt
+            )
+            raise
+        self._scorer.ring = max(self._scorer.ring, ring)
+        if before[2] != whole_cells:
+            self._scorer.keep_by_head(whole_cells, self.ledger)
+            self._marks.forget_scores()
+
+    def begin_turn(self) -> None:
+        """Let what comes next be independent of which queries are still recorded.
+
+        Attention that was not scored yet is folded into the scores; counts of selections and
+        times begin anew.
+        """
+        self._settle()
+        used = self.stats.cells_used
+        self.stats = CacheStats(cells_used=used, cells_peak=self.stats.cells_peak)
+
+    def read(
+        self, tokens: Sequence[int], size: int, make_room: Callable[[int], None] | None = None
+    ) -> None:
+        """Read tokens of a later prompt, `size` at a time; the policy evicts nothing meanwhile.
+
+        Parameters
+        ----------
+        tokens
+            Not empty.
+        size
+            Most tokens of a batch.
+        make_room
+            Called with the length of each batch before it is decoded; it evicts what may go.
+
+        Raises
+        ------
+        ScopeError
+            If there is no room; the tokens before the batch stay read.
+        """
+        reads = self.bounded and self.decode_policy.reads_prompt
+        if reads:
+            size = max(1, min(size, self._scorer.ring, self.capacity // 4))
+        for start in range(0, len(tokens), size):
+            chunk = tokens[start : start + size]
+            with whole_step():
+                if make_room is not None:
+                    make_room(len(chunk))
+                if self.stats.cells_used + len(chunk) > self.capacity:
+                    raise ScopeError(f"all {self.capacity} cells are in use")
+                if reads:
+                    self._score_if_due(self.decode_policy, len(chunk))
+                self._decode(chunk)
+            self.n_last = len(chunk)
+
+    def begin_output(self, n_predict: int | None) -> None:
+        """End a prompt: all that was read and written so far is the prompt of what follows."""
+        self.n_prompt, self.n_predict = self.n_past, n_predict
+        self.n_prompt_cells = self.stats.cells_used
+        if self.bounded and self.decode_policy.reads_prompt:
+            self._settle()
+        self._since = self._scorer.unscored = 0
+
+    def make_room_by_policy(self, n: int) -> None:
+        """Let the decode policy choose what goes, if `n` more cells are not there."""
+        room = self.capacity - n
+        if self.stats.cells_used > room:
+            self._select(self.decode_policy, self.decode_policy.select, room)
+
+    def evict(self, choose: Callable[[NDArray[np.int32], Observed], Keep]) -> int:
+        """Free the cells of rows that `choose` does not keep; return how many cells that were.
+
+        `choose` takes positions and scores, (layer, KV head, n) each, and marks the rows that
+        stay, as many for each head. Of whole cells it sees one head: labels, and the maximum.
+        """
+        ids, shared = self._cells()
+        if shared.any():
+            raise ScopeError("cells that another sequence has can't be given up")
+        keep = np.broadcast_to(choose(*self.ledger.ranked(self.whole_cells)), self.ledger.pos.shape)
+        return self._evict(keep, ids)
+
+    def observed(self, policy: Policy, n: int) -> Observed:
+        """Scores as `policy` would make them of the last `n` queries; nothing is changed."""
+        ids, _ = self._cells()
+        scores = self._scorer.folded(policy, self.ledger, ids, n)
+        return pooled(scores) if self.whole_cells else scores
+
+    def _settle(self) -> None:
+        """Fold what the decode policy has not scored yet."""
+        scored = self.decode_policy.needs_scores and self._scorer.unscored
+        if self.bounded and scored and self.stats.cells_used:
+            self._score(self.decode_policy, self._cells()[0])
 
     def adopt(self, n_prompt: int) -> None:
         """Take over the cells that the sequence has already, `n_prompt` of them its prompt.
@@ -162,7 +257,7 @@ class BoundedCache:
         For a prompt that another sequence has read (``llama_memory_seq_cp``).
         """
         self._cells()
-        labels = self._ledger.labels
+        labels = self.ledger.labels
         self.n_past = int(labels[-1]) + 1 if labels.size else 0
         self.n_prompt = self.n_prompt_cells = n_prompt
         self.stats.cells_used = self.stats.cells_peak = labels.size
@@ -170,10 +265,11 @@ class BoundedCache:
 
     def decode(self, token: int) -> None:
         """Make room for one more token and decode it."""
-        self._make_room()
-        if self.bounded and self._scored:
-            self._score_if_summed(self.decode_policy, 1)
-        self._decode([token])
+        with whole_step():
+            self._make_room()
+            if self.bounded and self.decode_policy.needs_scores:
+                self._score_if_due(self.decode_policy, 1)
+            self._decode([token])
 
     def _make_room(self) -> None:
         full = self.stats.cells_used >= self.capacity
@@ -200,71 +296,78 @@ class BoundedCache:
         n = len(tokens)
         self.n_past += n
         self._since += n
-        self._unscored += n
+        self._scorer.unscored += n
         self.stats.cells_used += n
         self.stats.cells_peak = max(self.stats.cells_peak, self.stats.cells_used)
 
     # -- attention ------------------------------------------------------------------------
 
-    def _score_if_summed(self, policy: Policy, n_next: int) -> None:
+    def _score_if_due(self, policy: Policy, n_next: int) -> None:
         """Score before the next queries overwrite others, where the policy sums over all."""
-        overwritten = self._unscored + n_next > self._ring
-        if overwritten and policy.n_queries(self._unscored) >= self._unscored:
+        if self._scorer.is_due(policy, n_next):
             self._score(policy, self._cells()[0])
 
     def _cells(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         labels, ids, shared = kv_evict.cells(self.context.ptr, self.seq)
-        self._ledger.sync(labels)
+        self.ledger.sync(labels)
         return ids, shared
 
     def _score(self, policy: Policy, ids: NDArray[np.int32]) -> None:
         """Fold the attention of queries that were not scored yet into the ledger."""
         started = time.perf_counter()
-        recorded = kv_evict.n_queries(self.context.ptr, self.seq)
-        n = min(policy.n_queries(self._unscored), recorded)
-        if n > 0:
-            self._observed = kv_evict.scores(
-                self.context.ptr, self.seq, n, ids, by_head=self.whole_cells
-            )
-            self._ledger.scores = policy.fold(self._ledger.scores, self._observed, n)
-            self._unscored = 0
+        self._scorer.fold(policy, self.ledger, ids)
         self.stats.score_seconds += time.perf_counter() - started
 
     # -- eviction -------------------------------------------------------------------------
 
     def _select(self, policy: Policy, select: Callable[[View], Keep], limit: int) -> None:
         ids, shared = self._cells()
-        self._observed = None
+        self._scorer.observed = None
         if policy.needs_scores:
             self._score(policy, ids)
         started = time.perf_counter()
         keep = self._choose(select, limit, shared)
         self._count(keep)
-        plan = plan_eviction(keep)
-        chosen = time.perf_counter()
-        kv_evict.apply(self.context.ptr, self.seq, ids[plan.src], ids[plan.dst], ids[plan.free])
-        self._ledger.apply(plan)
+        self.stats.select_seconds += time.perf_counter() - started
+        self._evict(keep, ids)
         self._since = 0
+
+    def _evict(self, keep: Keep, ids: NDArray[np.int32]) -> int:
+        started = time.perf_counter()
+        plan = plan_eviction(keep)
+        planned = time.perf_counter()
+        kv_evict.apply(self.context.ptr, self.seq, ids[plan.src], ids[plan.dst], ids[plan.free])
+        if plan.free.size:
+            self._marks.disturb(int(self.ledger.labels[plan.first]))
+        self.ledger.apply(plan)
         self.stats.cells_used -= plan.free.size
         self.stats.evicted += plan.free.size
-        self.stats.select_seconds += chosen - started
-        self.stats.move_seconds += time.perf_counter() - chosen
+        self.stats.select_seconds += planned - started
+        self.stats.move_seconds += time.perf_counter() - planned
+        return int(plan.free.size)
 
     def _choose(self, select: Callable[[View], Keep], limit: int, shared: Keep1) -> Keep:
         """Ask the policy about the cells that are this sequence's own; shared ones stay."""
         own = np.flatnonzero(~shared)
-        pos, scores = self._ledger.pos[:, :, own], self._ledger.scores[:, :, own]
-        if self.whole_cells:
-            pos = self._ledger.labels[None, None, own]
-            scores = scores.max(axis=(0, 1), keepdims=True)
+        pos, scores = self.ledger.ranked(self.whole_cells)
         limit -= int(shared.sum())
         if limit < 1:
             raise ScopeError(f"all {self.capacity} cells are shared: give a larger --budget")
-        view = View(pos, scores, self.n_prompt, self.n_past, self.n_predict, limit)
+        view = View(
+            pos.take(own, axis=2),
+            scores.take(own, axis=2),
+            self.n_prompt,
+            self.n_past,
+            self.n_predict,
+            limit,
+        )
         chosen = select(view)
-        if int(chosen.sum(axis=2).max()) > limit or not chosen[:, :, -1].all():
+        if count(chosen).max() > limit or not chosen[:, :, -1].all():
             raise ScopeError("the policy kept more cells than allowed, or not the newest")
-        keep = np.ones(self._ledger.pos.shape, np.bool_)
+        shape = self.ledger.pos.shape
+        if own.size == shared.size:
+            return np.broadcast_to(chosen, shape)
+        keep = np.ones(shape, np.bool_)
         keep[:, :, own] = chosen
         return keep
 
@@ -272,19 +375,99 @@ class BoundedCache:
         """Update the attention loss."""
         stats = self.stats
         stats.selections += 1
-        if self._observed is None:
-            return
-        given_up = np.repeat(~keep, self._observed.shape[1] // keep.shape[1], axis=1)
-        total = float(self._observed.sum())
-        lost = float(self._observed[given_up].sum()) / total if total > 0 else 0.0
-        stats.attention_loss += (lost - stats.attention_loss) / stats.selections
+        lost = self._scorer.share_lost(keep)
+        if lost is not None:
+            stats.attention_loss += (lost - stats.attention_loss) / stats.selections
 
     def positions(self) -> NDArray[np.int32]:
         """Return the true positions of the rows of each head: int32 (layer, KV head, n)."""
         self._cells()
-        return self._ledger.pos
+        return self.ledger.pos
 
-    # -- state ----------------------------------------------------------------------------
+    # -- going back ---------------------------------------------------------------------
+
+    def mark(self) -> Mark:
+        """Make a mark here; of older ones all but the latest lose their scores."""
+        self._cells()
+        scores = self.ledger.scores.copy()
+        mark = Mark(self.n_past, self._counters(), replace(self.stats), scores)
+        self._marks.add(mark)
+        return mark
+
+    def return_to(self, mark: Mark, again: Sequence[int] = ()) -> bool:
+        """Forget all after a mark; later marks are worthless then.
+
+        Parameters
+        ----------
+        mark
+            A mark of this cache.
+        again
+            The last tokens before the mark, which were decoded as one batch: decode them again,
+            for their logits.
+
+        Returns
+        -------
+        bool
+            False if rows from before the mark were evicted or moved since, or if what it had is
+            no longer known. Nothing is right then but to `clear` and to read all tokens anew.
+        """
+        if not mark.intact or mark.scores is None:
+            return False
+        n_past = mark.n_past - len(again)
+        with whole_step():
+            if not llama_cpp.llama_memory_seq_rm(self.context.memory, self.seq, n_past, -1):
+                return False
+            self._cells()
+            self.n_past = n_past
+            if again:
+                self.context.decode(again, n_past, self.seq)
+                self._cells()
+            self.ledger.scores = mark.scores.copy()
+            self._set_counters(mark.counters)
+            peak = self.stats.cells_peak
+            self.stats = replace(mark.stats, cells_peak=peak)
+            self._marks.forget_after(mark.n_past)
+        return self._has_window()
+
+    def forget_after(self, n_past: int) -> bool:
+        """Forget the tokens from position `n_past` on, whatever was evicted before it meanwhile.
+
+        Returns
+        -------
+        bool
+            False, and nothing is changed, if rows of these tokens were moved to older cells.
+        """
+        self._cells()
+        old = self.ledger.labels < n_past
+        if not (self.ledger.pos[:, :, old] < n_past).all():
+            return False
+        with whole_step():
+            if not llama_cpp.llama_memory_seq_rm(self.context.memory, self.seq, n_past, -1):
+                return False
+            self._cells()
+            self.n_past = n_past
+            self.stats.cells_used = self.ledger.labels.size if old.size else n_past
+            self._since = self._scorer.unscored = 0
+            self._marks.forget_after(n_past)
+        return True
+
+    def _has_window(self) -> bool:
+        """Whether the queries are recorded that a policy that ranks all rows may ask for soon."""
+        if not self.bounded or not self.decode_policy.ranks_prompt:
+            return True
+        window = min(fixed_window(self.decode_policy), self.n_past)
+        return self._scorer.n_recorded() >= window
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        with whole_step():
+            llama_cpp.llama_memory_seq_rm(self.context.memory, self.seq, -1, -1)
+            if self.bounded:
+                kv_evict.forget(self.context.ptr, self.seq)
+            self._cells()
+            self._set_counters((0,) * len(self._counters()))
+            self.stats = CacheStats()
+            self._marks.forget_after(-1)
 
     def rollback(self, n_tokens: int) -> None:
         """Forget the last `n_tokens` tokens.
@@ -297,7 +480,7 @@ class BoundedCache:
         """
         n_past = self.n_past - n_tokens
         self._cells()
-        ledger = self._ledger
+        ledger = self.ledger
         last = ledger.labels >= n_past - 1
         intact = (ledger.pos[:, :, last] == ledger.labels[last]).all()
         if n_tokens < 0 or int(last.sum()) != n_tokens + 1 or not intact:
@@ -306,50 +489,69 @@ class BoundedCache:
         self.n_past = n_past
         self.stats.cells_used -= n_tokens
         self._since = max(0, self._since - n_tokens)
-        self._unscored = max(0, self._unscored - n_tokens)
+        self._scorer.unscored = max(0, self._scorer.unscored - n_tokens)
         self._cells()
 
-    def snapshot(self) -> bytes:
-        """State from which `restore` goes on with the same tokens, bit by bit."""
-        self._cells()
-        counters = [self.n_past, self.n_prompt, self.n_prompt_cells, self._since, self._unscored]
-        native = np.frombuffer(kv_evict.state_get(self.context.ptr, self.seq), np.uint8)
-        buffer = io.BytesIO()
-        ledger = vars(self._ledger)
-        np.savez(buffer, native=native, counters=counters, stats=_numbers(self.stats), **ledger)
-        return buffer.getvalue()
-
-    def restore(self, state: bytes) -> None:
-        """Take up a `snapshot` of a cache with the same model, policies and KV types.
+    def rollback_unselected(self, n_tokens: int) -> None:
+        """Forget the last `n_tokens` tokens if no selection was made since.
 
         Raises
         ------
         ScopeError
-            If it is none; the cache goes on as it was.
+            If one was, or as `rollback` does.
         """
-        saved = _read(state)
-        kv_evict.state_set(self.context.ptr, self.seq, saved["native"].tobytes())
-        counters = [int(n) for n in saved["counters"]]
-        self._ledger = Ledger(saved["labels"], saved["pos"], saved["scores"])
-        for item, value in zip(fields(CacheStats), saved["stats"], strict=True):
-            whole = isinstance(item.default, int)
-            setattr(self.stats, item.name, int(value) if whole else float(value))
-        self.n_past, self.n_prompt, self.n_prompt_cells, self._since, self._unscored = counters
+        if self.bounded and n_tokens > self._since:
+            raise ScopeError(f"{n_tokens} tokens can't be taken back: a selection weighed them")
+        self.rollback(n_tokens)
 
+    # -- state ----------------------------------------------------------------------------
 
-def _fixed_window(policy: Policy) -> int:
-    """Return the queries that the policy wants however many are new; 0 if it sums over all."""
-    return 0 if policy.n_queries(2**30) == 2**30 else policy.n_queries(1)
+    def state(self, places: bool = True) -> CacheState:
+        """Return what a cache of the same model needs to go on; it stays as it is here.
 
+        With `places` it goes on bit by bit, in a context of the same size. Without, cells may come
+        to lie elsewhere, and no query is known any more: their attention is scored now.
+        """
+        if not places:
+            self._settle()
+        self._cells()
+        counters = self._counters()
+        return CacheState(
+            native=read_cells(self.context, self.seq, places and self.bounded),
+            places=places and self.bounded,
+            counters=counters if places else (*counters[:-1], 0),
+            stats=replace(self.stats),
+            ledger=replace(self.ledger),
+            marks=tuple((mark, replace(mark)) for mark in self._marks.all),
+        )
 
-def _read(state: bytes) -> dict[str, NDArray[Any]]:
-    names = ("native", "counters", "stats", "labels", "pos", "scores")
-    try:
-        with np.load(io.BytesIO(state), allow_pickle=False) as saved:
-            return {name: saved[name] for name in names}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as err:
-        raise ScopeError("this is no saved state of a bounded cache, or it is damaged") from err
+    def take(self, state: CacheState) -> None:
+        """Take over a `state`, in place of all that is here but capacity and policies.
 
+        Raises
+        ------
+        ScopeError
+            If its cells are none of this model, or have no room here: the cache is as it was.
+            Or if they are not those of its ledger: nothing is right then but to `clear`.
+        """
+        with whole_step():
+            write_cells(self.context, self.seq, state.native, state.places)
+            if self.bounded and not state.places:
+                kv_evict.forget(self.context.ptr, self.seq)
+            labels, _, _ = kv_evict.cells(self.context.ptr, self.seq)
+            if not np.array_equal(labels, state.ledger.labels):
+                raise ScopeError("the cells are not those that the rest of the state tells of")
+            self.ledger = replace(state.ledger)
+            self._set_counters(state.counters)
+            self.stats = replace(state.stats)
+            for mark, was in state.marks:
+                mark.intact, mark.scores = was.intact, was.scores
+            self._marks.keep([mark for mark, _ in state.marks])
 
-def _numbers(stats: CacheStats) -> list[float]:
-    return [float(getattr(stats, item.name)) for item in fields(stats)]
+    def _counters(self) -> tuple[int, ...]:
+        return self.n_past, self.n_prompt, self.n_prompt_cells, self._since, self._scorer.unscored
+
+    def _set_counters(self, counters: Sequence[int]) -> None:
+        self.n_past, self.n_prompt, self.n_prompt_cells, self._since, self._scorer.unscored = (
+            counters
+        )

@@ -71,7 +71,7 @@ def examine(*, verbose: bool = False) -> Examination:
         "platform": platform.platform(),
     }
     try:
-        native = _native(verbose)
+        native = native_facts(verbose)
     except ScopeError as err:
         return Examination(**versions, checks=(_not_loaded(err),))
     from scope_cpp.engine import selftest
@@ -93,7 +93,21 @@ def describe(found: Examination) -> list[tuple[str, str]]:
     return rows + [(mark[check.ok], f"{check.name}: {check.detail}") for check in found.checks]
 
 
-def _native(verbose: bool) -> dict[str, Any]:
+def llama_commit() -> str:
+    """Return the commit of llama.cpp that the bindings were made for."""
+    from scope_cpp.native.library import llama_cpp
+
+    return _COMMITS.get(str(llama_cpp.__version__), "unknown")
+
+
+def native_facts(verbose: bool = False) -> dict[str, Any]:
+    """Return what `Examination` tells of the native library.
+
+    Raises
+    ------
+    ScopeError
+        If it does not load.
+    """
     from scope_cpp.engine import logs
     from scope_cpp.engine.devices import devices
     from scope_cpp.native import kv_evict
@@ -105,7 +119,7 @@ def _native(verbose: bool) -> dict[str, Any]:
     return {
         "library": os.fspath(library_path()),
         "bindings": version,
-        "commit": _COMMITS.get(version, "unknown"),
+        "commit": llama_commit(),
         "abi": kv_evict.ABI,
         "devices": tuple(devices()),
         "cpu": " ".join(llama_cpp.llama_print_system_info().decode().split()),

@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from scope_cpp.engine import capability
+from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache import BoundedCache
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
-from scope_cpp.engine.settings import Settings, Sizes, resolve
+from scope_cpp.engine.settings import Settings, resolve
 from scope_cpp.engine.text import TextStream
 from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
@@ -90,7 +90,7 @@ class Response:
         The token of this step; ``None`` in the last response where no token came with it.
     finish_reason
         ``None``, or in the last response ``"stop"`` (end of generation or stop string) or
-        ``"length"``.
+        ``"length"``; of a conversation's answer also ``"interrupted"``.
     stats
         Statistics up to this step.
     """
@@ -111,12 +111,43 @@ def generate_step(
     """
     cache.prefill(tokens)
     sampler.accept_prompt(tokens)
+    yield from sample_each(cache, sampler, is_end)
+
+
+def sample_each(
+    cache: BoundedCache, sampler: Sampler, is_end: Callable[[int], bool]
+) -> Iterator[int]:
+    """Go on after a prompt that the cache and the sampler have seen; see `generate_step`."""
     while True:
         token = sampler.sample(cache.context.ptr)
         yield token
         if is_end(token):
             return
         cache.decode(token)
+
+
+def write(
+    model: Model, tokens: Iterator[int], text: TextStream, n_predict: int | None
+) -> Iterator[tuple[str, int, str | None]]:
+    """Turn tokens into text, up to the end.
+
+    Yields
+    ------
+    text, token, finish_reason
+        As in `Response`; the reason is None but in the last.
+    """
+    for n, token in enumerate(tokens, start=1):
+        if model.is_eog(token):
+            yield text.finish(), token, "stop"
+            return
+        new = text.push(model.token_to_piece(token))
+        if text.matched is not None:
+            yield new, token, "stop"
+            return
+        if n == n_predict:
+            yield new + text.finish(), token, "length"
+            return
+        yield new, token, None
 
 
 class Generation:
@@ -164,6 +195,7 @@ class Generation:
         self.tokens = _tokens(model, prompt, parse_special)
         self.n_predict = _longest(settings, len(self.tokens), n_predict)
         self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
+        settings = attention.resolve(settings, model, bounded=self.sizes.bounded)
         if self.sizes.bounded:
             kinds = settings.type_k, settings.type_v, settings.flash_attn
             capability.require(model.path, model.arch, *kinds)
@@ -172,7 +204,7 @@ class Generation:
         self._text = TextStream(stop)
         with ExitStack() as opened:
             self.sampler = opened.enter_context(Sampler(model, sampling or SamplingParams()))
-            params = _context_params(settings, self.sizes)
+            params = context_params(settings, self.sizes.capacity)
             self.context = opened.enter_context(Context(model, params))
             self.cache = BoundedCache(
                 self.context,
@@ -217,20 +249,10 @@ class Generation:
     def _generate(self) -> Generator[Response, None, None]:
         started = time.perf_counter()
         steps = generate_step(self.cache, self.sampler, self.tokens, self.model.is_eog)
-        for n, token in enumerate(steps, start=1):
-            now = time.perf_counter()
-            self._tick(n, now - started)
-            if self.model.is_eog(token):
-                yield Response(self._text.finish(), token, "stop", self.stats)
-                return
-            text = self._text.push(self.model.token_to_piece(token))
-            if self._text.matched is not None:
-                yield Response(text, token, "stop", self.stats)
-                return
-            if n == self.n_predict:
-                yield Response(text + self._text.finish(), token, "length", self.stats)
-                return
-            yield Response(text, token, None, self.stats)
+        written = write(self.model, steps, self._text, self.n_predict)
+        for n, (text, token, reason) in enumerate(written, start=1):
+            self._tick(n, time.perf_counter() - started)
+            yield Response(text, token, reason, self.stats)
 
     def _tick(self, n: int, seconds: float) -> None:
         """Account for the `n`-th token; the first ends the reading of the prompt."""
@@ -284,9 +306,10 @@ def _longest(settings: Settings, n_prompt: int, n_predict: int | None) -> int | 
     return room if n_predict is None else min(n_predict, room)
 
 
-def _context_params(settings: Settings, sizes: Sizes) -> ContextParams:
+def context_params(settings: Settings, n_cells: int) -> ContextParams:
+    """Parameters of a context of `n_cells`."""
     return ContextParams(
-        n_cells=sizes.capacity,
+        n_cells=n_cells,
         type_k=kv_type(settings.type_k).ggml_type,
         type_v=kv_type(settings.type_v).ggml_type,
         n_batch=settings.n_batch,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scope_cpp.errors import UsageError
 
@@ -22,8 +23,12 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _SCALARS[12] = "d"
 _STRING, _ARRAY = 8, 9
 
+_ALIGNMENT = 32  # of the tensors' data, unless the file says otherwise
+
 # per-layer values are kept; vocabularies are skipped
 _KEPT_ARRAY = 4096
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,32 @@ def read_header(path: str | Path) -> Header:
     return header
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a GGUF file lie.
+
+    Attributes
+    ----------
+    n_header
+        Bytes of the header: metadata, vocabulary, and names, shapes and types of the tensors.
+    tensors
+        Offset in the file of each tensor's data, ascending.
+    """
+
+    n_header: int
+    tensors: tuple[int, ...]
+
+
+def read_layout(path: str | Path) -> Layout:
+    """Read where header and tensors of a model file lie; raises as `read_header` does."""
+    return _read(Path(path), lambda reader: reader.layout())
+
+
 def _parse(path: Path) -> Header:
+    return _read(path, lambda reader: reader.header())
+
+
+def _read(path: Path, read: Callable[[_Reader], T]) -> T:
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a directory: give a GGUF file")
@@ -89,7 +119,7 @@ def _parse(path: Path) -> Header:
             if magic != _MAGIC:
                 raise UsageError(f"{path} is not a GGUF file: {_seen(magic)}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(path, data).header()
+                return read(_Reader(path, data))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: give the path of a GGUF file") from None
     except (OSError, ValueError) as err:  # ValueError: a NUL character in the path
@@ -115,10 +145,29 @@ class _Reader:
             pairs = (self._pair() for _ in range(n_pairs))
             metadata = {key: value for key, value in pairs if value is not None}
         except struct.error:
-            raise UsageError(
-                f"{self._path} is truncated: the file ends within its header; download it again"
-            ) from None
+            raise self._truncated() from None
         return Header(self._path, n_tensors, metadata)
+
+    def _truncated(self) -> UsageError:
+        return UsageError(
+            f"{self._path} is truncated: the file ends within its header; download it again"
+        )
+
+    def layout(self) -> Layout:
+        header = self.header()
+        try:
+            offsets = [self._tensor_offset() for _ in range(header.n_tensors)]
+        except struct.error:
+            raise self._truncated() from None
+        alignment = max(1, int(header.metadata.get("general.alignment", _ALIGNMENT)))
+        start = -(-self._at // alignment) * alignment
+        return Layout(self._at, tuple(sorted(start + offset for offset in offsets)))
+
+    def _tensor_offset(self) -> int:
+        self._string()  # its name
+        self._skip(8 * self._scalar("I"))  # its shape
+        self._scalar("I")  # its type
+        return int(self._scalar("Q"))
 
     def _check_version(self, version: int) -> None:
         if version in _VERSIONS:

@@ -69,5 +69,29 @@ class Ledger:
             if plan.src.size:
                 moved = np.take_along_axis(rows, plan.src, axis=2)
                 np.put_along_axis(rows, plan.dst, moved, axis=2)
-            setattr(self, name, rows[:, :, plan.stay])
+            # unlike an index, `take` leaves the rows of a head side by side in memory
+            setattr(self, name, rows.take(plan.stay, axis=2))
         self.labels = self.labels[plan.stay]
+
+    def ranked(self, whole_cells: bool) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Positions and scores to choose by: of each head, or of whole cells as if of one head.
+
+        The position of a whole cell is its label, its score the highest of all heads.
+        """
+        if not whole_cells:
+            return self.pos, self.scores
+        return self.labels[None, None], pooled(self.scores)
+
+    def share_scores(self, n_group: int, to_heads: bool) -> None:
+        """Turn scores of KV heads into such of query heads, in equal shares, or sum them up."""
+        if to_heads:
+            self.scores = np.repeat(self.scores / np.float32(n_group), n_group, axis=1)
+        else:
+            n_layer, n_head, n = self.scores.shape
+            groups = self.scores.reshape(n_layer, n_head // n_group, n_group, n)
+            self.scores = groups.sum(axis=2)
+
+
+def pooled(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of whole cells: the maximum over layers and heads, (1, 1, n)."""
+    return scores.max(axis=(0, 1), keepdims=True)

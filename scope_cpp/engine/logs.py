@@ -18,13 +18,13 @@ from typing import Any
 from scope_cpp.native.library import llama_cpp
 
 # enum ggml_log_level
-_WARN, _ERROR, _CONT = 3, 4, 5
+_DEBUG, _WARN, _ERROR, _CONT = 1, 3, 4, 5
 
 _N_LINES = 200
 
 
 class LogRing:
-    """The last lines of the log, each with its level.
+    """The last lines of the log, each with its level; none of level DEBUG, which would fill it.
 
     llama.cpp logs pieces of lines: a line ends with its newline, and a piece of level CONT takes
     the level of the piece before it. Other threads than ours may log.
@@ -43,13 +43,14 @@ class LogRing:
                 self._flush()
                 self._level = level
             *complete, self._partial = (self._partial + text).split("\n")
-            self._lines.extend((self._level, line) for line in complete if line.strip())
+            for line in complete:
+                self._add(line)
 
     def lines(self, *levels: int) -> list[str]:
         """Return the lines of the given levels, oldest first; of all levels when none is given."""
         with self._lock:
             kept = list(self._lines)
-            if self._partial.strip():
+            if self._partial.strip() and self._level != _DEBUG:
                 kept.append((self._level, self._partial))
         return [line for level, line in kept if not levels or level in levels]
 
@@ -60,9 +61,12 @@ class LogRing:
             self._partial = ""
 
     def _flush(self) -> None:
-        if self._partial.strip():
-            self._lines.append((self._level, self._partial))
+        self._add(self._partial)
         self._partial = ""
+
+    def _add(self, line: str) -> None:
+        if line.strip() and self._level != _DEBUG:
+            self._lines.append((self._level, line))
 
 
 _ring = LogRing()
@@ -95,6 +99,11 @@ def errors() -> list[str]:
 def warnings() -> list[str]:
     """Return the last warning lines, oldest first."""
     return _ring.lines(_WARN)
+
+
+def lines() -> list[str]:
+    """Return the last lines of all levels but DEBUG, oldest first."""
+    return _ring.lines()
 
 
 def clear() -> None:

@@ -25,6 +25,8 @@ _LOAD_MODES = {  # (use_mmap, use_mlock): enum llama_load_mode; AUTO maps where 
     (False, True): "LLAMA_LOAD_MODE_MLOCK",
 }
 
+CUT = "\ufdd0"  # a noncharacter, which Unicode keeps for use within a program
+
 _NO_TOKEN = -1
 _MAX_NAMED = 8  # characters named in one message
 
@@ -234,6 +236,16 @@ class Model:
         is_eog = llama_cpp.llama_vocab_is_eog
         return frozenset(token for token in range(self.n_vocab) if is_eog(self.vocab, token))
 
+    @cached_property
+    def control_names(self) -> tuple[str, ...]:
+        """Texts that `tokenize` reads as one token only with `parse_special`, longest first."""
+        attr, special = llama_cpp.llama_vocab_get_attr, llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        special |= llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        tokens = [token for token in range(self.n_vocab) if attr(self.vocab, token) & special]
+        pieces = (self.token_to_piece(token, special=True) for token in tokens)
+        names = {piece.decode("utf-8", errors="replace") for piece in pieces}
+        return tuple(sorted((name for name in names if len(name) > 1), key=len, reverse=True))
+
     @property
     def has_eog(self) -> bool:
         """Whether any token ends a generation."""
@@ -259,6 +271,7 @@ class Model:
         Parameters
         ----------
         text : str
+            Between its parts that are separated by `CUT`, nothing is read as one token.
         add_special : bool
             Add BOS and EOS where the model wants them.
         parse_special : bool
@@ -269,6 +282,19 @@ class Model:
         UsageError
             For characters that the vocabulary cannot express; the message names them.
         """
+        first, *rest = text.split(CUT)
+        tokens = self._tokenize(first, add_special, parse_special)
+        for part in rest:
+            # SentencePiece begins a text with a space, but goes on after a new line without one
+            before = self._tokenize("\n", False, False)
+            after = self._tokenize("\n" + part, False, parse_special)
+            if after[: len(before)] == before:
+                tokens += after[len(before) :]
+            else:
+                tokens += self._tokenize(part, False, parse_special)
+        return tokens
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         tokens = kv_evict.tokenize(self.vocab, _encode(text), add_special, parse_special)
         if tokens is None:
             raise UsageError(self._inexpressible(text))

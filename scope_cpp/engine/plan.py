@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.policies.select import count
 
 # moves are padded to a multiple of this, so that the native graph is seldom rebuilt
 MOVES_MULTIPLE = 16
@@ -39,6 +40,12 @@ class Plan:
     stay: NDArray[np.int32]
     free: NDArray[np.int32]
 
+    @property
+    def first(self) -> int:
+        """First column that is freed or copied over, if any is freed."""
+        moved = self.dst[self.dst != self.src]
+        return int(min(self.free[0], moved.min())) if moved.size else int(self.free[0])
+
 
 def plan_eviction(keep: NDArray[np.bool_]) -> Plan:
     """Plan the moves that realize `keep` with the fewest copies.
@@ -54,16 +61,16 @@ def plan_eviction(keep: NDArray[np.bool_]) -> Plan:
     ScopeError
         If heads keep different numbers of rows, which moves alone can't express.
     """
-    n_layer, n_head, n = keep.shape
-    counts = keep.sum(axis=2)
+    n = keep.shape[2]
+    counts = count(keep)
     n_keep = int(counts.flat[0])
     if not (counts == n_keep).all():
         raise ScopeError("the policy keeps a different number of cells in different heads")
-    wanted = keep.sum(axis=(0, 1))
+    wanted = keep.sum(axis=(0, 1), dtype=np.int32)
     free = np.sort(np.argsort(wanted, kind="stable")[: n - n_keep]).astype(np.int32)
     freed = np.zeros(n, np.bool_)
     freed[free] = True
-    src, dst = _match(keep & freed, ~keep & ~freed)
+    src, dst = _match(keep & freed, ~(keep | freed))
     return Plan(src, dst, np.flatnonzero(~freed).astype(np.int32), free)
 
 
@@ -72,12 +79,12 @@ def _match(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Pair each row that must move with a hole of the same head, in order; pad with no-ops."""
     n_layer, n_head, n = leaving.shape
-    n_move = leaving.sum(axis=2)
+    n_move = count(leaving)
     most = -(-int(n_move.max(initial=0)) // MOVES_MULTIPLE) * MOVES_MULTIPLE
     # a copy of the newest row onto itself does nothing: no head moves or overwrites it
     src = np.full((n_layer, n_head, most), n - 1, np.int32)
     dst = src.copy()
     pairs = np.arange(most) < n_move[..., None]
-    src[pairs] = np.nonzero(leaving)[2]
-    dst[pairs] = np.nonzero(holes)[2]
+    src[pairs] = np.flatnonzero(leaving) % n
+    dst[pairs] = np.flatnonzero(holes) % n
     return src, dst

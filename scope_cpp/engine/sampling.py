@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import math
 import secrets
 import weakref
@@ -154,7 +155,7 @@ class Sampler:
 
     def __init__(self, model: Model, params: SamplingParams) -> None:
         self.params = params
-        self.seed = _draw_seed(params.seed)
+        self.seed = draw_seed(params.seed)
         self._n_vocab = model.n_vocab
         bias = _logit_bias(model, params)
         source = grammar_source(model, params.grammar, params.json_schema)
@@ -249,8 +250,17 @@ def _token_array(candidates: NDArray[Any]) -> Any:
     )
 
 
-def _draw_seed(seed: int) -> int:
+def draw_seed(seed: int) -> int:
+    """Return `seed`, or a random one if it stands for that."""
     return secrets.randbelow(RANDOM_SEED) if seed in (-1, RANDOM_SEED) else seed
+
+
+def answer_seed(seed: int, index: int, attempt: int) -> int:
+    """Seed of an answer of a conversation: of its index, written anew for the `attempt`-th time."""
+    if index == attempt == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{index}/{attempt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % RANDOM_SEED
 
 
 def _logit_bias(model: Model, params: SamplingParams) -> dict[int, float]:

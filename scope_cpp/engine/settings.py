@@ -214,3 +214,74 @@ def _attempt(resolve: Callable[[], P]) -> P:
         return resolve()
     except ValueError as err:
         raise UsageError(str(err)) from err
+
+
+# Cells of a conversation without a budget: at most half of the free memory
+CHAT_CELLS = 8192
+# The pool of an answer: a quarter of the budget, at most this
+MOST_ANSWER_CELLS = 1024
+
+
+def conversation_cells(settings: Settings, model: Model) -> int:
+    """Cells that a conversation may use, hard: the budget, see `scope_cpp.engine.budget`.
+
+    Without a budget `CHAT_CELLS`, or fewer where half of the free memory holds fewer, and never
+    more than ``ctx_size``. A share is one of ``ctx_size``.
+
+    Raises
+    ------
+    UsageError
+        If the budget is no budget, over memory, or a share of no length.
+    """
+    parsed = dial.parse_budget(settings.budget)
+    if parsed.kind == "percent" and settings.ctx_size is None:
+        raise UsageError(
+            f"budget {parsed.text} is a share of a length that a conversation does not have: give "
+            "cells (8192, 8k), memory (512MiB), or the longest conversation with -c"
+        )
+    size = max(1, bytes_per_cell(model, settings.type_k, settings.type_v))
+    free = free_memory(gpu=settings.offload_kqv and model.offloaded)
+    if settings.budget is None:
+        most = dial.cells(
+            dial.parse_budget("auto"), n_prompt=0, n_predict=None, bytes_per_cell=size,
+            free_memory=free,
+        )  # fmt: skip
+        parsed = dial.Budget("cells", min(CHAT_CELLS, most))
+    return dial.cells(
+        parsed, n_prompt=0, n_predict=settings.ctx_size, bytes_per_cell=size, free_memory=free
+    )
+
+
+def conversation_policies(
+    settings: Settings, n_cells: int, n_predict: int | None
+) -> tuple[DecodePolicy, PrefillPolicy]:
+    """Policies of a conversation of `n_cells`; the sizes hold for every answer's own pool.
+
+    A pool has a quarter of the cells, at most `MOST_ANSWER_CELLS`, unless options name its parts.
+    A policy that ranks earlier rows too has all cells.
+
+    Raises
+    ------
+    UsageError
+        If options name more than there is, or the size of a prompt's pool: prompts stay whole
+        while there is room, and then give what is needed.
+    """
+    decode, prefill = settings.policies()
+    if prefill.name != "full" and prefill.sized:
+        raise UsageError(
+            f"the options give --prefill {prefill.name} a size, in a conversation prompts stay "
+            "whole until room runs out: leave the size out"
+        )
+    if decode.name == "full":
+        return decode, prefill
+    if decode.ranks_prompt:
+        return _attempt(lambda: decode.resolve(n_cells, 0, n_predict)), prefill
+    pool = max(1, min(MOST_ANSWER_CELLS, n_cells // 4))
+    decode = _resolve_default(decode, pool, 0, n_predict)
+    needed = decode.capacity(0, n_predict)
+    if needed >= n_cells:
+        raise UsageError(
+            f"{decode.name}: an answer's pool takes {needed} cells, the budget is {n_cells}: "
+            "give a larger --budget or smaller pools with -o"
+        )
+    return decode, prefill

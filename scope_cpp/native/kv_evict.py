@@ -192,7 +192,7 @@ def state_get(ctx: Any, seq: int) -> bytes:
 
 # int32_t llama_kv_evict_state_set (struct llama_context * ctx, llama_seq_id seq,
 #         const uint8_t * src, size_t size);
-def state_set(ctx: Any, seq: int, data: bytes) -> None:
+def state_set(ctx: Any, seq: int, data: bytes | NDArray[np.uint8]) -> None:
     """Replace a sequence by a saved one; decoding goes on as it would have."""
     buffer = np.frombuffer(data, np.uint8)
     _check("loading a state", _state_set(ctx, seq, _address(buffer), buffer.size))

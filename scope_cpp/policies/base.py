@@ -189,10 +189,13 @@ class DecodePolicy(Policy):
     """Decides when to select, and what each layer and KV head keeps, while tokens are written.
 
     A policy that ranks the prompt's cells too sets `reads_prompt`: the attention of the prompt's
-    own queries is then folded into the scores before decoding starts.
+    own queries is then folded into the scores before decoding starts. One whose `select` may
+    give up rows from before the output sets `ranks_prompt`: in a conversation it works on all of
+    the budget, the others on the pool of the answer that is being written.
     """
 
     reads_prompt: ClassVar[bool] = False
+    ranks_prompt: ClassVar[bool] = False
 
     def resolve(self, budget: int | None, n_prompt_cells: int, n_predict: int | None) -> Self:
         """Fill the options that are None.
@@ -274,7 +277,8 @@ class ScoredDecodePolicy(DecodePolicy):
         """Add to the decayed sums, or replace them; see `Policy.fold`."""
         if self.score != "accumulate":
             return observed
-        summed: FloatArray = acc * np.float32(self.decay**n) + observed
+        kept = acc if self.decay == 1 else acc * np.float32(self.decay**n)
+        summed: FloatArray = kept + observed
         return summed
 
 

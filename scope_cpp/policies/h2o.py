@@ -22,6 +22,7 @@ class H2O(ScoredDecodePolicy):
 
     name: ClassVar[str] = "h2o"
     reads_prompt: ClassVar[bool] = True
+    ranks_prompt: ClassVar[bool] = True
 
     heavy: int | None = option(None, "heavy hitters; derived: half of the budget")
     recent: int | None = option(None, "most recent tokens; derived: half of the budget", low=1)

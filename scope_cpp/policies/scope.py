@@ -9,7 +9,7 @@ from typing import ClassVar
 from typing_extensions import Self
 
 from scope_cpp.policies.base import BoolArray, ScoredDecodePolicy, View, option
-from scope_cpp.policies.select import keep_best
+from scope_cpp.policies.select import count, keep_best
 from scope_cpp.policies.sizes import check_budget, least, split
 
 SAFE_RECENT = 128
@@ -74,7 +74,7 @@ class Scope(ScoredDecodePolicy):
         """
         _, beta2 = self.pools()
         prompt = view.prompt
-        n_prompt_rows = int(prompt.sum(axis=-1).max())
+        n_prompt_rows = int(count(prompt).max())
         output = beta2 + self.history(view.n_generated, view.n_predict)
         keep = min(view.limit, n_prompt_rows + output)
         recent = min(beta2 + self.grace, keep - n_prompt_rows)

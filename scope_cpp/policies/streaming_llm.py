@@ -21,6 +21,7 @@ class StreamingLLM(DecodePolicy):
     """
 
     name: ClassVar[str] = "streaming-llm"
+    ranks_prompt: ClassVar[bool] = True
 
     sinks: int = option(4, "first tokens that always stay")
     recent: int | None = option(None, "most recent tokens that stay; derived: the rest", low=1)

@@ -71,7 +71,7 @@ def test_a_library_that_does_not_load(run: Run, monkeypatch: pytest.MonkeyPatch)
     def fail(verbose: bool) -> None:
         raise ScopeError("libllama can't be loaded: no such file")
 
-    monkeypatch.setattr(doctor, "_native", fail)
+    monkeypatch.setattr(doctor, "native_facts", fail)
     result = run("doctor")
     assert result.exit_code == 1
     assert result.stderr == "error: library: libllama can't be loaded: no such file\n"

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 _SPELLINGS = """
--m --model -ngl --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split --no-mmap --mlock
+-m --model -hf --hf-repo -hff --hf-file --offline --no-mmap --mlock
+-ngl --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split
 -p --prompt -f --file -sys --system-prompt --chat --chat-template --chat-template-file
 -n --n-predict --stop --json --config -v --verbose
 -c --ctx-size -ctk --cache-type-k -ctv --cache-type-v -fa --flash-attn

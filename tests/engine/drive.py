@@ -38,7 +38,12 @@ def options(policy: str, **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def open_context(
-    path: Path, n_cells: int, kv: str = "f16", n_seq_max: int = 1, n_batch: int = 2048
+    path: Path,
+    n_cells: int,
+    kv: str = "f16",
+    n_seq_max: int = 1,
+    n_batch: int = 2048,
+    flash_attn: str = "on",
 ) -> Iterator[Context]:
     """Make a context on one thread; its model is closed after it."""
     kind = kv_type(kv).ggml_type
@@ -50,6 +55,7 @@ def open_context(
         n_threads=1,
         n_threads_batch=1,
         n_seq_max=n_seq_max,
+        flash_attn=flash_attn,
     )
     with Model.load(path) as model, Context(model, params) as context:
         yield context
@@ -81,10 +87,16 @@ def make_cache(
 
 @contextmanager
 def bounded(
-    path: Path, n_prompt: int, n_predict: int | None, budget: int, kv: str = "f16", **fields: Any
+    path: Path,
+    n_prompt: int,
+    n_predict: int | None,
+    budget: int,
+    kv: str = "f16",
+    flash_attn: str = "on",
+    **fields: Any,
 ) -> Iterator[BoundedCache]:
     """Make a cache of `budget` cells in a context that has no more than it needs."""
-    with open_context(path, budget, kv) as context:
+    with open_context(path, budget, kv, flash_attn=flash_attn) as context:
         yield make_cache(
             context, n_prompt, n_predict, budget=budget, type_k=kv, type_v=kv, **fields
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scope_cpp.engine import generate as module
+from scope_cpp.engine.attention import resolve
 from scope_cpp.engine.capability import probe
 from scope_cpp.engine.generate import Generation, Response, Stats, generate
 from scope_cpp.engine.kv_types import bytes_per_cell
@@ -18,6 +19,7 @@ from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
+from scope_cpp.native.library import llama_cpp
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.reference.refused import LOADABLE, write_refused
@@ -401,9 +403,51 @@ def test_an_encoder_cannot_generate(refused: dict[str, Path], fields: dict[str, 
         begin(model, random_tokens(20), n_predict=60, **fields)
 
 
-def test_without_flash_attention_a_cache_is_not_bounded(model: Model) -> None:
-    fields = {"flash_attn": "off", "n_predict": 100}
-    with pytest.raises(ScopeError, match="flash attention"):
-        begin(model, budget=60, **fields)
+@pytest.mark.parametrize("budget", [60, None])
+def test_without_flash_attention(model: Model, budget: int | None) -> None:
+    fields: dict[str, Any] = {"flash_attn": "off", "n_predict": 100, "budget": budget}
     _, responses = run(model, **fields)
     assert len(responses) == 100
+    assert (responses[-1].stats.evicted > 0) == (budget is not None)
+    with pytest.raises(ScopeError, match="quantized V cache requires flash_attn"):
+        run(model, type_v="q8_0", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention"),
+    [
+        ({"budget": 60}, "off"),
+        ({"budget": 60, "flash_attn": "on"}, "on"),
+        ({"budget": 60, "type_k": "q8_0"}, "off"),
+        ({"budget": 60, "type_v": "q8_0"}, "auto"),
+        ({}, "auto"),
+        ({"flash_attn": "off"}, "off"),
+        ({"budget": 60, "offload_kqv": False}, "off"),
+    ],
+    ids=str,
+)
+def test_which_attention_is_chosen(
+    model: Model, fields: dict[str, Any], attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: False)
+    with begin(model, n_predict=100, **fields) as generation:
+        assert generation.context.params.flash_attn == attention
+
+
+@pytest.mark.parametrize(("offload_kqv", "attention"), [(True, "auto"), (False, "off")])
+def test_which_attention_is_chosen_with_a_gpu(
+    model: Model, offload_kqv: bool, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
+    monkeypatch.setattr(model, "offloaded", True)
+    settings = Settings(offload_kqv=offload_kqv)
+    chosen = resolve(settings, model, bounded=True)
+    assert chosen.flash_attn == attention
+    assert chosen.n_ubatch == (128 if attention == "off" else 512)
+
+
+def test_smaller_batches_and_a_given_attention_stay(model: Model) -> None:
+    given = Settings(flash_attn="off")
+    assert resolve(given, model, bounded=True) == given
+    small = Settings(n_ubatch=64, offload_kqv=False)
+    assert resolve(small, model, bounded=True).n_ubatch == 64

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import PROMPT_QUERIES, BoundedCache
+from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.scorer import PROMPT_QUERIES
 from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
@@ -32,6 +33,8 @@ N_PROMPT, N_OUTPUT, CAPACITY = 60, 140, 100
 # of the logits, relative to the largest: flash attention on a CPU rounds Q, K and V to f16, adds
 # up V in f16, and does so with an f32 cache too
 LOGITS = 3e-3
+# the plain attention in an f32 cache computes in f32 throughout
+PLAIN = 2e-4
 # of a score, relative to the largest one; the sum over many queries evens its rounding out
 SCORES, SCORES_OF_ONE_QUERY = 2e-3, 6e-3
 # of the attention loss, relative: it is a sum of small weights
@@ -203,9 +206,9 @@ def run(path: Any, kv: str = "f16", **fields: Any) -> Report:
         return follow(cache, mirror, tokens[N_PROMPT:])
 
 
-def check(report: Report, at_least: int, tolerance: float = SCORES) -> None:
+def check(report: Report, at_least: int, tolerance: float = SCORES, logits: float = LOGITS) -> None:
     assert report.n_selections >= at_least
-    assert report.logits < LOGITS
+    assert report.logits < logits
     assert report.scores < tolerance
     assert report.n_other <= TIES * report.n_kept
     assert report.lead < 2 * tolerance
@@ -216,6 +219,14 @@ def check(report: Report, at_least: int, tolerance: float = SCORES) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies(tiny: Tiny, policy: str, granularity: str, kv: str) -> None:
     check(run(tiny(), kv, **options(policy, granularity=granularity)), at_least=20)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_without_flash_attention(tiny: Tiny, policy: str, granularity: str) -> None:
+    fields = options(policy, granularity=granularity)
+    report = run(tiny(), "f32", flash_attn="off", **fields)
+    check(report, at_least=20, tolerance=PLAIN, logits=PLAIN)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache_state import CacheState
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
@@ -30,23 +33,32 @@ PROMPT, BEFORE, AFTER = TOKENS[:N_PROMPT], TOKENS[N_PROMPT:-N_AFTER], TOKENS[-N_
 JUNK = random_tokens(20, seed=9)
 
 
-@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+def same(a: CacheState, b: CacheState) -> bool:
+    arrays = [
+        (a.native, b.native),
+        *((vars(a.ledger)[n], vars(b.ledger)[n]) for n in vars(a.ledger)),
+    ]
+    numbers = (a.counters, a.stats, a.places) == (b.counters, b.stats, b.places)
+    return numbers and all(np.array_equal(*pair) for pair in arrays)
+
+
+@pytest.mark.parametrize(("kv", "flash"), [("f16", "on"), ("q8_0", "on"), ("f16", "off")])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_restored_cache_goes_on_as_the_first_would(
-    tiny: Tiny, policy: str, granularity: str, kv: str
+    tiny: Tiny, policy: str, granularity: str, kv: str, flash: str
 ) -> None:
-    fields = options(policy, granularity=granularity)
+    fields = options(policy, granularity=granularity, flash_attn=flash)
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, kv, **fields) as cache:
         cache.prefill(PROMPT)
         decode_each(cache, BEFORE)
         assert cache.stats.evicted > 0
-        state, saved_rows = cache.snapshot(), cache.positions()
+        state, saved_rows = cache.state(), cache.positions()
         n_evicted = cache.stats.evicted
         logits = decode_each(cache, AFTER)
         rows, stats = cache.positions(), cache.stats
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, kv, **fields) as fresh:
-        fresh.restore(state)
+        fresh.take(state)
         assert np.array_equal(fresh.positions(), saved_rows)
         assert kv_evict.n_used(fresh.context.ptr) == fresh.stats.cells_used
         assert fresh.stats.evicted == n_evicted
@@ -57,40 +69,40 @@ def test_a_restored_cache_goes_on_as_the_first_would(
         assert fresh.stats.attention_loss == stats.attention_loss
 
 
-def test_a_snapshot_changes_nothing(tiny: Tiny) -> None:
+def test_taking_a_state_changes_nothing(tiny: Tiny) -> None:
     runs = []
     for takes in (False, True):
         with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
             cache.prefill(PROMPT)
             decode_each(cache, BEFORE)
             if takes:
-                assert cache.snapshot() == cache.snapshot()
+                assert same(cache.state(), cache.state())
             runs.append((decode_each(cache, AFTER), cache.positions()))
     assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_a_snapshot_replaces_what_the_cache_held(tiny: Tiny) -> None:
+def test_a_state_replaces_what_the_cache_held(tiny: Tiny) -> None:
     """Going back in the same context, as often as one likes."""
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="h2o") as cache:
         cache.prefill(PROMPT)
         decode_each(cache, BEFORE)
-        state = cache.snapshot()
+        state = cache.state()
         first = decode_each(cache, AFTER)
         decode_each(cache, JUNK)
         for _ in range(2):
-            cache.restore(state)
+            cache.take(state)
             assert np.array_equal(decode_each(cache, AFTER), first)
 
 
 def test_a_state_of_another_model_is_refused(tiny: Tiny) -> None:
     with bounded(tiny(n_layer=3), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as other:
         other.prefill(PROMPT)
-        state = other.snapshot()
+        state = other.state()
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
         cache.prefill(PROMPT)
         logits = cache.context.logits()
         with pytest.raises(ScopeError):
-            cache.restore(state)
+            cache.take(state)
         assert cache.n_past == N_PROMPT and kept(cache).max() == N_PROMPT - 1
         assert np.array_equal(cache.context.logits(), logits)
         decode_each(cache, BEFORE)
@@ -106,16 +118,30 @@ def start(cache: BoundedCache) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped"])
-def test_a_damaged_state_is_refused(tiny: Tiny, damage: str) -> None:
+def test_damaged_cells_are_refused(tiny: Tiny, damage: str) -> None:
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
         start(cache)
-        good = cache.snapshot()
-        flipped = bytearray(good)
-        flipped[len(good) // 2] ^= 0xFF
-        bad = {"empty": b"", "text": b"state", "cut": good[:-100], "flipped": bytes(flipped)}
+        good = cache.state()
+        flipped = good.native.copy()
+        flipped[0] ^= 0xFF
+        bad = {
+            "empty": good.native[:0],
+            "text": np.frombuffer(b"state", np.uint8),
+            "cut": good.native[:-100],
+            "flipped": flipped,
+        }
         with pytest.raises(ScopeError):
-            cache.restore(bad[damage])
-        assert cache.snapshot() == good
+            cache.take(replace(good, native=bad[damage]))
+        assert same(cache.state(), good)
+
+
+def test_cells_of_another_ledger_are_refused(tiny: Tiny) -> None:
+    with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
+        cache.prefill(PROMPT)
+        short = cache.state()
+        decode_each(cache, BEFORE[:5])
+        with pytest.raises(ScopeError, match="the cells are not those"):
+            cache.take(replace(cache.state(), native=short.native))
 
 
 @pytest.mark.parametrize("n_junk", [1, 5, 12])

@@ -32,6 +32,15 @@ KV_TYPES = {
     "bf16": 30,
 }
 
+# arguments of a session, for every kind of cache. Without flash attention V lies transposed, and
+# can't be quantized.
+FLASH: list[dict[str, Any]] = [{"kv": kv} for kv in sorted(KV_TYPES)]
+PLAIN: list[dict[str, Any]] = [
+    {"kv": kv, "flash": False}
+    for kv in ("f32", "f16", "bf16", ("q8_0", "f16"), ("q4_0", "f32"), ("f16", "bf16"))
+]
+CACHES = FLASH + PLAIN
+
 
 class Session:
     """One model with one context, on one thread; use it in a ``with`` statement.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ U8 = npt.NDArray[np.uint8]
 HEADER = struct.Struct("<12I2Q")
 # fields of the header, in order
 FIELDS = (
-    *("magic", "abi", "n_layer", "n_head", "n_head_kv", "head_k", "head_v", "type_k", "type_v"),
+    *("magic", "abi", "n_layer", "n_head", "n_head_kv", "head_k", "head_v", "types", "v_trans"),
     *("n_window", "n_cells", "head", "size", "hash"),
 )
 
@@ -32,10 +33,14 @@ class State:
         Cells that the rows lie in, ascending.
     meta : int32 (n, 3)
         Position, number of sequences and sequence of each row.
-    k, v : list of uint8 (n, KV head, bytes)
+    k : list of uint8 (n, KV head, bytes)
         By layer.
+    v : list of uint8 (n, KV head, bytes), or of uint16 or uint32 (n, KV head, values)
+        By layer; values where V lies transposed.
     tail : int
         Where the recorded queries begin.
+    n_summed : int
+        Queries whose weights were added up while they were computed.
     """
 
     data: U8
@@ -43,8 +48,9 @@ class State:
     cells: npt.NDArray[np.int32]
     meta: npt.NDArray[np.int32]
     k: list[U8]
-    v: list[U8]
+    v: list[npt.NDArray[Any]]
     tail: int
+    n_summed: int
 
     def sealed(self) -> bytes:
         """Return all of it, with the hash of what it now is."""
@@ -74,13 +80,22 @@ def parse(raw: bytes) -> State:
     at += 8
     meta = data[at : at + 12 * n].view(np.int32).reshape(n, 3)
     at += 12 * n
-    assert struct.unpack_from("<2I", raw, at) == (0, header["n_layer"]), "V is not transposed"
+    v_trans = header["v_trans"]
+    assert struct.unpack_from("<2I", raw, at) == (v_trans, header["n_layer"])
     at += 8
-    tensors = []
-    for _ in range(2 * header["n_layer"]):
-        _, row = struct.unpack_from("<iQ", raw, at)
-        at += 12
-        tensors.append(data[at : at + n * row].reshape(n, header["n_head_kv"], -1))
+    k, v = [], []
+    for layer in range(2 * header["n_layer"]):
+        if layer < header["n_layer"] or not v_trans:
+            _, row = struct.unpack_from("<iQ", raw, at)
+            at += 12
+            rows = data[at : at + n * row].reshape(n, header["n_head_kv"], -1)
+        else:
+            _, size, row = struct.unpack_from("<i2I", raw, at)
+            at, row = at + 12, row * size
+            values = data[at : at + n * row].view(f"u{size}")
+            rows = values.reshape(header["n_head_kv"], -1, n).transpose(2, 0, 1)
         at += n * row
-    half = header["n_layer"]
-    return State(data, header, cells, meta, tensors[:half], tensors[half:], at)
+        (k if layer < header["n_layer"] else v).append(rows)
+    n_query = 4 * header["n_window"] * (1 + header["n_layer"] * header["n_head"] * header["head_k"])
+    n_summed = struct.unpack_from("<I", raw, at + n_query)[0] if v_trans else 0
+    return State(data, header, cells, meta, k, v, at, n_summed)

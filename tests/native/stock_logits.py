@@ -21,8 +21,10 @@ N_PROMPT, N_MORE = 130, 25
 
 # name -> arguments of the session: the prompt in one ubatch, in several, in many with a short rest
 JOBS: dict[str, dict[str, Any]] = {
-    f"{kv}-{n_ubatch}": {"kv": kv, "n_ubatch": n_ubatch}
-    for kv in ("f16", "q8_0")
+    f"{kv}-{n_ubatch}-{'flash' if flash else 'plain'}": {
+        **{"kv": kv, "n_ubatch": n_ubatch, "flash": flash}
+    }
+    for kv, flash in (("f16", True), ("q8_0", True), ("f16", False))
     for n_ubatch in (512, 64, 9)
 }
 

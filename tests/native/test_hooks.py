@@ -43,11 +43,12 @@ def test_hooks_leave_the_logits_alone(tiny: Tiny, job: str) -> None:
         assert np.array_equal(run(session, lambda: score_and_move(session)), off)
 
 
-def test_init_and_stop_in_the_middle(tiny: Tiny) -> None:
-    with Session(tiny()) as session:
+@pytest.mark.parametrize("flash", [True, False])
+def test_init_and_stop_in_the_middle(tiny: Tiny, flash: bool) -> None:
+    with Session(tiny(), flash=flash) as session:
         expected = run(session)
     windows = iter([16, 3, 0, 1, 0, 40] * 5)
-    with Session(tiny()) as session:
+    with Session(tiny(), flash=flash) as session:
         logits = run(session, lambda: kv_evict.init(session.ctx, next(windows)))
     assert np.array_equal(logits, expected)
 
@@ -76,11 +77,12 @@ def test_stopped_hooks_serve_nothing(tiny: Tiny) -> None:
         assert kv_evict.n_used(session.ctx) == 10
 
 
-def test_graphs_are_reused_as_without_hooks(tiny: Tiny) -> None:
+@pytest.mark.parametrize("flash", [True, False])
+def test_graphs_are_reused_as_without_hooks(tiny: Tiny, flash: bool) -> None:
     tokens = random_tokens(120)
 
     def n_reused(window: int) -> int:
-        with Session(tiny()) as session:
+        with Session(tiny(), flash=flash) as session:
             kv_evict.init(session.ctx, window)
             session.decode(tokens[:20], 0)
             for pos in range(20, 120):

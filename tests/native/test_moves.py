@@ -1,6 +1,11 @@
-"""Rows are moved byte by byte, whatever type the cache has and whatever bits lie in it."""
+"""Rows are moved byte by byte, whatever type the cache has and whatever bits lie in it.
+
+Without flash attention the values of V are moved one by one: of NaNs only the sign is kept.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,14 +13,13 @@ import pytest
 
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
-from tests.native.harness import KV_TYPES, Session, error, random_tokens
+from tests.native.harness import CACHES, FLASH, PLAIN, Session, error, random_tokens
 from tests.native.heads import NO_CELLS
 from tests.native.state_bytes import State, parse
 
 Int32 = npt.NDArray[np.int32]
 
 N = 60
-ALL = sorted(KV_TYPES)
 
 
 def saved(session: Session) -> State:
@@ -55,10 +59,10 @@ def random_permutations(shape: tuple[int, int], cells: Int32, seed: int) -> Int3
     return np.ascontiguousarray(order, np.int32)
 
 
-@pytest.mark.parametrize("kv", ALL)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 @pytest.mark.parametrize("n_move", [1, 7, N])
-def test_random_moves_are_exact(tiny: Tiny, kv: str, n_move: int) -> None:
-    with Session(tiny(), kv=kv) as session:
+def test_random_moves_are_exact(tiny: Tiny, cache: dict[str, Any], n_move: int) -> None:
+    with Session(tiny(), **cache) as session:
         kv_evict.init(session.ctx, 4)
         session.decode(random_tokens(N), 0)
         before = saved(session)
@@ -79,11 +83,13 @@ def test_random_moves_are_exact(tiny: Tiny, kv: str, n_move: int) -> None:
     [{"n_head_kv": 1}, {"n_head_kv": 8}, {"head_dim": 128}, {"head_dim": 192}, {"n_layer": 3}],
     ids=str,
 )
-@pytest.mark.parametrize("kv", ["f16", "q8_0", ("f16", "q4_0")], ids=str)
-def test_other_shapes_of_heads(
-    tiny: Tiny, shape: dict[str, int], kv: str | tuple[str, str]
-) -> None:
-    with Session(tiny(**shape), kv=kv) as session:
+@pytest.mark.parametrize(
+    "cache",
+    [{"kv": "f16"}, {"kv": "q8_0"}, {"kv": ("f16", "q4_0")}, {"kv": "f16", "flash": False}],
+    ids=str,
+)
+def test_other_shapes_of_heads(tiny: Tiny, shape: dict[str, int], cache: dict[str, Any]) -> None:
+    with Session(tiny(**shape), **cache) as session:
         kv_evict.init(session.ctx, 4)
         session.decode(random_tokens(N), 0)
         heads = kv_evict.n_layer(session.ctx), kv_evict.n_head_kv(session.ctx)
@@ -93,10 +99,10 @@ def test_other_shapes_of_heads(
         check_moved(before, saved(session), src, dst)
 
 
-@pytest.mark.parametrize("kv", ALL)
-def test_any_bits_survive(tiny: Tiny, kv: str) -> None:
+@pytest.mark.parametrize("cache", FLASH, ids=str)
+def test_any_bits_survive(tiny: Tiny, cache: dict[str, Any]) -> None:
     """Rows of random bytes hold NaNs of all kinds, in f32 and in the words that are moved."""
-    with Session(tiny(), kv=kv) as session:
+    with Session(tiny(), **cache) as session:
         kv_evict.init(session.ctx, 4)
         session.decode(random_tokens(N), 0)
         state = saved(session)
@@ -114,9 +120,39 @@ def test_any_bits_survive(tiny: Tiny, kv: str) -> None:
         check_moved(state, saved(session), src, dst)
 
 
-@pytest.mark.parametrize("kv", ALL)
-def test_moves_onto_themselves_change_nothing(tiny: Tiny, kv: str) -> None:
-    with Session(tiny(), kv=kv) as session:
+# bits of the sign, of the exponent (all set in infinities and NaNs) and of the quiet NaN
+BITS = {"f32": (31, 0x7F800000, 22), "f16": (15, 0x7C00, 9), "bf16": (15, 0x7F80, 6)}
+
+
+@pytest.mark.parametrize("cache", PLAIN, ids=str)
+def test_every_value_of_a_transposed_v_survives(tiny: Tiny, cache: dict[str, Any]) -> None:
+    """All values of 16 bits, denormals and infinities among them; of NaNs one of each sign."""
+    kind = cache["kv"] if isinstance(cache["kv"], str) else cache["kv"][1]
+    sign, exponent, quiet = BITS[kind]
+    with Session(tiny(), **cache) as session:
+        kv_evict.init(session.ctx, 4)
+        session.decode(random_tokens(N), 0)
+        state = saved(session)
+        rng = np.random.default_rng(8)
+        every = rng.permutation(2**16).astype(np.uint32) << (16 if kind == "f32" else 0)
+        tiniest = np.arange(1, 4, dtype=np.uint32)
+        every = np.concatenate([tiniest, tiniest | 1 << sign, every])
+        not_a_number = every & ((1 << sign) - 1) > exponent
+        every[not_a_number] &= 1 << sign | exponent
+        every[not_a_number] |= 1 << quiet
+        for i, values in enumerate(state.v):
+            values[:] = np.resize(np.roll(every, -i * values.size), values.shape)
+        kv_evict.state_set(session.ctx, 0, state.sealed())
+        state = parse(state.sealed())
+        assert np.array_equal(saved(session).data, state.data)
+        src, dst = (random_permutations((2, 2), np.arange(N, dtype=np.int32), i) for i in (3, 4))
+        move(session, src, dst)
+        check_moved(state, saved(session), src, dst)
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_moves_onto_themselves_change_nothing(tiny: Tiny, cache: dict[str, Any]) -> None:
+    with Session(tiny(), **cache) as session:
         kv_evict.init(session.ctx, 4)
         session.decode(random_tokens(N), 0)
         before = kv_evict.state_get(session.ctx, 0)
@@ -126,12 +162,14 @@ def test_moves_onto_themselves_change_nothing(tiny: Tiny, kv: str) -> None:
         assert kv_evict.state_get(session.ctx, 0) == before
 
 
-@pytest.mark.parametrize("kv", ["f16", "q8_0"])
-def test_all_are_read_before_one_is_written(tiny: Tiny, kv: str) -> None:
+@pytest.mark.parametrize(
+    "cache", [{"kv": "f16"}, {"kv": "q8_0"}, {"kv": "f16", "flash": False}], ids=str
+)
+def test_all_are_read_before_one_is_written(tiny: Tiny, cache: dict[str, Any]) -> None:
     """Two rows change places, three go round, one row goes to three cells."""
     src = [5, 6, 10, 11, 12, 20, 20, 20]
     dst = [6, 5, 11, 12, 10, 21, 22, 23]
-    with Session(tiny(), kv=kv) as session:
+    with Session(tiny(), **cache) as session:
         kv_evict.init(session.ctx, 4)
         session.decode(random_tokens(N), 0)
         before = saved(session)
@@ -143,14 +181,23 @@ def test_all_are_read_before_one_is_written(tiny: Tiny, kv: str) -> None:
         assert not np.array_equal(after.k[0][5], before.k[0][5])
 
 
-@pytest.mark.parametrize(("kv", "tolerance"), [("f32", 3e-3), ("f16", 3e-3), ("q8_0", 1e-5)])
-def test_order_of_cells_does_not_matter(tiny: Tiny, kv: str, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("cache", "tolerance"),
+    [
+        *[({"kv": "f32"}, 3e-3), ({"kv": "f16"}, 3e-3), ({"kv": "q8_0"}, 1e-5)],
+        *[({"kv": "f32", "flash": False}, 1e-5), ({"kv": "f16", "flash": False}, 3e-3)],
+    ],
+    ids=str,
+)
+def test_order_of_cells_does_not_matter(
+    tiny: Tiny, cache: dict[str, Any], tolerance: float
+) -> None:
     """K and V of every head in another order: the next logits stay but for rounding.
 
-    The tolerances are those of llama.cpp's fused attention, which sums in the order of cells.
+    The tolerances are those of llama.cpp's attention, which sums in the order of cells.
     """
     tokens = random_tokens(N + 1)
-    with Session(tiny(), kv=kv) as session:
+    with Session(tiny(), **cache) as session:
         kv_evict.init(session.ctx, 4)
         session.decode(tokens[:-1], 0)
         state = kv_evict.state_get(session.ctx, 0)

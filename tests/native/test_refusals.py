@@ -11,11 +11,11 @@ import pytest
 from scope_cpp.engine.capability import probe
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
-from tests.native.harness import KV_TYPES, Session, random_tokens
+from tests.native.harness import KV_TYPES, PLAIN, Session, random_tokens
 from tests.reference.refused import LOADABLE, write_refused
 
 NO_CACHE, RECURRENT, HYBRID, SWA, MLA = -1, -2, -3, -4, -5
-STREAMS, FLASH_ATTN, ALIBI, HEAD_BYTES = -7, -8, -9, -12
+STREAMS, ALIBI, HEAD_BYTES = -7, -9, -12
 
 STATUS = {
     "gemma2": SWA,
@@ -101,10 +101,19 @@ def test_probe_takes_the_types_of_the_cache(tiny: Tiny, kv: str) -> None:
     assert probe(tiny(), kv, kv).supported
 
 
-def test_flash_attention_off(tiny: Tiny) -> None:
-    with Session(tiny(), flash=False) as session:
-        assert init_status(session) == FLASH_ATTN
-    assert probe(tiny(), flash_attn="off").reason == kv_evict.strerror(FLASH_ATTN)
+@pytest.mark.parametrize("cache", PLAIN, ids=str)
+def test_flash_attention_off(tiny: Tiny, cache: dict[str, Any]) -> None:
+    with Session(tiny(), **cache) as session:
+        kv_evict.init(session.ctx, 4)
+    kv = cache["kv"]
+    types = (kv, kv) if isinstance(kv, str) else kv
+    assert probe(tiny(), *types, flash_attn="off").supported
+
+
+def test_a_quantized_v_needs_flash_attention(tiny: Tiny) -> None:
+    verdict = probe(tiny(), "f16", "q8_0", flash_attn="off")
+    assert (verdict.supported, verdict.generates) == (False, False)
+    assert "quantized V cache requires flash_attn" in verdict.reason
 
 
 def test_streams(tiny: Tiny) -> None:
@@ -142,6 +151,14 @@ def test_heads_that_are_not_whole_words(
             kv_evict.init(session.ctx, 4)
         else:
             assert init_status(session) == HEAD_BYTES
+
+
+def test_values_of_a_transposed_v_need_no_words(tiny: Tiny) -> None:
+    """Without flash attention only K is moved by words."""
+    with Session(tiny(head_dim=32), kv=("q8_0", "f16"), flash=False) as session:
+        assert init_status(session) == HEAD_BYTES
+    with Session(tiny(head_dim=32), kv="f16", flash=False) as session:
+        kv_evict.init(session.ctx, 4)
 
 
 def test_stopping_is_never_refused(tmp_path: Path, tiny: Tiny) -> None:

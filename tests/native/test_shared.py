@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,7 +16,7 @@ from tests.native.heads import NO_CELLS, Rows, no_moves, random_keep, remove_cel
 from tests.native.state_bytes import HEADER, parse
 
 N = 40  # tokens that the sequences share
-KVS = ["f16", "q8_0"]
+CACHES: list[dict[str, Any]] = [{"kv": "f16"}, {"kv": "q8_0"}, {"kv": "f16", "flash": False}]
 
 TEXT = random_tokens(N)
 OWN = {0: random_tokens(30, 11), 1: random_tokens(30, 12)}  # what each goes on with
@@ -70,27 +72,30 @@ def test_shared_cells_are_not_written(tiny: Tiny, seq: int) -> None:
         assert both_states(session) == before
 
 
-def test_shared_rows_can_be_copied_to_own_cells(tiny: Tiny) -> None:
-    with Session(tiny(), n_seq=2) as session:
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_shared_rows_can_be_copied_to_own_cells(tiny: Tiny, cache: dict[str, Any]) -> None:
+    with Session(tiny(), **cache, n_seq=2) as session:
         fork(session)
         own = own_cells(session, 1)
         other, other_logits = kv_evict.state_get(session.ctx, 0), None
         kv_evict.apply(session.ctx, 1, all_heads([7, 3]), all_heads([own[0], 3]), NO_CELLS)
         assert kv_evict.state_get(session.ctx, 0) == other
         other_logits = go_on(session, 0)
-    with Session(tiny(), n_seq=2) as session:
+    with Session(tiny(), **cache, n_seq=2) as session:
         fork(session)
         assert np.array_equal(go_on(session, 0), other_logits)
 
 
-@pytest.mark.parametrize("kv", KVS)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
 @pytest.mark.parametrize("seq", [0, 1])
-def test_removing_shared_cells_leaves_the_other_alone(tiny: Tiny, seq: int, kv: str) -> None:
+def test_removing_shared_cells_leaves_the_other_alone(
+    tiny: Tiny, seq: int, cache: dict[str, Any]
+) -> None:
     other = 1 - seq
-    with Session(tiny(), kv=kv, n_seq=2) as session:
+    with Session(tiny(), **cache, n_seq=2) as session:
         fork(session)
         expected, alone = go_on(session, other), go_on(session, seq)
-    with Session(tiny(), kv=kv, n_seq=2) as session:
+    with Session(tiny(), **cache, n_seq=2) as session:
         fork(session)
         before = kv_evict.state_get(session.ctx, other)
         used = kv_evict.n_used(session.ctx)
@@ -105,8 +110,9 @@ def test_removing_shared_cells_leaves_the_other_alone(tiny: Tiny, seq: int, kv: 
         assert kv_evict.n_used(session.ctx) == used + 40 - 30
 
 
-def test_scores_of_the_second_sequence(quiet: Tiny) -> None:
-    with Session(quiet(), kv="f32", n_seq=2) as session:
+@pytest.mark.parametrize("flash", [True, False])
+def test_scores_of_the_second_sequence(quiet: Tiny, flash: bool) -> None:
+    with Session(quiet(), kv="f32", flash=flash, n_seq=2) as session:
         fork(session)
         for seq in (0, 1):
             model = NumpyLlama(quiet())
@@ -125,12 +131,12 @@ def test_a_copied_sequence_has_no_queries(tiny: Tiny) -> None:
         assert kv_evict.n_queries(session.ctx, 1) == 0
 
 
-@pytest.mark.parametrize("kv", KVS)
-def test_eviction_by_head_in_one_of_two_sequences(tiny: Tiny, kv: str) -> None:
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_eviction_by_head_in_one_of_two_sequences(tiny: Tiny, cache: dict[str, Any]) -> None:
     """The other sequence's bytes stay; its logits change only as far as the order of cells does."""
     logits = []
     for evicting in (False, True):
-        with Session(tiny(), kv=kv, n_seq=2) as session:
+        with Session(tiny(), **cache, n_seq=2) as session:
             kv_evict.init(session.ctx, 8)
             for seq in (0, 1):
                 session.decode(TEXT + OWN[seq][:10], 0, seq)

@@ -12,7 +12,7 @@ import pytest
 
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
-from tests.native.harness import KV_TYPES, Session, error, random_tokens
+from tests.native.harness import CACHES, Session, error, random_tokens
 from tests.native.heads import Rows, random_keep, remove_cells
 from tests.native.state_bytes import FIELDS, HEADER, parse, seal
 
@@ -59,15 +59,15 @@ def restored_rows(rows: Rows, session: Session) -> Rows:
     return again
 
 
-@pytest.mark.parametrize("kv", sorted(KV_TYPES))
-def test_a_fresh_context_goes_on_bit_by_bit(tiny: Tiny, kv: str) -> None:
-    with Session(tiny(), kv=kv) as session:
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_a_fresh_context_goes_on_bit_by_bit(tiny: Tiny, cache: dict[str, Any]) -> None:
+    with Session(tiny(), **cache) as session:
         rows = begin(session)
         saved = kv_evict.state_get(session.ctx, 0)
         copy = restored_rows(rows, session)
         before = kv_evict.scores(session.ctx, 0, WINDOW, kv_evict.cells(session.ctx, 0)[1])
         expected = go_on(session, rows)
-    with Session(tiny(), kv=kv) as session:
+    with Session(tiny(), **cache) as session:
         kv_evict.init(session.ctx, WINDOW)
         kv_evict.state_set(session.ctx, 0, saved)
         assert kv_evict.state_get(session.ctx, 0) == saved
@@ -77,9 +77,10 @@ def test_a_fresh_context_goes_on_bit_by_bit(tiny: Tiny, kv: str) -> None:
             assert np.array_equal(got, wanted)
 
 
-def test_a_used_context_goes_back(tiny: Tiny) -> None:
+@pytest.mark.parametrize("flash", [True, False])
+def test_a_used_context_goes_back(tiny: Tiny, flash: bool) -> None:
     """The sequence that lies there now is replaced; so it is when it lies in the same cells."""
-    with Session(tiny()) as session:
+    with Session(tiny(), flash=flash) as session:
         rows = begin(session)
         saved = kv_evict.state_get(session.ctx, 0)
         copy = restored_rows(rows, session)
@@ -100,13 +101,39 @@ def test_an_empty_sequence(tiny: Tiny) -> None:
         assert session.last_pos() == -1
 
 
-def test_where_another_sequence_lies_in_the_cells(tiny: Tiny) -> None:
+@pytest.mark.parametrize("flash", [True, False])
+def test_between_two_queries_of_a_sum(tiny: Tiny, flash: bool) -> None:
+    """What was added up since the last eviction goes on being added up."""
+    totals = []
+    with Session(tiny(), flash=flash) as session:
+        begin(session)
+        session.decode_each(TOKENS[N + 30 : N + 33], N + 30)
+        states = [kv_evict.state_get(session.ctx, 0)]
+        totals.append(sum_of_six(session))
+        states.append(kv_evict.state_get(session.ctx, 0))
+    for saved in states[:1] * 2:
+        with Session(tiny(), flash=flash) as session:
+            kv_evict.init(session.ctx, WINDOW)
+            kv_evict.state_set(session.ctx, 0, saved)
+            totals.append(sum_of_six(session))
+            assert kv_evict.state_get(session.ctx, 0) == states[1]
+    assert np.array_equal(totals[0], totals[1])
+    assert np.array_equal(totals[0], totals[2])
+
+
+def sum_of_six(session: Session) -> npt.NDArray[np.float32]:
+    session.decode_each(TOKENS[N + 33 : N + 36], N + 33)
+    return kv_evict.scores(session.ctx, 0, 6, kv_evict.cells(session.ctx, 0)[1])
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_where_another_sequence_lies_in_the_cells(tiny: Tiny, flash: bool) -> None:
     """It is put into other cells: all but their order is the same."""
-    with Session(tiny()) as session:
+    with Session(tiny(), flash=flash) as session:
         begin(session)
         saved = kv_evict.state_get(session.ctx, 0)
         expected = session.decode_each(TOKENS[N + 30 : N + 50], N + 30)
-    with Session(tiny(), n_seq=2) as session:
+    with Session(tiny(), flash=flash, n_seq=2) as session:
         kv_evict.init(session.ctx, WINDOW)
         session.decode(TOKENS[:50], 0, seq=1)
         other = body(session, 1)
@@ -157,6 +184,7 @@ def saved(tiny: Tiny) -> bytes:
         ({}, {"kv": "q8_0"}, WINDOW),
         ({}, {"kv": ("f16", "bf16")}, WINDOW),
         ({}, {"kv": ("bf16", "f16")}, WINDOW),
+        ({}, {"flash": False}, WINDOW),
         ({}, {}, WINDOW + 1),
         ({}, {}, 1),
         ({"n_layer": 3}, {}, WINDOW),

@@ -11,7 +11,7 @@ from scope_cpp.engine import logs
 from scope_cpp.engine.logs import LogRing
 from scope_cpp.native.library import llama_cpp
 
-INFO, WARN, ERROR, CONT = 2, 3, 4, 5
+DEBUG, INFO, WARN, ERROR, CONT = 1, 2, 3, 4, 5
 
 
 def provoke(tmp_path: Path) -> None:
@@ -53,6 +53,16 @@ def test_levels() -> None:
     assert ring.lines() == ["fine", "hm", "bad", "worse"]
     ring.clear()
     assert ring.lines() == []
+
+
+def test_debug_lines_do_not_push_others_out() -> None:
+    ring = LogRing(2)
+    ring.write(ERROR, "bad\n")
+    for _ in range(3):
+        ring.write(DEBUG, "tensor ")
+        ring.write(CONT, "used\n")
+    ring.write(DEBUG, "unfinished")
+    assert ring.lines() == ["bad"]
 
 
 def test_a_continued_piece_has_the_level_of_the_one_before() -> None:

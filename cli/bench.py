@@ -1,0 +1,49 @@
+"""``scope bench``."""
+
+from __future__ import annotations
+
+import typer
+
+from .bench_flags import BenchFlags, BenchOutputFlags, RowFlags
+from .flags import ComputeFlags, ModelFlags
+
+INTERRUPTED = 130
+
+
+def bench(
+    ctx: typer.Context,
+    model: ModelFlags,
+    test: BenchFlags,
+    row: RowFlags,
+    compute: ComputeFlags,
+    output: BenchOutputFlags,
+) -> None:
+    """Measure speed and memory of bounded caches beside the full one, in turns.
+
+    scope bench model.gguf -d 4096,16384 --policy scope-slide,scope-discontinuous
+    """
+    import sys
+
+    from scope_cpp.bench import plot
+    from scope_cpp.bench.measure import Bench
+    from scope_cpp.bench.report import render
+
+    from . import terminal
+    from .bench_flags import request_of
+    from .convert import model_path
+    from .interrupt import exit_at_once
+
+    request = request_of(model_path(model, ctx), test, row, compute)
+    if output.plot is not None:
+        plot.check(output.plot)
+    note = terminal.note if output.progress or output.verbose else lambda line: None
+    with exit_at_once(INTERRUPTED):
+        prepared = Bench(request, terminal.warning, note, output.verbose)
+    report = prepared.run()
+    terminal.write(render(report, output.output, ["scope", *sys.argv[1:]]))
+    if output.plot is not None and not report.interrupted:
+        plot.save(report.records(), output.plot)
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if report.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,117 @@
+"""``scope chat``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..flags import (
+    BudgetFlags,
+    ComputeFlags,
+    LengthFlags,
+    ModelFlags,
+    PlacementFlags,
+    PolicyFlags,
+    SamplingFlags,
+)
+from .flags import ChatOutputFlags, TalkFlags
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .editor import Editor
+    from .screen import Screen
+
+INTERRUPTED = 130
+
+
+def chat(
+    ctx: typer.Context,
+    model: ModelFlags,
+    talk: TalkFlags,
+    length: LengthFlags,
+    budget: BudgetFlags,
+    policy: PolicyFlags,
+    sampling: SamplingFlags,
+    placement: PlacementFlags,
+    compute: ComputeFlags,
+    output: ChatOutputFlags,
+) -> None:
+    """Talk with a model for as long as you like within a fixed KV-cache budget.
+
+    scope chat model.gguf --budget 4k; then /help
+    """
+    from scope_cpp.engine import logs
+
+    from .. import convert, terminal
+    from ..interrupt import exit_at_once
+    from .loop import Chat, Notices
+    from .opening import Opening, first_message, is_alone
+
+    path = convert.model_path(model, ctx)
+    alone = is_alone(talk)
+    logs.capture(verbose=output.verbose)
+    opening = Opening.from_flags(ctx, talk, length, budget, policy, sampling, compute)
+    first = first_message(talk, alone)
+    screen = _screen(output)
+    notices = Notices()
+    with exit_at_once(INTERRUPTED):
+        loaded = convert.load_model(path, placement)
+    with loaded:
+        with exit_at_once(INTERRUPTED):
+            conversation = opening.open(loaded, notices.warn)
+        with conversation:
+            talking = Chat(
+                conversation,
+                screen,
+                notices,
+                session=opening.session,
+                plain=_is_plain(),
+                statistics=output.verbose or terminal.is_terminal(),
+            )
+            if alone:
+                assert first is not None
+                code = talking.single(first)
+            else:
+                talking.greet(path)
+                code = talking.run(_editor(), first)
+    if code:
+        raise typer.Exit(code)
+
+
+def _is_plain() -> bool:
+    from .screen import is_plain
+
+    return is_plain()
+
+
+def _screen(output: ChatOutputFlags) -> Screen:
+    """Markdown where a terminal can show it; llama.cpp's log would get into its way."""
+    from .screen import Plain, Rich, is_plain
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    if output.no_markdown or output.verbose or is_plain():
+        return Plain(safe=sys.stdout is not None and sys.stdout.isatty())
+    return Rich()
+
+
+def _editor() -> Editor:
+    from .commands import complete
+    from .editor import Editor
+
+    return Editor(complete, _history())
+
+
+def _history() -> Path | None:
+    from .. import terminal
+    from .files import history_file
+
+    try:
+        return history_file()
+    except OSError as err:
+        terminal.warning(f"messages are not kept: {err.filename}: {err.strerror}")
+        return None

@@ -1,0 +1,110 @@
+"""What a model writes, made safe to show, and told apart from what it only thinks."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_TAB = "    "
+# C0 without tab and newline, DEL, C1: a terminal takes them as commands
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with every control character but the newline made visible.
+
+    >>> printable("a\x1b[31mb")
+    'a␛[31mb'
+    """
+    return _CONTROL.sub(_picture, text.replace("\t", _TAB))
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else "\ufffd"
+
+
+class Printable:
+    """`printable` for a text that arrives in pieces; Windows newlines become newlines."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, piece: str) -> str:
+        """Return what can be shown; a last carriage return waits for its newline."""
+        text = self._held + piece
+        self._held = "\r" if text.endswith("\r") else ""
+        return printable(text[: len(text) - len(self._held)].replace("\r\n", "\n"))
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        held, self._held = self._held, ""
+        return printable(held)
+
+
+class Part(NamedTuple):
+    """A piece of an answer."""
+
+    text: str
+    thought: bool
+
+
+class Thoughts:
+    """Tell an answer's leading ``<think>…</think>`` from the answer; the tags are left out.
+
+    Tags anywhere else are text like any other.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._state = "start"  # then "thought", then "answer"
+        self._begun = True  # whether a thought has text
+
+    def push(self, piece: str) -> list[Part]:
+        """Return the parts that are certain by now."""
+        self._held += piece
+        parts: list[Part] = []
+        if self._state == "start":
+            self._start()
+        if self._state == "thought":
+            parts += self._thought()
+        if self._state == "answer" and self._held:
+            parts.append(Part(self._take(len(self._held)), False))
+        return parts
+
+    def finish(self) -> list[Part]:
+        """Return what was held back."""
+        rest = self._take(len(self._held))
+        return [Part(rest, self._state == "thought")] if rest else []
+
+    def _start(self) -> None:
+        begun = self._held.lstrip()
+        if begun.startswith(_OPEN):
+            self._held = begun[len(_OPEN) :]
+            self._state = "thought"
+            self._begun = False
+        elif not _OPEN.startswith(begun):
+            self._state = "answer"
+
+    def _thought(self) -> list[Part]:
+        self._held = self._held if self._begun else self._held.lstrip("\n")
+        self._begun = bool(self._held)
+        text, tag, rest = self._held.partition(_CLOSE)
+        if tag:
+            self._held, self._state = rest, "answer"
+            return [Part(text, True)] if text else []
+        sure = len(text) - _overlap(text, _CLOSE)
+        return [Part(self._take(sure), True)] if sure else []
+
+    def _take(self, n: int) -> str:
+        taken, self._held = self._held[:n], self._held[n:]
+        return taken
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Length of the longest end of `text` that begins `tag`."""
+    return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)

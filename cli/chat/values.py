@@ -1,0 +1,101 @@
+"""``/set``: the sampling flags by their names, checked as on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from typing import Any, get_args, get_type_hints
+
+from scope_cpp.engine.conversation import Conversation
+from scope_cpp.errors import UsageError
+
+from .. import convert
+from ..flags import LengthFlags, SamplingFlags
+
+_ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
+_FROM_FILE = {"grammar_file": "grammar"}
+
+
+def names() -> dict[str, tuple[type, str]]:
+    """Spellings without dashes, and the group and field that they stand for."""
+    return {
+        spelling.lstrip("-"): (group, name)
+        for group in (SamplingFlags, LengthFlags)
+        for name, spellings, _ in _flags(group)
+        for spelling in spellings
+    }
+
+
+def change(conversation: Conversation, name: str, text: str) -> None:
+    """Set a value from the next answer on; ``default`` is the model's own.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or a value that the flag refuses; nothing is changed.
+    """
+    known = names()
+    spelled = name.lstrip("-").replace("_", "-")
+    if spelled not in known:
+        near = get_close_matches(spelled, known, n=3) or sorted(n for n in known if len(n) > 1)
+        raise UsageError(f"/set: unknown name {name!r}; {'valid' if len(near) > 3 else 'near'} "
+                         f"are {', '.join(near)}")  # fmt: skip
+    group, field = known[spelled]
+    if group is LengthFlags:
+        _change_length(conversation, field, text)
+    else:
+        _change_sampling(conversation, field, text)
+
+
+def _change_length(conversation: Conversation, field: str, text: str) -> None:
+    default = text == "default"
+    if field == "stop":
+        conversation.stop = () if default else (_unescaped(text),)
+    else:
+        flags = LengthFlags() if default else LengthFlags(n_predict=_typed(field, text, int))
+        conversation.n_predict = convert.longest_output(flags)
+
+
+def _change_sampling(conversation: Conversation, field: str, text: str) -> None:
+    target = _FROM_FILE.get(field, field)
+    if text == "default":
+        value = getattr(convert.sampling_params(conversation.model, {}), target)
+    else:
+        kind = next(kind for name, _, kind in _flags(SamplingFlags) if name == field)
+        given = SamplingFlags(**{field: _typed(field, text, kind)})
+        value = convert.sampling_values(given)[target]
+    conversation.set_sampling(replace(conversation.sampling, **{target: value}))
+
+
+def _flags(group: type) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Yield field, spellings and type of each flag."""
+    hints = get_type_hints(group, include_extras=True)
+    for item in fields(group):
+        kind, option = get_args(hints[item.name])
+        # typer takes the first spelling for a default, where it is declared as an annotation
+        yield item.name, (option.default, *option.param_decls), _plain(kind)
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type without None."""
+    kinds = [one for one in get_args(kind) if one is not type(None)]
+    return kinds[0] if kinds and type(None) in get_args(kind) else kind
+
+
+def _typed(name: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() not in _ON + _OFF:
+            raise UsageError(f"{name} is {text!r}: give on or off")
+        return text.lower() in _ON
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{name} is {text!r}: give {what}") from None
+    return text.split() if kind == list[str] else text
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,0 +1,109 @@
+"""What the commands of a chat show: lines of text, from what the engine says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from scope_cpp.engine.budget import format_bytes
+
+from ..terminal import table
+from .text import printable
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.conversation import Conversation, Pool
+    from scope_cpp.engine.generate import Stats
+
+_NARROW = 44
+_PREVIEW = 60
+
+
+def cache(conversation: Conversation, width: int) -> str:
+    """Pools with their tokens, cells and bytes, and what they sum up to."""
+    pools, stats = conversation.pools(), conversation.stats
+    rows = [(pool_name(pool), pool.n_tokens, pool.n_cells, pool.bytes) for pool in pools]
+    total = sum(pool.n_tokens for pool in pools), sum(pool.n_cells for pool in pools)
+    rows.append(("all", *total, sum(pool.bytes for pool in pools)))
+    if width < _NARROW:
+        lines = [f"{name}: {n} tokens, {c} cells, {format_bytes(b)}" for name, n, c, b in rows]
+    else:
+        lines = [f"{'':<14}{'tokens':>8}{'cells':>8}{'size':>12}"]
+        lines += [f"{name:<14}{n:>8}{c:>8}{format_bytes(b):>12}" for name, n, c, b in rows]
+    lines += [
+        f"capacity {stats.cells_capacity} cells, {stats.cells_used} used, "
+        f"{stats.cells_peak} at most",
+        f"llama.cpp allocated {stats.cells_allocated} cells, {format_bytes(stats.kv_bytes)}",
+        f"last turn: {stats.evicted} cells evicted in {stats.selections} selections",
+    ]
+    return "\n".join(lines)
+
+
+def pool_name(pool: Pool) -> str:
+    """``system``, or the kind and the turn, counted from 1."""
+    return pool.kind if pool.kind == "system" else f"{pool.kind} {pool.turn + 1}"
+
+
+def stats(values: Stats) -> str:
+    """All statistics of the last answer."""
+    seconds = {"score": values.score_seconds, "select": values.select_seconds}
+    seconds["move"] = values.move_seconds
+    return table(
+        (
+            ("prompt", f"{values.n_prompt} tokens in {values.prompt_seconds:.2f} s"),
+            ("", f"{values.prompt_per_second:.1f} tokens per second"),
+            ("answer", f"{values.n_generated} tokens in {values.generation_seconds:.2f} s"),
+            ("", f"{values.generated_per_second:.1f} tokens per second"),
+            ("cells", f"{values.cells_used} of {values.cells_capacity}"),
+            ("evicted", f"{values.evicted} cells in {values.selections} selections"),
+            ("attention loss", f"{values.attention_loss:.2%}"),
+            ("eviction took", ", ".join(f"{n} {s:.3f} s" for n, s in seconds.items())),
+        )
+    ).rstrip("\n")
+
+
+def settings(conversation: Conversation) -> str:
+    """What can be set, and how it is set."""
+    values = conversation.settings
+    rows = [(item.name.replace("_", "-"), getattr(values, item.name)) for item in fields(values)]
+    rows += [("n-predict", conversation.n_predict), ("stop", list(conversation.stop))]
+    return table((name, _value(value)) for name, value in rows).rstrip("\n")
+
+
+def sampling(conversation: Conversation) -> str:
+    """How the next token is chosen."""
+    values = conversation.sampling
+    rows = [(item.name.replace("_", "-"), getattr(values, item.name)) for item in fields(values)]
+    rows += [("n-predict", conversation.n_predict), ("stop", list(conversation.stop))]
+    return table((name, _value(value)) for name, value in rows).rstrip("\n")
+
+
+def messages(all_messages: Sequence[dict[str, str]]) -> str:
+    """All messages, as they are."""
+    blocks = (f"[{message['role']}]\n{printable(message['content'])}" for message in all_messages)
+    return "\n\n".join(blocks)
+
+
+def tokens(conversation: Conversation, text: str) -> str:
+    """The tokens of a text, each with its number."""
+    model = conversation.model
+    numbers = model.tokenize(text, add_special=False)
+    pieces = (model.token_to_piece(n).decode("utf-8", errors="replace") for n in numbers)
+    shown = " ".join(f"{n}:{piece!r}" for n, piece in zip(numbers, pieces, strict=True))
+    return f"{shown}\n{len(numbers)} tokens"
+
+
+def preview(text: str) -> str:
+    """The beginning of a text in one line."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _PREVIEW else line[: _PREVIEW - 1] + "…"
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(repr, value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item:+g}" for key, item in value.items()) or "none"
+    return printable(str(value))

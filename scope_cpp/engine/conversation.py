@@ -1,0 +1,471 @@
+"""A conversation within a hard budget: prompts stay exact, every answer has a pool of its own.
+
+For the policy all that was there before an answer is its prompt; when the answer ends, what is
+left of it is frozen. The messages and the user's dials are here; reading, and going back (`undo`,
+`edit`, `regenerate`, and a template that drops what an answer thought), is in `cached_turns`.
+
+When a turn has no room (its prompt, and the pool of its answer), cells give way in this order:
+
+1. finished answers, the oldest first, in each the lowest accumulated attention first;
+2. with a prefill policy that drops cells, rows of earlier prompts, chosen by it; never those of the
+   system prompt;
+3. nothing else: a `ScopeError` says what would be needed.
+
+A policy that ranks all rows (`DecodePolicy.ranks_prompt`) makes room by its own choice instead, and
+the policy ``full`` gives up nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.engine import attention, capability, room, transcript
+from scope_cpp.engine.answer import Answer, Duties, Prompt
+from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cached_turns import CachedTurns, evicts
+from scope_cpp.engine.context import Context
+from scope_cpp.engine.generate import Stats, Warn
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.pools import Pool, find_kept, find_pools
+from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed
+from scope_cpp.engine.settings import Settings, conversation_cells, conversation_policies
+from scope_cpp.engine.text import TextStream
+from scope_cpp.engine.turns import Clock, Progress
+from scope_cpp.errors import UsageError
+from scope_cpp.native import kv_evict
+from scope_cpp.policies import DecodePolicy
+
+# Fields of Settings that may change while a conversation is held
+CHANGEABLE = ("policy", "prefill", "granularity", "options")
+
+
+class Conversation:
+    """A conversation with one model; a context manager.
+
+    Parameters
+    ----------
+    model
+        Stays open while the conversation is used.
+    settings
+        The budget is that of the whole conversation, see `conversation_cells`; ``ctx_size`` is its
+        longest length in tokens.
+    sampling
+        A seed is drawn once; every answer has a seed of its own, made from it.
+    system
+        Text of the system message.
+    template
+        Chat template (Jinja) in place of the model's own.
+    n_predict
+        Longest answer in tokens; ``None`` for no limit.
+    stop
+        Strings that end an answer and are not part of it.
+    warn
+        Called with one line for each thing the user should know.
+
+    Raises
+    ------
+    UsageError
+        If a setting is wrong.
+    ScopeError
+        If the model's cache can't be bounded, or the system prompt has no room.
+
+    Attributes
+    ----------
+    cached
+        The cells, and the turns that they hold.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        settings: Settings | None = None,
+        sampling: SamplingParams | None = None,
+        system: str | None = None,
+        template: str | None = None,
+        n_predict: int | None = None,
+        stop: Sequence[str] = (),
+        warn: Warn = warnings.warn,
+    ) -> None:
+        settings, sampling = settings or Settings(), sampling or SamplingParams()
+        if n_predict is not None and n_predict < 1:
+            raise UsageError(f"the longest answer is {n_predict} tokens: give at least 1")
+        self.model, self.warn = model, warn
+        self.sampling = replace(sampling, seed=draw_seed(sampling.seed))
+        self.template, self.stop = template, tuple(stop)
+        TextStream(self.stop)
+        self._messages = _system_message(system)
+        self._attempts: list[int] = []
+        self._open: Answer | None = None
+        self._clock = Clock()
+        self._warned_length = False
+        capacity = conversation_cells(settings, model)
+        decode, prefill = conversation_policies(settings, capacity, n_predict)
+        if transcript.is_plain(model, template):
+            warn(transcript.PLAIN_WARNING)
+        self._check_opening(self._messages, capacity, decode, n_predict)
+        settings = attention.resolve(settings, model, bounded=evicts(decode, prefill))
+        if evicts(decode, prefill):
+            _require(model, settings)
+        for line in decode.warnings():
+            warn(line)
+        self.cached = CachedTurns(model, settings, capacity, decode, prefill, n_predict)
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the running answer; free the context."""
+        if self._open is not None:
+            self._open.abandon()
+        self.cached.close()
+
+    @property
+    def settings(self) -> Settings:
+        """Settings from the next answer on; see `set_policy` and `set_budget`."""
+        return self.cached.settings
+
+    @property
+    def context(self) -> Context:
+        """The context; another one after `set_budget` and `load`."""
+        return self.cached.context
+
+    @property
+    def cache(self) -> BoundedCache:
+        """The cache; another one after `set_budget` and `load`."""
+        return self.cached.cache
+
+    @property
+    def n_predict(self) -> int | None:
+        """Longest answer in tokens; ``None`` for no limit."""
+        return self.cached.n_predict
+
+    @n_predict.setter
+    def n_predict(self, n_predict: int | None) -> None:
+        self.cached.n_predict = n_predict
+
+    # -- talking --------------------------------------------------------------------------
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The messages so far, the system's first: a copy."""
+        return [dict(message) for message in self._messages]
+
+    def ask(self, text: str) -> Answer:
+        """Add a user message; iterate over the answer."""
+        self._end_answer()
+        before = self.messages
+        self._messages.append({"role": "user", "content": text})
+        return self._begin(before, 0)
+
+    def regenerate(self) -> Answer:
+        """Write the last answer anew: another draw, or the same where nothing is drawn.
+
+        Raises
+        ------
+        UsageError
+            If there is no answer.
+        """
+        self._end_answer()
+        turn = self._last_turn("no answer that could be written anew")
+        before = self.messages
+        del self._messages[-1]
+        return self._begin(before, self._attempts[turn] + 1)
+
+    def edit(self, text: str) -> Answer:
+        """Replace the last user message and write its answer anew.
+
+        Raises
+        ------
+        UsageError
+            If there is no user message.
+        """
+        self._end_answer()
+        turn = self._last_turn("no message that could be changed")
+        before = self.messages
+        self._messages[-2:] = [{"role": "user", "content": text}]
+        return self._begin(before, 0, forget=turn)
+
+    def undo(self) -> str:
+        """Take back the last user message and its answer; return its text.
+
+        Raises
+        ------
+        UsageError
+            If there is none.
+        """
+        self._end_answer()
+        turn = self._last_turn("no message that could be taken back")
+        text = self._messages[-2]["content"]
+        del self._messages[-2:]
+        del self._attempts[turn:]
+        self.cached.forget_message(turn)
+        return text
+
+    def clear(self) -> None:
+        """Forget all messages but the system's."""
+        self._end_answer()
+        self._messages = [m for m in self._messages if m["role"] == "system"]
+        self._attempts = []
+        self._forget_all()
+
+    def set_system(self, text: str | None) -> None:
+        """Set the system message, ``None`` for none; all other messages are forgotten.
+
+        Raises
+        ------
+        ScopeError
+            If it has no room; nothing is changed.
+        """
+        self._end_answer()
+        messages = _system_message(text)
+        cache = self.cache
+        self._check_opening(messages, cache.capacity, cache.decode_policy, self.n_predict)
+        self._messages, self._attempts = messages, []
+        self._forget_all()
+
+    def set_sampling(self, params: SamplingParams) -> None:
+        """Sample otherwise from the next answer on; a seed of -1 draws one."""
+        self._end_answer()
+        Sampler(self.model, params).close()
+        self.sampling = replace(params, seed=draw_seed(params.seed))
+
+    # -- settings -------------------------------------------------------------------------
+
+    def set_policy(self, **changes: Any) -> None:
+        """Change `CHANGEABLE` fields of the settings from the next answer on.
+
+        Cells that are there stay. Scores that were kept by query head are summed up where single
+        heads choose from now on, and divided equally the other way round.
+
+        Raises
+        ------
+        UsageError, ScopeError
+            For other fields or values, or if the cache can't be bounded; nothing is changed.
+        """
+        self._end_answer()
+        for name in changes:
+            if name not in CHANGEABLE:
+                raise UsageError(
+                    f"{name} can't change in a conversation; valid are {', '.join(CHANGEABLE)}"
+                )
+        settings = replace(self.settings, **changes)
+        decode, prefill = conversation_policies(settings, self.cache.capacity, self.n_predict)
+        if evicts(decode, prefill) and not self.cache.bounded:
+            _require(self.model, settings)
+        self._check_opening(self._messages, self.cache.capacity, decode, self.n_predict)
+        self.cached.set_policies(settings, decode, prefill)
+        for line in decode.warnings():
+            self.warn(line)
+
+    def set_budget(self, budget: str | int | None) -> None:
+        """Move the cells into a context of another size; pools have their new sizes from now on.
+
+        If the cells are more than the new budget, finished answers and then, with a prefill policy
+        that drops cells, prompts give way first.
+
+        Raises
+        ------
+        UsageError, ScopeError
+            If it is no budget, too small for what may not give way, or has no memory; nothing is
+            changed then.
+        """
+        self._end_answer()
+        settings = replace(self.settings, budget=budget)
+        capacity = conversation_cells(settings, self.model)
+        decode, prefill = conversation_policies(settings, capacity, self.n_predict)
+        self._check_opening(self._messages, capacity, decode, self.n_predict)
+        room.check_shrink(self.cache, self.cached.turns, capacity, decode)
+        self.cached.resize(settings, capacity, decode, prefill)
+        for line in decode.warnings():
+            self.warn(line)
+
+    # -- what there is --------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Stats:
+        """Statistics of the last answer, or of the one that is being written.
+
+        Tokens, evictions, selections, attention loss and times are those of its turn; cells are
+        those of the conversation.
+        """
+        turn = self.cached.last
+        return Stats(
+            n_prompt=self._clock.n_prompt,
+            n_generated=self._clock.n_generated,
+            cells_capacity=self.cache.capacity,
+            cells_allocated=self.context.n_cells,
+            kv_bytes=kv_evict.n_bytes(self.context.ptr),
+            prompt_seconds=self._clock.prompt_seconds if turn else 0.0,
+            generation_seconds=self._clock.generation_seconds if turn else 0.0,
+            **vars(self.cache.stats),
+        )
+
+    def pools(self) -> list[Pool]:
+        """Parts of the conversation in order, with the cells that each has."""
+        return find_pools(self.cached)
+
+    def kept(self, layer: int, head: int) -> NDArray[np.bool_]:
+        """Whether each position has its row in a layer and KV head: bool (n_past,).
+
+        Raises
+        ------
+        UsageError
+            If there is no such layer or head.
+        """
+        return find_kept(self.cache, self.model, layer, head)
+
+    # -- saving ---------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """How far the conversation is; with the cache's state all that it needs to go on."""
+        return Progress(self.messages, self._attempts, self.cached.turns, self._clock)
+
+    def take(self, progress: Progress) -> None:
+        """Go on from there, with the cache that belongs to it."""
+        self._messages, self._attempts = progress.messages, progress.attempts
+        self.cached.turns, self._clock = progress.turns, progress.clock
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to a file; see `scope_cpp.engine.session`."""
+        from scope_cpp.engine import session
+
+        self._end_answer()
+        self.cached.find_cells()
+        session.save(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Take up a saved conversation in place of this one; refused, this one goes on."""
+        from scope_cpp.engine import session
+
+        self._end_answer()
+        session.load(self, path)
+
+    @classmethod
+    def resume(cls, model: Model, path: str | Path, **more: Any) -> Conversation:
+        """Open a saved conversation with the settings that it was saved with."""
+        from scope_cpp.engine import session
+
+        return session.resume(cls, model, path, **more)
+
+    # -- one turn -------------------------------------------------------------------------
+
+    def _last_turn(self, missing: str) -> int:
+        """Index of the last user message."""
+        if not self._attempts:
+            raise UsageError(f"there is {missing}")
+        return len(self._attempts) - 1
+
+    def _end_answer(self) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    def _begin(
+        self, before: list[dict[str, str]], attempt: int, forget: int | None = None
+    ) -> Answer:
+        index = sum(message["role"] == "user" for message in self._messages) - 1
+        attempts = list(self._attempts)
+        self._attempts[index:] = [attempt]
+
+        def take_back() -> None:
+            self._open = None
+            self._messages, self._attempts = before, attempts
+
+        self._open = Answer(
+            Duties(
+                read=lambda clock: self._read_prompt(clock, forget),
+                note=self._check_length,
+                keep=self._keep,
+                take_back=take_back,
+                stats=lambda: self.stats,
+            )
+        )
+        return self._open
+
+    def _read_prompt(self, clock: Clock, forget: int | None) -> Prompt:
+        """Bring the cache to the end of the rendered messages; make the answer's sampler."""
+        self._clock = clock
+        cached, index = self.cached, len(self._attempts) - 1
+        seed = answer_seed(self.sampling.seed, index, self._attempts[index])
+        sampler = Sampler(self.model, replace(self.sampling, seed=seed))
+        try:
+            if forget is not None:
+                cached.forget_message(forget)
+            cached.find_cells()
+            rendered, stops = transcript.render(self.model, self._messages, self.template)
+            if cached.last is not None and cached.last.index == index:
+                # written anew: what was read stays, unless another policy has to make room for it
+                same = cached.last.settings == self.settings
+                cached.go_back(len(cached.turns) - 1, keep_prompt=same)
+            at, unread = cached.reconcile(rendered)
+            if at == len(rendered) and not unread and cached.turns:
+                cached.read_again()
+            else:
+                turn = cached.read(rendered, at, unread, index, self._messages, self.template)
+                clock.n_prompt = len(turn.tokens)
+            sampler.accept_prompt(cached.tail(self.sampling.repeat_last_n))
+            stop, longest = (*self.stop, *stops), cached.longest_answer()
+        except BaseException:
+            sampler.close()
+            raise
+        return Prompt(self.model, cached.cache, sampler, cached.turns[-1], stop, longest)
+
+    def _check_opening(
+        self,
+        messages: list[dict[str, str]],
+        capacity: int,
+        decode: DecodePolicy,
+        n_predict: int | None,
+    ) -> None:
+        """Refuse a system prompt without room for itself, a message and an answer."""
+        openings = transcript.openings(self.model, messages, self.template)
+        has_system = any(message["role"] == "system" for message in messages)
+        room.check_opening(openings, has_system, capacity, decode, n_predict)
+
+    def _check_length(self) -> None:
+        """Warn once when the trained positions are used up."""
+        n_train = self.model.n_ctx_train
+        if self.cache.n_past >= n_train and not self._warned_length:
+            self._warned_length = True
+            self.warn(
+                f"position {n_train} is the last that {self.model.path.name} was trained on: "
+                "a bounded cache saves memory, but what the model writes from here on may degrade"
+            )
+
+    def _keep(self, text: str, reason: str) -> None:
+        """End the answer that was written: keep it as a message, free a stop string's cells."""
+        self._open = None
+        self._messages.append({"role": "assistant", "content": text})
+        self.cached.end_answer(text)
+        full = self.cache.decode_policy.name == "full"
+        if reason == "length" and full and self.cache.stats.cells_used >= self.cache.capacity:
+            self.warn(
+                f"the answer ends here: all {self.cache.capacity} cells of the budget are in use; "
+                "give a larger --budget, or a --policy that bounds answers"
+            )
+
+    def _forget_all(self) -> None:
+        self._clock = Clock()
+        self.cached.forget_all()
+
+
+def _system_message(text: str | None) -> list[dict[str, str]]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _require(model: Model, settings: Settings) -> None:
+    kinds = settings.type_k, settings.type_v, settings.flash_attn
+    capability.require(model.path, model.arch, *kinds)

@@ -1,0 +1,69 @@
+"""Points of a sequence to go back to, and whether what lies before them is still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.engine.cache_stats import CacheStats
+
+# Marks that keep a copy of the scores: two turns of a conversation
+WITH_SCORES = 4
+
+
+@dataclass
+class Mark:
+    """A point of a sequence to which `BoundedCache.return_to` returns.
+
+    Attributes
+    ----------
+    n_past
+        Tokens before it.
+    counters, stats
+        The cache's numbers there.
+    scores
+        What the ledger had; ``None`` once later marks took their place.
+    intact
+        Whether all rows from before it are where they were.
+    """
+
+    n_past: int
+    counters: tuple[int, ...]
+    stats: CacheStats
+    scores: NDArray[np.float32] | None
+    intact: bool = True
+
+
+@dataclass
+class Marks:
+    """Marks of one sequence that are watched over, in its order."""
+
+    all: list[Mark] = field(default_factory=list)
+
+    def keep(self, marks: Sequence[Mark]) -> None:
+        """Watch over these and no others; all but the latest lose their scores."""
+        self.all = list(marks)
+        for old in self.all[:-WITH_SCORES]:
+            old.scores = None
+
+    def add(self, mark: Mark) -> None:
+        """Watch over one more, the last of the sequence."""
+        self.keep([*self.all, mark])
+
+    def disturb(self, label: int) -> None:
+        """Note that the cell with this label, the first of some, was freed or overwritten."""
+        for mark in self.all:
+            mark.intact &= mark.n_past <= label
+
+    def forget_after(self, n_past: int) -> None:
+        """Drop the marks after `n_past`: they are worthless."""
+        self.disturb(n_past)
+        self.all = [mark for mark in self.all if mark.n_past <= n_past]
+
+    def forget_scores(self) -> None:
+        """No mark can be returned to any more."""
+        for mark in self.all:
+            mark.scores = None

@@ -1,0 +1,90 @@
+"""Which tokens of a prompt are the system's, the user's, or an answer that is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scope_cpp.engine import transcript
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.turns import Region, Turn, common_prefix, find_answers
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a turn reads of a rendering.
+
+    Attributes
+    ----------
+    text, tokens
+        The same, rendered and in tokens.
+    first
+        Whether the conversation begins with it.
+    after_special
+        As of `transcript.tokenize`.
+    """
+
+    text: str
+    tokens: list[int]
+    first: bool
+    after_special: bool
+
+    def locate(self, model: Model, n_chars: int, up: bool) -> int:
+        """Token that a character lies in: the one after it (`up`) if it lies within."""
+        part: list[int] = []
+        if n_chars:
+            text = self.text[:n_chars]
+            part = transcript.tokenize(model, text, self.first, self.after_special)
+        n = common_prefix(part, self.tokens)
+        return min(len(self.tokens), n + (up and n < len(part)))
+
+
+def find_regions(
+    model: Model,
+    template: str | None,
+    messages: Sequence[dict[str, str]],
+    last: Turn | None,
+    piece: Piece,
+    at: int,
+) -> list[Region]:
+    """Regions of a piece that is about to be read.
+
+    Parameters
+    ----------
+    model, template, messages
+        Of the conversation.
+    last
+        The turn before; ``None`` if there is none.
+    piece
+        What is read.
+    at
+        Its position.
+    """
+    regions = []
+    start, n = 0, len(piece.tokens)
+    if piece.first:
+        openings = transcript.openings(model, messages, template)
+        start = min(common_prefix(piece.tokens, other) for other in openings)
+        regions.append(Region("system", 0, at, at + start))
+    turn, rest = _unread(messages, last)
+    for begin, end in find_answers(piece.text, rest):
+        a, b = max(start, piece.locate(model, begin, True)), piece.locate(model, end, False)
+        regions.append(Region("prompt", turn, at + start, at + a))
+        if b > a:
+            regions.append(Region("answer", turn, at + a, at + b))
+        start = max(a, b)
+        turn += 1
+    regions.append(Region("prompt", turn, at + start, at + n))
+    return [region for region in regions if region.stop > region.start]
+
+
+def _unread(
+    messages: Sequence[dict[str, str]], last: Turn | None
+) -> tuple[int, list[dict[str, str]]]:
+    """The turn that what is not read yet begins in, and its messages."""
+    talk = [m for m in messages if m["role"] != "system"]
+    if last is None:
+        return 0, talk
+    if last.answer:
+        return last.index + 1, talk[2 * last.index + 2 :]
+    return last.index, talk[2 * last.index + 1 :]

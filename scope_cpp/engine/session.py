@@ -1,0 +1,246 @@
+"""A conversation in a file: saved, loaded into a running one, or taken up by a new one.
+
+A file is taken only with the model, policies, KV types and libraries that it was saved with:
+with others the next tokens would not be those that would have come without the interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from numpy.typing import NDArray
+
+from scope_cpp.engine import doctor, session_model
+from scope_cpp.engine.budget import format_bytes
+from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import Sampler, SamplingParams
+from scope_cpp.engine.session_file import SessionFile, write
+from scope_cpp.engine.session_state import export_state, import_state
+from scope_cpp.engine.session_values import COMPUTE, differences, from_json, to_json, typed
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.native import kv_evict
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.conversation import Conversation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a file says: of the right types, but not compared with anything yet.
+
+    Attributes
+    ----------
+    model, libraries
+        What the conversation was held with.
+    n_cells
+        Its budget.
+    settings, sampling, n_predict, stop, template
+        As of a conversation; of the settings, those in `COMPUTE` are defaults.
+    meta
+        For `import_state` to check.
+    """
+
+    model: dict[str, Any]
+    libraries: dict[str, Any]
+    n_cells: int
+    settings: Settings
+    sampling: SamplingParams
+    n_predict: int | None
+    stop: tuple[str, ...]
+    template: str | None
+    meta: dict[str, Any]
+
+
+def save(conversation: Conversation, path: str | Path) -> None:
+    """Write a conversation to a file, in place of one that was saved there before.
+
+    Raises
+    ------
+    ScopeError
+        If it can't be written; a file that was there is as it was.
+    """
+    meta, arrays = export_state(conversation)
+    header = {
+        "model": session_model.identify(conversation.model),
+        "libraries": libraries(),
+        "n_cells": conversation.cache.capacity,
+        "settings": to_json(conversation.settings),
+        "sampling": to_json(conversation.sampling),
+        "n_predict": conversation.n_predict,
+        "stop": list(conversation.stop),
+        "template": conversation.template,
+        "state": meta,
+    }
+    write(path, header, arrays)
+
+
+def load(conversation: Conversation, path: str | Path) -> None:
+    """Replace what a conversation holds by what was saved, its budget too.
+
+    Raises
+    ------
+    ScopeError
+        If the file is none of ours, is damaged, or was saved with something else: the message
+        says with what. The conversation is as it was.
+    """
+    with SessionFile(path) as file:
+        session = _parse(file)
+        _require_model(path, session, conversation.model)
+        for saved, here, flag in differences(session.settings, conversation.settings):
+            raise UsageError(
+                f"{path} was saved with {saved}, this conversation has {here}: give {flag}"
+            )
+        # what it warns of was said when this conversation was opened
+        loaded = _take_up(
+            type(conversation),
+            conversation.model,
+            file,
+            session,
+            conversation.settings,
+            warn=lambda _: None,
+        )
+    loaded.warn = conversation.warn
+    before = conversation.context
+    vars(conversation).update(vars(loaded))
+    before.close()
+
+
+def resume(
+    make: type[Conversation],
+    model: Model,
+    path: str | Path,
+    compute: Settings | None = None,
+    **more: Any,
+) -> Conversation:
+    """Open a conversation as it was saved, with settings of its own.
+
+    Parameters
+    ----------
+    make
+        What to open.
+    model
+        The model that it was saved with.
+    path
+        A saved conversation.
+    compute
+        Settings of which those in `COMPUTE` are used.
+    **more
+        For the conversation: ``warn``.
+
+    Raises
+    ------
+    ScopeError
+        If the file is none of ours, is damaged, or was saved with another model.
+    """
+    with SessionFile(path) as file:
+        session = _parse(file)
+        _require_model(path, session, model)
+        return _take_up(make, model, file, session, compute or Settings(), **more)
+
+
+def libraries() -> dict[str, Any]:
+    """Return what computes: the commit of llama.cpp, and the version of our functions in it."""
+    return {"llama.cpp": doctor.llama_commit(), "the eviction ABI": kv_evict.ABI}
+
+
+def _parse(file: SessionFile) -> Session:
+    header = file.header
+
+    def part(name: str, read: Callable[[Any], T]) -> T:
+        if name not in header:
+            file.damaged(f"its {name} is missing")
+        with _naming(file):
+            return read(header[name])
+
+    def value(name: str, kind: Any) -> Any:
+        return part(name, lambda value: typed(name, value, kind))
+
+    def table(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError("its header has no table where one must be")
+        return value
+
+    return Session(
+        model=part("model", table),
+        libraries=part("libraries", table),
+        n_cells=value("n_cells", int),
+        settings=part("settings", lambda value: from_json(Settings, value)),
+        sampling=part("sampling", lambda value: from_json(SamplingParams, value)),
+        n_predict=value("n_predict", int | None),
+        stop=value("stop", tuple[str, ...]),
+        template=value("template", str | None),
+        meta=part("state", table),
+    )
+
+
+def _require_model(path: str | Path, session: Session, model: Model) -> None:
+    for what, here in libraries().items():
+        saved = session.libraries.get(what)
+        if saved != here:
+            raise UsageError(
+                f"{path} was saved with {what} {saved}, this scope-cpp has {here}: "
+                "open it with the scope-cpp that saved it"
+            )
+    other = session_model.difference(session.model, session_model.identify(model))
+    if other is not None:
+        raise UsageError(f"{path} was saved with the model {other}: open it with that model")
+
+
+def _take_up(
+    make: type[Conversation],
+    model: Model,
+    file: SessionFile,
+    session: Session,
+    compute: Settings,
+    **more: Any,
+) -> Conversation:
+    """Read and check the rest of a file, in a conversation of its own."""
+    arrays = _read_all(file)
+    same = {name: getattr(compute, name) for name in COMPUTE}
+    with _naming(file), ExitStack() as opened:
+        Sampler(model, session.sampling).close()  # refuses what fits no vocabulary
+        conversation = opened.enter_context(
+            make(
+                model,
+                settings=replace(session.settings, budget=session.n_cells, **same),
+                sampling=session.sampling,
+                template=session.template,
+                n_predict=session.n_predict,
+                stop=session.stop,
+                **more,
+            )
+        )
+        import_state(conversation, session.meta, arrays)
+        opened.pop_all()
+    return conversation
+
+
+def _read_all(file: SessionFile) -> dict[str, NDArray[Any]]:
+    needed, free = sum(member.n_bytes for member in file.members.values()), free_memory()
+    if needed > free:
+        raise ScopeError(
+            f"{file.path} needs {format_bytes(needed)} of memory, {format_bytes(free)} are free: "
+            "close other programs"
+        )
+    return {name: file.read(name) for name in file.members}
+
+
+@contextmanager
+def _naming(file: SessionFile) -> Iterator[None]:
+    """Let errors name the file."""
+    try:
+        yield
+    except ValueError as err:
+        file.damaged(str(err))
+    except UsageError as err:
+        raise UsageError(f"{file.path}: {err}") from None
+    except ScopeError as err:
+        raise ScopeError(f"{file.path}: {err}") from None

@@ -1,0 +1,415 @@
+"""``scope chat`` without a terminal, and what its commands do."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scope_cli.chat import commands, heatmap
+from scope_cli.chat.editor import is_open, whole
+from scope_cli.chat.files import MOST_BYTES, read_text_file
+from scope_cli.chat.loop import Chat, Notices
+from scope_cli.chat.screen import Plain
+
+from scope_cpp.engine.conversation import Conversation, Pool
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import SamplingParams
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import UsageError
+
+from .conftest import TEMPLATE, Run, assert_refused, spawn
+
+GREEDY = ("--temp", 0, "--budget", 400, "-n", 8)
+
+
+class Keyboard:
+    """Types lines; `defaults` has what each line began with."""
+
+    def __init__(self, lines: Sequence[str | type[BaseException]]) -> None:
+        self._lines = iter(lines)
+        self.defaults: list[str] = []
+        self.labels: list[str] = []
+        self.left = ""
+
+    def read(self, label: str, text: str = "") -> str:
+        self.labels.append(label)
+        self.defaults.append(text)
+        line = next(self._lines, EOFError)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+
+@pytest.fixture
+def conversation(tiny: Path) -> Iterator[Conversation]:
+    with (
+        Model.load(tiny) as model,
+        Conversation(
+            model,
+            settings=Settings(budget=400, n_threads=1, options=("beta1=16", "beta2=16")),
+            sampling=SamplingParams(temp=0, ignore_eos=True),
+            n_predict=8,
+            warn=lambda line: None,
+        ) as talk,
+    ):
+        yield talk
+
+
+Talk = Callable[..., tuple[int, Keyboard, str]]
+
+
+@pytest.fixture
+def talk(conversation: Conversation, capsys: pytest.CaptureFixture[str]) -> Talk:
+    """Hold the conversation line by line; return exit code, keyboard and stderr."""
+
+    def call(*lines: str | type[BaseException], **more: Any) -> tuple[int, Keyboard, str]:
+        keyboard = Keyboard(lines)
+        chat = Chat(conversation, Plain(safe=True), Notices(), plain=True, **more)
+        code = chat.run(keyboard)  # type: ignore[arg-type]
+        return code, keyboard, capsys.readouterr().err
+
+    return call
+
+
+# -- without a terminal
+
+
+def test_all_of_stdin_is_one_message(run: Run, tiny: Path) -> None:
+    piped = run("chat", tiny, *GREEDY, stdin="two\nlines\n")
+    given = run("chat", tiny, *GREEDY, "-p", "two\nlines\n", "-st")
+    plain = run("generate", tiny, "--temp", 0, "-n", 8, "--chat", "-p", "two\nlines\n")
+    assert piped.exit_code == given.exit_code == 0
+    assert piped.stdout == given.stdout == plain.stdout
+    assert "\x1b" not in piped.stdout + piped.stderr
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_nothing_to_say(run: Run, tiny: Path, text: str) -> None:
+    assert_refused(run("chat", tiny, stdin=text), 2, "the prompt is empty")
+
+
+def test_a_system_message_from_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "system.txt"
+    file.write_text("Brief.")
+    got = run("chat", tiny, *GREEDY, "-sysf", file, "-p", "Hi")
+    assert got.stdout == run("chat", tiny, *GREEDY, "-sys", "Brief.", "-p", "Hi").stdout
+    assert got.stdout != run("chat", tiny, *GREEDY, "-p", "Hi").stdout
+    assert_refused(run("chat", tiny, "-sysf", file, "-sys", "x", "-p", "Hi"), 2, "leave one out")
+
+
+def test_a_session_is_taken_up(run: Run, tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.scope"
+    args = ("chat", tiny, "--session", file)
+    first = run(*args, *GREEDY, "-p", "One")
+    second = run(*args, "-p", "Two")
+    assert first.exit_code == second.exit_code == 0, second.stderr
+    template = TEMPLATE.replace("{% if", "{# #}{% if")
+    for flag, value in (("--chat-template", template), ("-ctk", "q8_0")):
+        refused = run(*args, "-p", "Three", flag, value)
+        assert refused.exit_code == 2
+        assert "leave the flag out" in refused.stderr.splitlines()[-1]
+    file.write_bytes(b"nonsense")
+    assert_refused(run(*args, "-p", "x"), 2, str(file))
+
+
+def test_what_the_engine_refuses_is_one_line(run: Run, tiny: Path) -> None:
+    result = run("chat", tiny, "--budget", 100, "-n", 8, "-p", "word " * 200)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith("error: this turn needs")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_keeps_what_was_written(tiny: Path) -> None:
+    process = spawn("chat", tiny, "--temp", 0, "--budget", 400, "--ignore-eos", "-p", "Hi")
+    assert process.stdout is not None
+    first = os.read(process.stdout.fileno(), 5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert first and out.endswith(b"\n")
+    assert b"Traceback" not in err
+
+
+# -- commands
+
+
+def test_parse() -> None:
+    assert commands.parse("/set temp 0.2 ") == ("set", "temp 0.2")
+    assert commands.parse("//etc") is None
+    assert commands.parse("/read this\nand that") is None
+    assert commands.message_of("//etc") == "/etc"
+    assert commands.message_of(commands.line_of("/etc")) == "/etc"
+
+
+@pytest.mark.parametrize(("typed", "near"), [("undoo", "/undo"), ("budgt", "/budget")])
+def test_an_unknown_command_names_the_nearest(typed: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown command /{typed}: did you mean.*{near}"):
+        commands.find(typed)
+
+
+def test_every_command_has_help(talk: Talk) -> None:
+    _, _, err = talk("/help")
+    assert all(f"/{name}" in err for name in commands.COMMANDS)
+
+
+def test_turns_are_taken_back_and_written_anew(talk: Talk, conversation: Conversation) -> None:
+    talk("One", "Two", "/undo", "/regen", "/edit Three")
+    roles = [message["content"] for message in conversation.messages if message["role"] == "user"]
+    assert roles == ["Three"]
+    fresh = conversation.messages[-1]["content"]
+    talk("/clear", "Three")
+    assert conversation.messages[-1]["content"] == fresh
+
+
+def test_edit_offers_the_last_message(talk: Talk, conversation: Conversation) -> None:
+    _, keyboard, _ = talk("One", "/edit", "Changed")
+    assert keyboard.labels[:3] == ["> ", "> ", "edit> "]
+    assert keyboard.defaults[2] == "One"
+    assert conversation.messages[0]["content"] == "Changed"
+
+
+def test_what_is_read_goes_before_the_next_message(
+    talk: Talk, conversation: Conversation, tmp_path: Path
+) -> None:
+    file = tmp_path / "a b.txt"
+    file.write_text("from the file")
+    talk(f'/read "{file}"', "and this", "alone")
+    said = [message["content"] for message in conversation.messages if message["role"] == "user"]
+    assert said == ["from the file\n\nand this", "alone"]
+
+
+def test_a_refused_message_is_back_on_the_line(
+    talk: Talk, conversation: Conversation, tmp_path: Path
+) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text("word " * 300)
+    _, keyboard, err = talk(f"/read {file}", "/etc", "//etc", "/clear", "//etc")
+    assert "error: unknown command /etc" in err
+    assert "error: this turn needs" in err
+    assert keyboard.defaults[3] == "//etc"
+    assert conversation.messages[0]["content"] == "/etc"
+
+
+@pytest.mark.parametrize(
+    ("line", "phrase"),
+    [
+        ("/set temp hot", "temp is 'hot': give a number"),
+        ("/set top_p 2", "top_p is 2.0: give a number within 0 to 1"),
+        ("/set tmp 1", "unknown name 'tmp'; near are temp"),
+        ("/set temp", "/set temp needs a value"),
+        ("/set n 0", "-n 0: give at least 1"),
+        ("/set logit-bias x", "--logit-bias x"),
+        ("/policy nonsense", "nonsense"),
+        ("/policy h2o beta9=1", "beta9"),
+        ("/budget 3x", "budget '3x' is not understood"),
+        ("/budget 20", "20"),
+        ("/show nothing", "valid are settings"),
+        ("/heatmap 9", "no layer 9"),
+        ("/heatmap 0 9", "no KV head 9"),
+        ("/heatmap x", "'x' is no number"),
+        ("/load nowhere", "nowhere"),
+        ("/save", "needs the name"),
+        ("/read", "needs the name"),
+    ],
+)
+def test_refusals_change_nothing(
+    talk: Talk, conversation: Conversation, line: str, phrase: str
+) -> None:
+    talk("One")
+    before = conversation.messages, conversation.settings, conversation.sampling
+    _, _, err = talk(line)
+    (refused,) = [shown for shown in err.splitlines() if shown.startswith("error: ")]
+    assert phrase in refused
+    assert (conversation.messages, conversation.settings, conversation.sampling) == before
+
+
+def test_what_is_set(talk: Talk, conversation: Conversation) -> None:
+    talk("/set temp 0.5", "/set top-k 7", "/set ignore-eos off", "/set n 3", "/set stop a\\nb")
+    params = conversation.sampling
+    assert (params.temp, params.top_k, params.ignore_eos) == (0.5, 7, False)
+    assert (conversation.n_predict, conversation.stop) == (3, ("a\nb",))
+    talk("/set temp default", "/set n default", "/set stop default")
+    assert conversation.sampling.temp == SamplingParams().temp
+    assert conversation.sampling.top_k == 7
+    assert (conversation.n_predict, conversation.stop) == (None, ())
+
+
+def test_policy_and_budget_change_in_mid_conversation(
+    talk: Talk, conversation: Conversation
+) -> None:
+    _, _, err = talk("One", "/policy h2o granularity=cell", "/budget 500", "Two", "/cache")
+    assert conversation.settings.policy == "h2o"
+    assert conversation.settings.granularity == "cell"
+    assert conversation.cache.capacity == 500
+    assert "capacity 500 cells" in err
+    assert len([m for m in conversation.messages if m["role"] == "user"]) == 2
+
+
+def test_save_and_load(talk: Talk, conversation: Conversation, tmp_path: Path) -> None:
+    file = tmp_path / "talk.scope"
+    _, _, err = talk("One", f"/save {file}", "Two", f"/save {file}", "/clear", f"/load {file}")
+    assert "error" not in err
+    assert [m["content"] for m in conversation.messages[::2]] == ["One", "Two"]
+    other = tmp_path / "mine.txt"
+    other.write_text("not to be lost")
+    _, _, err = talk(f"/save {other}")
+    assert "exists: give another name" in err
+    assert other.read_text() == "not to be lost"
+
+
+def test_the_session_is_saved_at_the_end_too(
+    talk: Talk, conversation: Conversation, tmp_path: Path
+) -> None:
+    file = tmp_path / "talk.scope"
+    talk("One", "/clear", session=file)
+    conversation.ask("x")
+    conversation.load(file)
+    assert conversation.messages == []
+
+
+# -- Ctrl-C
+
+
+def test_ctrl_c_while_the_prompt_is_read_gives_the_text_back(
+    talk: Talk, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation.cache, "read", interrupted)
+        code, keyboard, _ = talk("One more")
+    assert keyboard.defaults == ["", "One more"]
+    assert conversation.messages == []
+    assert code == 0
+
+
+@pytest.mark.parametrize(("presses", "code"), [(1, 0), (2, 130)])
+def test_ctrl_c_during_the_answer(
+    talk: Talk,
+    conversation: Conversation,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    presses: int,
+    code: int,
+) -> None:
+    written = Plain.write
+
+    def press(self: Plain, text: str) -> None:
+        written(self, text)
+        if text:
+            monkeypatch.setattr(Plain, "write", written)
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Plain, "write", press)
+    file = tmp_path / "talk.scope"
+    left, keyboard, _ = talk("One", session=file)
+    assert left == code
+    assert len(keyboard.defaults) == (2 if presses == 1 else 1)
+    kept = conversation.messages
+    assert [message["role"] for message in kept] == ["user", "assistant"]
+    assert kept[1]["content"]
+    conversation.clear()
+    conversation.load(file)
+    assert conversation.messages == kept
+
+
+def test_ctrl_c_twice_at_the_prompt(talk: Talk) -> None:
+    code, keyboard, err = talk(KeyboardInterrupt, KeyboardInterrupt, "never")
+    assert code == 130
+    assert len(keyboard.labels) == 2
+    assert "again to leave" in err
+    assert talk(KeyboardInterrupt, "One", KeyboardInterrupt)[0] == 0
+
+
+# -- files and lines
+
+
+@pytest.mark.parametrize(
+    ("content", "phrase"),
+    [
+        (b"\x00\x01\x02", "binary"),
+        (b"caf\xe9", "byte 3 is not UTF-8"),
+        (b" \n", "is empty"),
+        (b"x" * (MOST_BYTES + 1), "more than 16 MiB"),
+    ],
+    ids=["binary", "latin-1", "blank", "huge"],
+)
+def test_files_that_are_no_text(tmp_path: Path, content: bytes, phrase: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=phrase):
+        read_text_file(file)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a directory"):
+        read_text_file(tmp_path)
+    with pytest.raises(UsageError, match="No such file"):
+        read_text_file(tmp_path / "missing")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UsageError, match="no regular file"):
+            read_text_file(tmp_path / "pipe")
+
+
+def test_triple_quotes() -> None:
+    assert is_open('"""one\ntwo') and not is_open('"""one\ntwo"""') and not is_open("one")
+    assert is_open('"""') and is_open('""""')
+    assert whole('"""\none\ntwo\n"""') == "one\ntwo"
+    assert whole("bad \udcff byte") == "bad \ufffd byte"
+
+
+# -- the map
+
+
+POOLS = [Pool("system", 0, 10, 10, 0), Pool("prompt", 0, 90, 90, 0), Pool("answer", 0, 900, 90, 0)]
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_the_map_fits_and_shows_every_position(width: int) -> None:
+    kept = np.concatenate([np.ones(100), np.tile([1.0] + [0.0] * 9, 90)])
+    text = heatmap.draw("layer 0, KV head 1", kept, POOLS, width).plain
+    body, legend = text.rsplit("\n", 1)
+    rows = body.split("\n")[1:]
+    assert all(len(row) <= width for row in rows)
+    assert "10%" in body and "answer 1" in body
+    marks = sum(row.count(shade) for row in rows for shade in heatmap.SHADES[0])
+    per = 1 if legend.startswith("one mark is a position") else int(legend.split()[3])
+    assert marks == sum(-(-pool.n_tokens // per) for pool in POOLS)
+
+
+def test_marks_of_the_map() -> None:
+    kept = np.array([0, 0, 1, 0, 1, 1, 0.5], float)
+    assert heatmap.blocks(kept, 2).tolist() == [0, 0.5, 1, 0.5]
+    pools = [Pool("prompt", 0, 7, 7, 0)]
+    assert "··█·██▒" in heatmap.draw("x", kept, pools, 80).plain
+    assert "..#.##+" in heatmap.draw("x", kept, pools, 80, heatmap.SHADES[1]).plain
+
+
+def test_the_map_is_what_the_conversation_kept(talk: Talk, conversation: Conversation) -> None:
+    conversation.n_predict = 60
+    talk("One")
+    what, kept = heatmap.choose(conversation, ["1", "0"])
+    assert what == "layer 1, KV head 0"
+    assert np.array_equal(kept, conversation.kept(1, 0))
+    assert 0 < kept.mean() < 1
+    _, mean = heatmap.choose(conversation, ["1"])
+    both = [conversation.kept(1, 0), conversation.kept(1, 1)]
+    assert np.array_equal(mean, np.mean(both, axis=0))
+
+
+def test_warnings_wait_for_the_end_of_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    notices = Notices()
+    with notices.held():
+        notices.warn("late")
+        assert capsys.readouterr().err == ""
+    notices.warn("now")
+    assert capsys.readouterr().err == "warning: late\nwarning: now\n"
