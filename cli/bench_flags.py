@@ -206,15 +206,15 @@ def request_of(
             use_mmap=not row.no_mmap,
             seed=test.seed,
         ),
-        tests=_names("--test", test.tests),
-        n_prompts=_numbers("-p", test.n_prompt),
-        depths=_numbers("-d", test.n_depth),
+        tests=names("--test", test.tests),
+        n_prompts=numbers("-p", test.n_prompt),
+        depths=numbers("-d", test.n_depth),
         n_gen=test.n_gen,
         repetitions=test.repetitions,
-        flash=_names("-fa", row.flash_attn),
-        policies=tuple(name for text in row.policy or () for name in _names("--policy", text)),
-        prefills=_names("--prefill", row.prefill),
-        granularities=_names("--granularity", row.granularity),
+        flash=names("-fa", row.flash_attn),
+        policies=tuple(name for text in row.policy or () for name in names("--policy", text)),
+        prefills=names("--prefill", row.prefill),
+        granularities=names("--granularity", row.granularity),
         options=tuple(row.option or ()),
         beta=row.beta,
         budget=row.budget,
@@ -223,7 +223,8 @@ def request_of(
     )
 
 
-def _names(name: str, text: str) -> tuple[str, ...]:
+def names(name: str, text: str) -> tuple[str, ...]:
+    """Return what a list of a flag names, each once."""
     from scope_cpp.errors import UsageError
 
     names = tuple(part.strip() for part in text.split(","))
@@ -232,7 +233,8 @@ def _names(name: str, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _numbers(name: str, text: str | None) -> tuple[int, ...]:
+def numbers(name: str, text: str | None) -> tuple[int, ...]:
+    """Return the whole numbers of a flag's list, each once; none if it is not given."""
     from scope_cpp.errors import UsageError
 
     if text is None:

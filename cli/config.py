@@ -5,6 +5,7 @@ Its values become the defaults of the command line, below flags and environment 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -26,14 +27,20 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
     from scope_cpp.errors import UsageError
 
     values = {key.replace("-", "_"): value for key, value in _load(path).items()}
-    commands = getattr(ctx.parent and ctx.parent.command, "commands", {}).values()
-    known = {key for command in commands for key in _keys(command)}
+    known = {key for command in _commands(ctx.find_root().command) for key in _keys(command)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise UsageError(f"{path}: unknown key {unknown[0]!r}; valid are {_listed(known)}")
     names = _keys(ctx.command)
     ctx.default_map = {names[key]: _value(values[key]) for key in values if key in names}
     return path
+
+
+def _commands(group: Any) -> Iterator[Any]:
+    """Yield all commands of a group, those of groups in it too."""
+    for command in getattr(group, "commands", {}).values():
+        yield command
+        yield from _commands(command)
 
 
 def _keys(command: Any) -> dict[str, str]:

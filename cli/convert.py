@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -32,10 +33,13 @@ _SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 _BIAS = re.compile(r"(\d+)(?:=|(?=[+-]))(.+)")
 
 
-def model_path(flags: ModelFlags, ctx: typer.Context) -> str:
+def model_path(
+    flags: ModelFlags, ctx: typer.Context, otherwise: Callable[[], str] | None = None
+) -> str:
     """Return the model's path, downloaded if need be.
 
-    One on the command line wins over one of a variable, and that over one of the config.
+    One on the command line wins over one of a variable, and that over one of the config. Where
+    none is given, `otherwise` says which it is.
 
     Raises
     ------
@@ -50,6 +54,8 @@ def model_path(flags: ModelFlags, ctx: typer.Context) -> str:
         "-hf": (flags.hf_repo, _rank(ctx, "hf_repo")),
     }
     given = {name: (value, rank) for name, (value, rank) in given.items() if value}
+    if not flags.named and not flags.hf_file and otherwise is not None:
+        return otherwise()
     if not given:
         raise UsageError("no model: give the path of a GGUF file, or -hf user/repo")
     best = min(rank for _, rank in given.values())

@@ -66,6 +66,11 @@ class ModelFlags:
         bool, _model("--offline", help="Take what is downloaded already, ask no network.")
     ] = False
 
+    @property
+    def named(self) -> bool:
+        """Whether any model is given."""
+        return bool(self.model_path or self.model or self.hf_repo)
+
 
 @dataclass(frozen=True)
 class PlacementFlags:
@@ -178,13 +183,20 @@ class PolicyFlags:
         _cache(
             "--policy",
             metavar="NAME",
-            help="full, streaming-llm, h2o, scope-slide, scope-adaptive or scope-discontinuous.",
+            help="full, streaming-llm, h2o, scope-slide, scope-foresight, scope-adaptive,"
+            " scope-discontinuous, tova, vatp, r-kv, g-kv, openvino or pyramidinfer;"
+            " docs/policies.md has what each keeps.",
             show_default="scope-slide -o interval=auto",
         ),
     ] = None
     prefill: Annotated[
         str,
-        _cache("--prefill", metavar="NAME", help="What of the prompt stays: full, h2o, snapkv."),
+        _cache(
+            "--prefill",
+            metavar="NAME",
+            help="What of the prompt stays: full, h2o, snapkv, streaming-llm, pyramidkv or"
+            " pyramidinfer.",
+        ),
     ] = "full"
     granularity: Annotated[
         str,

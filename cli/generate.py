@@ -45,12 +45,12 @@ def generate(
     from scope_cpp.engine import logs
     from scope_cpp.engine.generate import Generation
 
-    from . import convert
+    from . import convert, shipped
     from .interrupt import exit_at_once
     from .prompt import format_prompt, read_prompt
     from .report import Report
 
-    path = convert.model_path(model, ctx)
+    path = convert.model_path(model, ctx, shipped.path)
     report = Report(path, as_json=output.json, verbose=output.verbose)
     logs.capture(verbose=output.verbose)
     settings = convert.settings(budget, policy, compute)
@@ -60,6 +60,8 @@ def generate(
     with exit_at_once(INTERRUPTED):
         loaded = convert.load_model(path, placement)
     with loaded:
+        if not model.named:
+            shipped.introduce()
         text, stops, is_chat = format_prompt(loaded, prompt, text)
         with exit_at_once(INTERRUPTED):
             generation = Generation(

@@ -34,18 +34,20 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
         }
         function(**values, **built)
 
-    parameters = list(_parameters(function, hints, groups))
+    parameters = list(_parameters(function, groups))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {item.name: item.annotation for item in parameters}
     return command
 
 
 def _parameters(
-    function: Callable[..., None], hints: dict[str, Any], groups: dict[str, Any]
+    function: Callable[..., None], groups: dict[str, Any]
 ) -> Iterator[inspect.Parameter]:
+    annotated = get_type_hints(function, include_extras=True)
     for name in inspect.signature(function).parameters:
         if name not in groups:
-            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            kind = annotated[name]
+            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
             continue
         kinds = get_type_hints(groups[name], include_extras=True)
         for item in fields(groups[name]):

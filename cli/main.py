@@ -13,10 +13,13 @@ import typer
 from .app import ScopeCommand, ScopeGroup
 from .bench import bench
 from .chat import chat
+from .demo import demo
 from .doctor import doctor
+from .eval import app as eval_app
 from .generate import generate
 from .groups import as_command
 from .inspect import inspect
+from .plot import app as plot_app
 
 app = typer.Typer(
     name="scope",
@@ -26,8 +29,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for function in (chat, generate, inspect, doctor, bench):
+for function in (demo, chat, generate, inspect, doctor, bench):
     app.command(cls=ScopeCommand)(as_command(function))
+app.add_typer(eval_app)
+app.add_typer(plot_app)
 
 
 def _version(asked: bool) -> None:

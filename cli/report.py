@@ -65,6 +65,7 @@ class Report:
             },
             "cells_used": stats.cells_used,
             "cells_peak": stats.cells_peak,
+            "rows_used": stats.rows_used,
             "cells_capacity": stats.cells_capacity,
             "cells_allocated": stats.cells_allocated,
             "kv_bytes": stats.kv_bytes,
@@ -96,11 +97,12 @@ def timings(stats: Stats) -> dict[str, float]:
 
 def status_line(stats: Stats) -> str:
     """Sum a generation up in one line."""
+    rows = f" ({stats.rows_used:.0f} rows a layer)" if stats.dead_rows else ""
     return " | ".join(
         (
             f"prompt {stats.n_prompt} tokens, {stats.prompt_per_second:.1f} t/s",
             f"generated {stats.n_generated}, {stats.generated_per_second:.1f} t/s",
-            f"cells {stats.cells_used}/{stats.cells_capacity}",
+            f"cells {stats.cells_used}/{stats.cells_capacity}{rows}",
             f"evicted {stats.evicted}",
             f"attention loss {stats.attention_loss:.2%}",
             f"KV {format_bytes(stats.kv_bytes)}",

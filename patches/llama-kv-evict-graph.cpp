@@ -127,8 +127,16 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out) 
         ggml_set_input(inp);
     }
 
+    ggml_tensor * dead = nullptr;
+    if (has_dead()) {
+        dead = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_kv, n_layer());
+        ggml_set_input(dead);
+        g.inps.push_back(dead);
+    }
+
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        auto * out = build_layer_scores(ctx, ikv, n_kv, n_query, n_out, rows, mask);
+        auto * seen = dead ? ggml_add(ctx, mask, ggml_view_1d(ctx, dead, n_kv, ikv*dead->nb[1])) : mask;
+        auto * out  = build_layer_scores(ctx, ikv, n_kv, n_query, n_out, rows, seen);
         ggml_set_output(out);
         ggml_build_forward_expand(g.gf, out);
         g.outs.push_back(out);
@@ -165,6 +173,12 @@ void llama_kv_evict::set_mask(llama_seq_id seq, int64_t n_kv, int64_t n_query) {
 
     ggml_backend_tensor_set(g_scores.inps[0], rows.data(), 0, ggml_nbytes(g_scores.inps[0]));
     ggml_backend_tensor_set(g_scores.inps[1], mask.data(), 0, ggml_nbytes(g_scores.inps[1]));
+
+    for (uint32_t ikv = 0; has_dead() && ikv < n_layer(); ++ikv) {
+        auto * dead = g_scores.inps[2];
+        mask_dead(ikv, n_kv, mask.data());
+        ggml_backend_tensor_set(dead, mask.data(), ikv*dead->nb[1], dead->nb[1]);
+    }
 }
 
 int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out) {
@@ -195,7 +209,8 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     const int64_t n_out = by_head ? n_head/n_head_kv : 1;
 
-    if ((g_scores.n0 != n_kv || g_scores.n1 != n_query || g_scores.n2 != n_out) && !build_scores(n_kv, n_query, n_out)) {
+    const bool same = g_scores.n0 == n_kv && g_scores.n1 == n_query && g_scores.n2 == n_out && g_scores.inps.size() == 2u + has_dead();
+    if (!same && !build_scores(n_kv, n_query, n_out)) {
         return LLAMA_KV_EVICT_ALLOC;
     }
     set_mask(seq, n_kv, n_query);
@@ -352,6 +367,7 @@ void llama_kv_evict::remove(llama_seq_id seq, const int32_t * rm, int32_t n_rm) 
             kv.v_heads[0] = rm[i];
         }
     }
+    prune_dead();
 }
 
 int32_t llama_kv_evict::apply(llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm) {

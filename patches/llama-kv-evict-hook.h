@@ -9,5 +9,8 @@ struct llm_graph_context;
 // record q_cur, the queries as attention sees them, if the context asks for it
 void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);
 
+// the mask of a layer: kq_mask itself, or with the layer's dead rows hidden
+ggml_tensor * llama_kv_evict_hook_mask(const llm_graph_context & graph, ggml_tensor * kq_mask, int il);
+
 // without flash attention: add up kq, the softmax weights that the queries give to the cells
 void llama_kv_evict_hook_weights(const llm_graph_context & graph, ggml_tensor * kq, int il);

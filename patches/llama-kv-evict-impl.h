@@ -47,6 +47,9 @@ struct llama_kv_evict {
     // called while llama.cpp builds a graph
     void hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);
 
+    // hide the layer's dead rows
+    ggml_tensor * hook_mask(const llm_graph_context & graph, ggml_tensor * kq_mask, int il);
+
     // rows of the query store that a ubatch writes: its last n_query_rows() tokens
     uint32_t n_query_rows(const llama_ubatch & ubatch) const;
     void     set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows);
@@ -69,7 +72,21 @@ struct llama_kv_evict {
     bool owns(llama_seq_id seq, int32_t cell) const;
 
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
+    int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
+    int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out) const;
     int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
+
+    // rows that no query sees, by layer and cell; few contexts ever have any
+    bool    has_dead() const { return !dead.empty(); }
+    bool    is_dead (uint32_t ikv, uint32_t cell) const { return has_dead() && dead[ikv*cells().size() + cell]; }
+    void    mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const;
+    void    revive(uint32_t cell);
+    void    revive(const llama_ubatch & ubatch);
+    void    prune_dead(); // forget those of empty cells, and that there are any if there are none
+    int32_t set_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const int8_t * values);
+    int32_t get_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int8_t * values) const;
+
+    llama_pos first_seen(llama_seq_id seq) const; // queries before it see nothing in some layer
 
     size_t  state_write(llama_seq_id seq, uint8_t * dst, size_t size);
     int32_t state_read (llama_seq_id seq, const uint8_t * src, size_t size);
@@ -108,6 +125,8 @@ private:
     std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
     std::vector<sum>       sums;    // of each sequence
 
+    std::vector<uint8_t> dead; // [n_layer][n_cells], or empty
+
     bool has_bias = false;
 
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
@@ -120,6 +139,7 @@ private:
     bool         graph_compute(llama_kv_evict_graph & g);
     bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out);
     ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
+    ggml_tensor * build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const;
     bool         build_moves  (int64_t n_move);
     bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
     void         set_mask     (llama_seq_id seq, int64_t n_kv, int64_t n_query);

@@ -12,7 +12,8 @@
 // the state of a sequence:
 //   header, the cells it lies in (in order), llama.cpp's own state of the sequence,
 //   then the positions of the recorded queries and, layer by layer, the queries;
-//   without flash attention also what their weights were summed over, and the sums
+//   without flash attention also what their weights were summed over, and the sums;
+//   then whether there are dead rows and, layer by layer in the order of positions, which
 
 namespace {
 
@@ -170,6 +171,17 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
         }
     }
 
+    std::vector<int32_t> by_pos;
+    for (const auto & [_, i] : cells().seq_pos_get(seq)) {
+        by_pos.push_back(i);
+    }
+    std::vector<int8_t> values(n_layer()*by_pos.size());
+    get_dead(seq, by_pos.data(), by_pos.size(), values.data());
+
+    const uint8_t any = std::find(values.begin(), values.end(), 1) != values.end();
+    io.write(&any, sizeof(any));
+    io.write(values.data(), any ? values.size() : 0);
+
     if (dst) {
         header.hash = state_hash(dst, io.n_bytes());
         std::memcpy(dst, &header, sizeof(header));
@@ -233,9 +245,22 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
         if (v_trans) {
             io.read(&saved, sizeof(saved));
         }
+        std::vector<float> data(saved.n_query > 0 ? n_layer()*n_head_kv*idxs.size() : 0);
+        io.read(data.data(), data.size()*sizeof(float));
+
+        uint8_t any = 0;
+        io.read(&any, sizeof(any));
+        if (any) {
+            std::vector<int32_t> by_pos;
+            for (const auto & [_, i] : cells().seq_pos_get(seq)) {
+                by_pos.push_back(i);
+            }
+            std::vector<int8_t> values(n_layer()*by_pos.size());
+            io.read(values.data(), values.size());
+            set_dead(seq, by_pos.data(), by_pos.size(), values.data());
+        }
+
         if (saved.n_query > 0 && same_cells) {
-            std::vector<float> data(n_layer()*n_head_kv*idxs.size());
-            io.read(data.data(), data.size()*sizeof(float));
             write_sums(seq, (const int32_t *) idxs.data(), idxs.size(), data.data());
             sums[seq] = saved;
         }

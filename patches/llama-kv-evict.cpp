@@ -199,21 +199,46 @@ bool llama_kv_evict::alloc_records() {
 // recording queries
 //
 
-class llm_graph_input_query_rows : public llm_graph_input_i {
+class llm_graph_input_kv_evict : public llm_graph_input_i {
 public:
-    llm_graph_input_query_rows(llama_kv_evict & ke) : ke(ke) {}
+    llm_graph_input_kv_evict(llama_kv_evict & ke) : ke(ke) {}
 
     void set_input(const llama_ubatch * ubatch) override {
         ke.set_query_rows(*ubatch, (int64_t *) rows->data, rows->ne[0]);
+        ke.revive(*ubatch);
+
+        std::vector<float> mask(dead ? dead->ne[0] : 0, 0.0f);
+
+        for (int64_t ikv = 0; dead && ikv < dead->ne[1]; ++ikv) {
+            ke.mask_dead(ikv, mask.size(), mask.data());
+
+            void * row = (char *) dead->data + ikv*dead->nb[1];
+            if (dead->type == GGML_TYPE_F16) {
+                ggml_fp32_to_fp16_row(mask.data(), (ggml_fp16_t *) row, mask.size());
+            } else {
+                std::copy(mask.begin(), mask.end(), (float *) row);
+            }
+        }
     }
 
+    // the attention's own input tells whether n_kv is the same
     bool can_reuse(const llm_graph_params & params) override {
-        return rows->ne[0] == ke.n_query_rows(params.ubatch);
+        return rows->ne[0] == ke.n_query_rows(params.ubatch) && (dead != nullptr) == ke.has_dead();
+    }
+
+    static llm_graph_input_kv_evict * find(const llm_graph_context & graph) {
+        for (const auto & cur : graph.res->inputs) {
+            if (auto * inp = dynamic_cast<llm_graph_input_kv_evict *>(cur.get())) {
+                return inp;
+            }
+        }
+        return nullptr;
     }
 
     llama_kv_evict & ke;
 
     ggml_tensor * rows = nullptr; // I64 [n_query_rows]
+    ggml_tensor * dead = nullptr; // F32/F16 [n_kv, n_layer] or null, -inf where a row is dead
 };
 
 uint32_t llama_kv_evict::n_query_rows(const llama_ubatch & ubatch) const {
@@ -262,18 +287,13 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
         return;
     }
 
-    llm_graph_input_query_rows * inp = nullptr;
-    for (const auto & cur : graph.res->inputs) {
-        if ((inp = dynamic_cast<llm_graph_input_query_rows *>(cur.get()))) {
-            break;
-        }
-    }
+    auto * inp = llm_graph_input_kv_evict::find(graph);
     if (!inp) {
-        auto cur = std::make_unique<llm_graph_input_query_rows>(*this);
+        auto cur = std::make_unique<llm_graph_input_kv_evict>(*this);
         cur->rows = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I64, n_query_rows(graph.ubatch));
         ggml_set_input(cur->rows);
         graph.cb(cur->rows, "kv_evict_rows", -1);
-        inp = static_cast<llm_graph_input_query_rows *>(graph.res->add_input(std::move(cur)));
+        inp = static_cast<llm_graph_input_kv_evict *>(graph.res->add_input(std::move(cur)));
     }
 
     if (q_cur->nb[1] != n_embd_head_k*sizeof(float)) {
@@ -294,9 +314,31 @@ void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, b
     }
 }
 
+ggml_tensor * llama_kv_evict::hook_mask(const llm_graph_context & graph, ggml_tensor * kq_mask, int il) {
+    const auto it  = kv.map_layer_ids.find(il);
+    auto     * inp = llm_graph_input_kv_evict::find(graph);
+    if (!has_dead() || it == kv.map_layer_ids.end() || !inp) {
+        return kq_mask;
+    }
+
+    if (!inp->dead) {
+        inp->dead = ggml_new_tensor_2d(graph.ctx0, kq_mask->type, kq_mask->ne[0], n_layer());
+        ggml_set_input(inp->dead);
+        graph.cb(inp->dead, "kv_evict_dead", -1);
+    }
+
+    ggml_tensor * row = ggml_view_1d(graph.ctx0, inp->dead, inp->dead->ne[0], it->second*inp->dead->nb[1]);
+
+    return ggml_add(graph.ctx0, kq_mask, row);
+}
+
+ggml_tensor * llama_kv_evict_hook_mask(const llm_graph_context & graph, ggml_tensor * kq_mask, int il) {
+    return graph.cparams.kv_evict ? graph.cparams.kv_evict->hook_mask(graph, kq_mask, il) : kq_mask;
+}
+
 int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
     const llama_pos pos_max = cells().seq_pos_max(seq);
-    const llama_pos pos_min = cells().seq_pos_min(seq); // queries before it see no cell at all
+    const llama_pos pos_min = first_seen(seq);
 
     int32_t n = 0;
     while (n < (int32_t) n_window && pos_max >= 0 && pos_max - n >= pos_min && pos_row[row_of(seq, pos_max - n)] == pos_max - n) {
@@ -308,6 +350,11 @@ int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
 void llama_kv_evict::forget(llama_seq_id seq) {
     std::fill_n(pos_row.begin() + seq*n_window, n_window, -1);
     sums[seq] = {};
+
+    for (const auto & [_, i] : cells().seq_pos_get(seq)) {
+        revive(i);
+    }
+    prune_dead();
 }
 
 bool llama_kv_evict::owns(llama_seq_id seq, int32_t cell) const {
@@ -417,6 +464,18 @@ size_t llama_kv_evict_n_bytes(const llama_context * ctx) {
     return res;
 }
 
+int32_t llama_kv_evict_head_size(const llama_context * ctx, bool values) {
+    const auto * kv = cache_of(ctx);
+    if (!kv) {
+        return 0;
+    }
+
+    const auto & hparams = ctx->get_model().hparams;
+    const auto   il      = kv->get_layer_ids()[0];
+
+    return values ? hparams.n_embd_head_v(il) : hparams.n_embd_head_k(il);
+}
+
 int32_t llama_kv_evict_cells(const llama_context * ctx, llama_seq_id seq,
         llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max) {
     const auto * kv = cache_of(ctx);
@@ -449,9 +508,28 @@ int32_t llama_kv_evict_scores(llama_context * ctx, llama_seq_id seq, int32_t n_q
     return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.scores(seq, n_query, cells, n_cells, by_head, out); });
 }
 
+int32_t llama_kv_evict_queries(llama_context * ctx, llama_seq_id seq, int32_t n_query, llama_pos pos, float * out) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.queries(seq, n_query, pos, out); });
+}
+
+int32_t llama_kv_evict_rows(llama_context * ctx, llama_seq_id seq, bool values,
+        const int32_t * cells, int32_t n_cells, float * out) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.rows(seq, values, cells, n_cells, out); });
+}
+
 int32_t llama_kv_evict_apply(llama_context * ctx, llama_seq_id seq,
         const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm) {
     return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.apply(seq, src, dst, n_move, rm, n_rm); });
+}
+
+int32_t llama_kv_evict_set_dead(llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, const int8_t * dead) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.set_dead(seq, cells, n_cells, dead); });
+}
+
+int32_t llama_kv_evict_get_dead(llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, int8_t * dead) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.get_dead(seq, cells, n_cells, dead); });
 }
 
 size_t llama_kv_evict_state_size(llama_context * ctx, llama_seq_id seq) {

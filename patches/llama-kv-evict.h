@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 1
+#define LLAMA_KV_EVICT_ABI 3
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
@@ -47,20 +47,21 @@ LLAMA_API const char * llama_kv_evict_strerror(int32_t status);
 // check the context, then record the last n_window queries of each sequence from now on; 0 = stop and free
 LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window);
 
-// what llama.cpp itself holds. these six need no llama_kv_evict_init(); counts are 0 where the cache can't be served
+// what llama.cpp itself holds. these seven need no llama_kv_evict_init(); counts are 0 where the cache can't be served
 LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
 LLAMA_API int32_t llama_kv_evict_n_head   (const struct llama_context * ctx); // query heads
 LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
 LLAMA_API int32_t llama_kv_evict_n_cells  (const struct llama_context * ctx); // allocated
 LLAMA_API int32_t llama_kv_evict_n_used   (const struct llama_context * ctx);
 LLAMA_API size_t  llama_kv_evict_n_bytes  (const struct llama_context * ctx); // buffers of the memory, of any kind
+LLAMA_API int32_t llama_kv_evict_head_size(const struct llama_context * ctx, bool values); // values in a row of K, or of V
 
 // the sequence's cells in the order of their positions; shared (may be NULL): 1 = belongs to another sequence too
 // returns how many there are; writes at most n_max of them
 LLAMA_API int32_t llama_kv_evict_cells(const struct llama_context * ctx, llama_seq_id seq,
         llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max);
 
-// how many of the sequence's most recent queries are recorded, without a gap, and still see a cell
+// how many of the sequence's most recent queries are recorded, without a gap, and still see a cell in every layer
 LLAMA_API int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, llama_seq_id seq);
 
 // softmax weights that the last n_query queries give to these cells, summed over the queries; each query sees what the
@@ -69,18 +70,36 @@ LLAMA_API int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, lla
 LLAMA_API int32_t llama_kv_evict_scores(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
         const int32_t * cells, int32_t n_cells, bool by_head, float * out);
 
+// the last n_query recorded queries as they would be at position pos (RoPE), times the scale of the attention: their
+// products with K rows are the logits (before a soft cap). out[n_layer][n_head][n_query][head_size]
+LLAMA_API int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
+
+// the rows of K, or of V, in these cells of the sequence, as 32-bit floats: out[n_layer][n_head_kv][n_cells][head_size].
+// K is as it lies in the cache: after RoPE, and both after the rotation of quantized caches, which is orthonormal
+LLAMA_API int32_t llama_kv_evict_rows(struct llama_context * ctx, llama_seq_id seq, bool values,
+        const int32_t * cells, int32_t n_cells, float * out);
+
 // first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
 // reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.
 // src, dst: [n_layer][n_head_kv][n_move]. positions of cells don't change
 LLAMA_API int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,
         const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
 
-// the sequence's cells, where they lie, and the recorded queries: after set(), decoding goes on bit by bit as it would have
+// dead rows. layers that keep fewer rows than others leave some of their rows dead: nothing attends to them, in
+// llama_decode() and in scores, and they weigh nothing. a cell that is freed, or that a token comes to lie in, is alive
+// in every layer. dead[n_layer][n_cells]: 1 = the rows of all heads of the layer in that cell, which must be the
+// sequence's alone; cells that are not named stay as they are
+LLAMA_API int32_t llama_kv_evict_set_dead(struct llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, const int8_t * dead);
+LLAMA_API int32_t llama_kv_evict_get_dead(struct llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, int8_t * dead);
+
+// the sequence's cells, where they lie, which rows are dead, and the recorded queries: after set(), decoding goes on bit by bit as it would have
 LLAMA_API size_t  llama_kv_evict_state_size(struct llama_context * ctx, llama_seq_id seq);
 LLAMA_API int32_t llama_kv_evict_state_get (struct llama_context * ctx, llama_seq_id seq,       uint8_t * dst, size_t size);
 LLAMA_API int32_t llama_kv_evict_state_set (struct llama_context * ctx, llama_seq_id seq, const uint8_t * src, size_t size);
 
-// forget the recorded queries of a sequence (after its cells were replaced by other means)
+// forget the recorded queries of a sequence and which rows are dead (after its cells were replaced by other means)
 LLAMA_API void llama_kv_evict_forget(struct llama_context * ctx, llama_seq_id seq);
 
 // llama_tokenize() that returns INT32_MIN where the vocabulary can't express the text, instead of throwing

@@ -53,19 +53,29 @@ def render() -> str:
     """Return the text of docs/cli.md."""
     app = import_module("scope_cli.main").app
     program = import_module("typer.main").get_command(app)
-    sections = [HEADER, *(_section(name, program.commands[name]) for name in program.commands)]
-    return "\n".join([*sections, _policies()])
+    return "\n".join([HEADER, *_sections(program.commands), _policies()])
+
+
+def _sections(commands: dict[str, Any], group: str = "") -> Iterator[str]:
+    for name, command in commands.items():
+        if hasattr(command, "commands"):
+            yield from _sections(command.commands, f"{group}{name} ")
+        else:
+            yield _section(group + name, command)
 
 
 def _section(name: str, command: Any) -> str:
-    summary, _, example = cleandoc(command.help).partition("\n\n")
-    lines = [f"## `scope {name}`", "", " ".join(summary.split()), ""]
-    if example:
-        lines += ["```sh", example, "```", ""]
+    lines = [f"## `scope {name}`", ""]
+    for part in cleandoc(command.help).split("\n\n"):
+        lines += ["```sh", part, "```", ""] if part.startswith("scope ") else [_line(part), ""]
     for panel, params in _panels(command).items():
         lines += [f"**{panel}**", "", "| | | default | variable |", "|---|---|---|---|"]
         lines += [*(_row(param) for param in params), ""]
     return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _panels(command: Any) -> dict[str, list[Any]]:
@@ -96,13 +106,21 @@ def _policies() -> str:
         ("--policy", policies.decode_policies()),
         ("--prefill", policies.prefill_policies()),
     ):
+        rows: dict[tuple[str, str, str], list[str]] = {}
         for name, policy in classes.items():
-            lines += [
-                f"| `{kind} {name}` | `{item.name}` | "
-                f"{'auto' if item.default is None else item.default} | {item.metadata['help']} |"
-                for item in fields(policy)
-            ]
+            for item in fields(policy):
+                default = "auto" if item.default is None else str(item.default)
+                text = ": ".join([item.metadata["help"], *_listed(item.metadata["choices"])])
+                rows.setdefault((item.name, default, text), []).append(name)
+        lines += [
+            f"| `{kind}` {', '.join(names)} | `{key}` | {default} | {text} |"
+            for (key, default, text), names in rows.items()
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _listed(words: tuple[str, ...]) -> list[str]:
+    return [", ".join(words)] if words else []
 
 
 def _ordered(names: list[str]) -> Iterator[str]:

@@ -45,12 +45,12 @@ def chat(
     """
     from scope_cpp.engine import logs
 
-    from .. import convert, terminal
+    from .. import convert, shipped, terminal
     from ..interrupt import exit_at_once
     from .loop import Chat, Notices
     from .opening import Opening, first_message, is_alone
 
-    path = convert.model_path(model, ctx)
+    path = convert.model_path(model, ctx, shipped.path)
     alone = is_alone(talk)
     logs.capture(verbose=output.verbose)
     opening = Opening.from_flags(ctx, talk, length, budget, policy, sampling, compute)
@@ -60,6 +60,8 @@ def chat(
     with exit_at_once(INTERRUPTED):
         loaded = convert.load_model(path, placement)
     with loaded:
+        if not model.named:
+            shipped.introduce()
         with exit_at_once(INTERRUPTED):
             conversation = opening.open(loaded, notices.warn)
         with conversation:

@@ -87,7 +87,7 @@ def draw(
         start += len(part)
         if len(part):
             text.append_text(_pool(pool, part, per, columns, narrow, shades))
-    return text.append_text(_legend(per, shades))
+    return text.append(legend(per, shades))
 
 
 def blocks(kept: NDArray[np.float64], per: int) -> NDArray[np.float64]:
@@ -95,6 +95,11 @@ def blocks(kept: NDArray[np.float64], per: int) -> NDArray[np.float64]:
     starts = np.arange(0, len(kept), per)
     sizes = np.diff(np.append(starts, len(kept)))
     return np.asarray(np.add.reduceat(kept, starts) / sizes, np.float64)
+
+
+def strip(kept: NDArray[np.float64], per: int, shades: str) -> str:
+    """Return a mark for each `per` positions."""
+    return "".join(_mark(share, shades) for share in blocks(kept, per))
 
 
 def _pool(
@@ -107,7 +112,7 @@ def _pool(
 ) -> Text:
     name = pool_name(pool)
     label = f"{name} {_share(kept)}"
-    marks = "".join(_mark(share, shades) for share in blocks(kept, per))
+    marks = strip(kept, per, shades)
     rows = [marks[i : i + columns] for i in range(0, len(marks), columns)]
     text = Text(label + "\n" if narrow else f"{name:<11}{_share(kept):>5}  ")
     style = _STYLES.get(pool.kind, "")
@@ -127,12 +132,12 @@ def _mark(share: float, shades: str) -> str:
     return shades[1 + min(int(share * (len(shades) - 2)), len(shades) - 3)]
 
 
-def _legend(per: int, shades: str) -> Text:
+def legend(per: int, shades: str) -> str:
+    """Return a line that says what the marks mean."""
     of = "a position" if per == 1 else f"{per} positions"
-    text = Text(f"one mark is {of}; kept: ")
     names = ("none", "to 1/3", "to 2/3", "more", "all")
-    text.append(", ".join(f"{shade} {name}" for shade, name in zip(shades, names, strict=True)))
-    return text
+    marks = ", ".join(f"{shade} {name}" for shade, name in zip(shades, names, strict=True))
+    return f"one mark is {of}; kept: {marks}"
 
 
 def _share(kept: NDArray[np.float64]) -> str:

@@ -6,50 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from string import Formatter
 from typing import Any
 
+from scope_cpp import table
 from scope_cpp.bench.measure import Report
 from scope_cpp.engine.budget import format_bytes
+from scope_cpp.table import Column
 
 FORMATS = ("md", "csv", "json", "jsonl")
 
 Record = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the Markdown table.
-
-    Attributes
-    ----------
-    title
-    form
-        What of a record it shows, as a format string.
-    always
-        Shown even if no row of the table has a value.
-    """
-
-    title: str
-    form: str
-    always: bool = True
-
-    @property
-    def key(self) -> str:
-        """The first value that it shows."""
-        return str(next(name for _, name, _, _ in Formatter().parse(self.form) if name))
-
-    def cell(self, record: Record) -> str:
-        """Show a record's values, or where its speed would be why it has none."""
-        text = "" if record[self.key] is None else self.form.format(**record)
-        if self.key == SPEED and record["error"]:
-            text = record["error"]
-        return " ".join(text.replace("|", "\\|").split())
-
-
-SPEED = "tokens_per_second"
 
 # llama-bench's columns and order first
 COLUMNS = (
@@ -67,7 +35,7 @@ COLUMNS = (
     Column("granularity", "{granularity}", always=False),
     Column("budget", "{budget}"),
     Column("test", "{test}"),
-    Column("t/s", "{tokens_per_second:.2f} ± {tokens_per_second_sd:.2f}"),
+    Column("t/s", "{tokens_per_second:.2f} ± {tokens_per_second_sd:.2f}", instead="error"),
     Column("ms", "{ms:.2f}"),
     Column("min–max", "{ms_min:.2f}–{ms_max:.2f}"),
     Column("IQR", "{relative_iqr:.1%}"),
@@ -119,7 +87,7 @@ def markdown(report: Report, command: Sequence[str]) -> str:
     """Return a table for each test, and what the columns mean."""
     parts = []
     for _, group in groupby(_flat(report), key=lambda record: record["test_kind"]):
-        parts.append(_table(list(group)))
+        parts.append(table.markdown(COLUMNS, list(group)))
     facts = report.environment
     parts.append(LEGEND)
     parts.append(
@@ -186,17 +154,6 @@ def _flat(report: Report) -> list[Record]:
         "type_v": compute["type_v"],
     }
     return [{**same, **record} for record in report.records()]
-
-
-def _table(records: list[Record]) -> str:
-    shown = [
-        column
-        for column in COLUMNS
-        if column.always or any(record[column.key] is not None for record in records)
-    ]
-    rows = [[column.title for column in shown], ["---"] * len(shown)]
-    rows += [[column.cell(record) for column in shown] for record in records]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _count(n: int) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.cache_state import CacheState, read_cells, write_cells
 from scope_cpp.engine.cache_stats import CacheStats
+from scope_cpp.engine.choice import choose
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.ledger import Ledger, pooled
@@ -25,10 +26,8 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step, View
-from scope_cpp.policies.select import count
 
 Keep = NDArray[np.bool_]
-Keep1 = NDArray[np.bool_]
 Observed = NDArray[np.float32]
 
 
@@ -125,12 +124,19 @@ class BoundedCache:
                 reader = policy if policy.needs_scores else self.decode_policy
                 self._score_if_due(reader, len(chunk))
             self._decode(chunk)
-        if self.bounded and policy.cells(self.n_prompt) < self.stats.cells_used:
+        if self.bounded and self._must_drop(policy):
             self._select(policy, lambda view: policy.select(view, final=True), self.capacity)
         self.n_prompt_cells = self.stats.cells_used
         self._since = 0
+        self._look_ahead(self.n_prompt)
         if not self.decode_policy.reads_prompt:
             self._scorer.unscored = 0
+
+    def _must_drop(self, policy: PrefillPolicy) -> bool:
+        """Whether the prompt's pool is smaller than what is there, in some layer at least."""
+        if policy.cells(self.n_prompt) < self.stats.cells_used:
+            return True
+        return policy.uneven and not policy.keeps_all(self.n_prompt)
 
     def set_policies(
         self,
@@ -145,9 +151,13 @@ class BoundedCache:
         Raises
         ------
         ScopeError
-            If they need more queries than are recorded, or the cache can't be bounded; nothing is
-            changed then.
+            If they need more queries than are recorded, the cache can't be bounded, or whole cells
+            are to go while some layers have dead rows; nothing is changed then.
         """
+        if whole_cells and self.ledger.dead.any():
+            raise ScopeError(
+                "layers hold different numbers of rows: --granularity head must stay as it is"
+            )
         self._settle()
         before = self.decode_policy, self.prefill_policy, self.whole_cells, self.bounded
         self.decode_policy, self.prefill_policy = decode, prefill
@@ -173,11 +183,12 @@ class BoundedCache:
         """Let what comes next be independent of which queries are still recorded.
 
         Attention that was not scored yet is folded into the scores; counts of selections and
-        times begin anew.
+        times begin anew. The queries of the prompt before weigh nothing of the next one.
         """
         self._settle()
-        used = self.stats.cells_used
-        self.stats = CacheStats(cells_used=used, cells_peak=self.stats.cells_peak)
+        self._scorer.asked = None
+        was = self.stats
+        self.stats = CacheStats(was.cells_used, was.cells_peak, was.dead_rows)
 
     def read(
         self, tokens: Sequence[int], size: int, make_room: Callable[[int], None] | None = None
@@ -213,13 +224,32 @@ class BoundedCache:
                 self._decode(chunk)
             self.n_last = len(chunk)
 
-    def begin_output(self, n_predict: int | None) -> None:
-        """End a prompt: all that was read and written so far is the prompt of what follows."""
+    def begin_output(self, n_predict: int | None, n_read: int) -> None:
+        """End a prompt: all that was read and written so far is the prompt of what follows.
+
+        Its last `n_read` tokens were read for it; the queries of these are all that may be asked
+        again (`scores.foresight`).
+        """
         self.n_prompt, self.n_predict = self.n_past, n_predict
         self.n_prompt_cells = self.stats.cells_used
         if self.bounded and self.decode_policy.reads_prompt:
             self._settle()
+        self._look_ahead(n_read)
         self._since = self._scorer.unscored = 0
+
+    def _look_ahead(self, n_read: int) -> None:
+        """Keep the queries of the last tokens read, if the policy wants them for the output."""
+        self._scorer.asked = None
+        if not self.bounded or not self.decode_policy.ahead:
+            return
+        if self.decode_policy.reads_prompt:
+            self._settle()
+        # the middle of the output, but no further away than the cells that can be held
+        longest = 2 * self.capacity if self.n_predict is None else self.n_predict
+        pos = self.n_past + min(self.capacity, longest // 2)
+        n_query = min(self.decode_policy.ahead, n_read)
+        ids, _ = self._cells()
+        self._scorer.look_ahead(n_query, pos, self.ledger, ids)
 
     def make_room_by_policy(self, n: int) -> None:
         """Let the decode policy choose what goes, if `n` more cells are not there."""
@@ -237,7 +267,7 @@ class BoundedCache:
         if shared.any():
             raise ScopeError("cells that another sequence has can't be given up")
         keep = np.broadcast_to(choose(*self.ledger.ranked(self.whole_cells)), self.ledger.pos.shape)
-        return self._evict(keep, ids)
+        return self._evict(keep & (self.ledger.pos >= 0), ids)
 
     def observed(self, policy: Policy, n: int) -> Observed:
         """Scores as `policy` would make them of the last `n` queries; nothing is changed."""
@@ -254,7 +284,8 @@ class BoundedCache:
     def adopt(self, n_prompt: int) -> None:
         """Take over the cells that the sequence has already, `n_prompt` of them its prompt.
 
-        For a prompt that another sequence has read (``llama_memory_seq_cp``).
+        For a prompt that another sequence has read (``llama_memory_seq_cp``). Its queries are not
+        known here: a policy with ``ahead`` ranks by what the output's own queries say.
         """
         self._cells()
         labels = self.ledger.labels
@@ -326,50 +357,58 @@ class BoundedCache:
         if policy.needs_scores:
             self._score(policy, ids)
         started = time.perf_counter()
-        keep = self._choose(select, limit, shared)
+        keep = self._ask(policy, select, limit, ids, shared)
         self._count(keep)
         self.stats.select_seconds += time.perf_counter() - started
-        self._evict(keep, ids)
+        self._evict(keep, ids, policy.uneven)
         self._since = 0
 
-    def _evict(self, keep: Keep, ids: NDArray[np.int32]) -> int:
+    def _evict(self, keep: Keep, ids: NDArray[np.int32], uneven: bool = False) -> int:
         started = time.perf_counter()
-        plan = plan_eviction(keep)
+        had_dead = bool(self.ledger.dead.any())
+        plan = plan_eviction(keep, uneven=uneven or had_dead)
         planned = time.perf_counter()
         kv_evict.apply(self.context.ptr, self.seq, ids[plan.src], ids[plan.dst], ids[plan.free])
-        if plan.free.size:
+        if had_dead or plan.dead.any():
+            kv_evict.set_dead(self.context.ptr, self.seq, ids[plan.stay], plan.dead)
+        if plan.first is not None:
             self._marks.disturb(int(self.ledger.labels[plan.first]))
         self.ledger.apply(plan)
         self.stats.cells_used -= plan.free.size
+        self.stats.dead_rows = float(plan.dead.sum(axis=1).mean())
         self.stats.evicted += plan.free.size
         self.stats.select_seconds += planned - started
         self.stats.move_seconds += time.perf_counter() - planned
         return int(plan.free.size)
 
-    def _choose(self, select: Callable[[View], Keep], limit: int, shared: Keep1) -> Keep:
-        """Ask the policy about the cells that are this sequence's own; shared ones stay."""
-        own = np.flatnonzero(~shared)
-        pos, scores = self.ledger.ranked(self.whole_cells)
-        limit -= int(shared.sum())
-        if limit < 1:
+    def _ask(
+        self,
+        policy: Policy,
+        select: Callable[[View], Keep],
+        limit: int,
+        ids: NDArray[np.int32],
+        shared: NDArray[np.bool_],
+    ) -> Keep:
+        """Ask the policy which rows stay; see `choose`."""
+        if limit <= shared.sum():
             raise ScopeError(f"all {self.capacity} cells are shared: give a larger --budget")
+        pos, scores = self.ledger.ranked(self.whole_cells)
         view = View(
-            pos.take(own, axis=2),
-            scores.take(own, axis=2),
+            pos,
+            scores,
             self.n_prompt,
             self.n_past,
             self.n_predict,
             limit,
+            self._rows(ids, values=False) if policy.needs_keys else None,
+            self._rows(ids, values=True) if policy.needs_values else None,
         )
-        chosen = select(view)
-        if count(chosen).max() > limit or not chosen[:, :, -1].all():
-            raise ScopeError("the policy kept more cells than allowed, or not the newest")
-        shape = self.ledger.pos.shape
-        if own.size == shared.size:
-            return np.broadcast_to(chosen, shape)
-        keep = np.ones(shape, np.bool_)
-        keep[:, :, own] = chosen
-        return keep
+        by_layer = policy.uneven or bool(self.ledger.dead.any())
+        keep = choose(select, view, shared, by_layer)
+        return np.broadcast_to(keep, self.ledger.pos.shape)
+
+    def _rows(self, ids: NDArray[np.int32], values: bool) -> NDArray[np.float32]:
+        return kv_evict.rows(self.context.ptr, self.seq, ids, values=values)
 
     def _count(self, keep: Keep) -> None:
         """Update the attention loss."""
@@ -380,7 +419,10 @@ class BoundedCache:
             stats.attention_loss += (lost - stats.attention_loss) / stats.selections
 
     def positions(self) -> NDArray[np.int32]:
-        """Return the true positions of the rows of each head: int32 (layer, KV head, n)."""
+        """Return the true positions of the rows of each head: int32 (layer, KV head, n).
+
+        -1 where a row is dead: the layer keeps fewer than another one.
+        """
         self._cells()
         return self.ledger.pos
 
@@ -391,6 +433,7 @@ class BoundedCache:
         self._cells()
         scores = self.ledger.scores.copy()
         mark = Mark(self.n_past, self._counters(), replace(self.stats), scores)
+        mark.asked = self._scorer.asked
         self._marks.add(mark)
         return mark
 
@@ -411,7 +454,9 @@ class BoundedCache:
             False if rows from before the mark were evicted or moved since, or if what it had is
             no longer known. Nothing is right then but to `clear` and to read all tokens anew.
         """
-        if not mark.intact or mark.scores is None:
+        begins_output = mark.n_past == mark.counters[1]
+        foreseen = mark.asked is not None or not self.decode_policy.ahead
+        if not mark.intact or mark.scores is None or (begins_output and not foreseen):
             return False
         n_past = mark.n_past - len(again)
         with whole_step():
@@ -424,6 +469,8 @@ class BoundedCache:
                 self._cells()
             self.ledger.scores = mark.scores.copy()
             self._set_counters(mark.counters)
+            ahead = mark.asked
+            self._scorer.asked = ahead and ahead.before_output()
             peak = self.stats.cells_peak
             self.stats = replace(mark.stats, cells_peak=peak)
             self._marks.forget_after(mark.n_past)
@@ -466,6 +513,7 @@ class BoundedCache:
                 kv_evict.forget(self.context.ptr, self.seq)
             self._cells()
             self._set_counters((0,) * len(self._counters()))
+            self._scorer.asked = None
             self.stats = CacheStats()
             self._marks.forget_after(-1)
 
@@ -523,6 +571,7 @@ class BoundedCache:
             stats=replace(self.stats),
             ledger=replace(self.ledger),
             marks=tuple((mark, replace(mark)) for mark in self._marks.all),
+            asked=self._scorer.asked,
         )
 
     def take(self, state: CacheState) -> None:
@@ -542,11 +591,16 @@ class BoundedCache:
             if not np.array_equal(labels, state.ledger.labels):
                 raise ScopeError("the cells are not those that the rest of the state tells of")
             self.ledger = replace(state.ledger)
+            if not state.places and self.ledger.dead.any():
+                _, ids, _ = kv_evict.cells(self.context.ptr, self.seq)
+                kv_evict.set_dead(self.context.ptr, self.seq, ids, self.ledger.dead)
             self._set_counters(state.counters)
             self.stats = replace(state.stats)
             for mark, was in state.marks:
                 mark.intact, mark.scores = was.intact, was.scores
+                mark.asked = was.asked
             self._marks.keep([mark for mark, _ in state.marks])
+            self._scorer.asked = state.asked
 
     def _counters(self) -> tuple[int, ...]:
         return self.n_past, self.n_prompt, self.n_prompt_cells, self._since, self._scorer.unscored

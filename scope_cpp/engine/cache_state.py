@@ -16,6 +16,7 @@ from scope_cpp.engine.marks import Mark
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
+from scope_cpp.policies.scores.foresight import Asked
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class CacheState:
         As of the cache.
     marks
         The marks, each with a copy of what it was.
+    asked
+        The prompt's queries that weigh the output.
     """
 
     native: NDArray[np.uint8]
@@ -43,6 +46,7 @@ class CacheState:
     stats: CacheStats
     ledger: Ledger
     marks: tuple[tuple[Mark, Mark], ...]
+    asked: Asked | None = None
 
 
 def read_cells(context: Context, seq: int, places: bool) -> NDArray[np.uint8]:

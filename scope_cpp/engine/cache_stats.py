@@ -13,6 +13,9 @@ class CacheStats:
     ----------
     cells_used, cells_peak
         Cells now and at most.
+    dead_rows
+        Rows of these cells that attention does not see now, because a layer keeps fewer than
+        another one: the mean over layers. Memory follows the cells, attention what is left.
     evicted, selections
         Cells freed; how often a policy chose.
     attention_loss
@@ -24,6 +27,7 @@ class CacheStats:
 
     cells_used: int = 0
     cells_peak: int = 0
+    dead_rows: float = 0.0
     evicted: int = 0
     selections: int = 0
     attention_loss: float = 0.0

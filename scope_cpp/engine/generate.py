@@ -37,6 +37,9 @@ class Stats:
         Tokens read and written.
     cells_used, cells_peak
         Cells now and at most.
+    dead_rows
+        Rows of the cells in use that attention does not see: the mean over layers, 0 unless a
+        policy gives layers different budgets.
     cells_capacity
         Cells that the sequence may use: the budget.
     cells_allocated, kv_bytes
@@ -55,6 +58,7 @@ class Stats:
     n_generated: int = 0
     cells_used: int = 0
     cells_peak: int = 0
+    dead_rows: float = 0.0
     cells_capacity: int = 0
     cells_allocated: int = 0
     kv_bytes: int = 0
@@ -66,6 +70,11 @@ class Stats:
     score_seconds: float = 0.0
     select_seconds: float = 0.0
     move_seconds: float = 0.0
+
+    @property
+    def rows_used(self) -> float:
+        """Rows that a head attends to now, the mean over layers: the cells less `dead_rows`."""
+        return self.cells_used - self.dead_rows
 
     @property
     def prompt_per_second(self) -> float:

@@ -25,7 +25,8 @@ class Ledger:
     labels
         int32 (n,): positions that llama.cpp has for the cells, ascending.
     pos
-        int32 (layer, KV head, n): true position of the token whose K and V the row holds.
+        int32 (layer, KV head, n): true position of the token whose K and V the row holds; -1 of a
+        dead row, which nothing attends to (`scope_cpp.engine.plan`). Its score is 0.
     scores
         float32 (layer, head, n): what the policy made of the attention so far; by KV head, or by
         query head where whole cells are evicted.
@@ -72,6 +73,14 @@ class Ledger:
             # unlike an index, `take` leaves the rows of a head side by side in memory
             setattr(self, name, rows.take(plan.stay, axis=2))
         self.labels = self.labels[plan.stay]
+        for layer in np.flatnonzero(plan.dead.any(axis=1)):
+            self.pos[layer, :, plan.dead[layer]] = -1
+            self.scores[layer, :, plan.dead[layer]] = 0
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """Rows of each layer that are dead, in all of its heads: bool (layer, n)."""
+        return np.asarray((self.pos[:, :1] < 0).all(axis=1))
 
     def ranked(self, whole_cells: bool) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Positions and scores to choose by: of each head, or of whole cells as if of one head.

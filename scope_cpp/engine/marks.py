@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.cache_stats import CacheStats
+from scope_cpp.policies.scores.foresight import Asked
 
 # Marks that keep a copy of the scores: two turns of a conversation
 WITH_SCORES = 4
@@ -26,6 +27,8 @@ class Mark:
         The cache's numbers there.
     scores
         What the ledger had; ``None`` once later marks took their place.
+    asked
+        The prompt's queries that weighed the output after it, if any did.
     intact
         Whether all rows from before it are where they were.
     """
@@ -34,6 +37,7 @@ class Mark:
     counters: tuple[int, ...]
     stats: CacheStats
     scores: NDArray[np.float32] | None
+    asked: Asked | None = None
     intact: bool = True
 
 
@@ -47,7 +51,7 @@ class Marks:
         """Watch over these and no others; all but the latest lose their scores."""
         self.all = list(marks)
         for old in self.all[:-WITH_SCORES]:
-            old.scores = None
+            old.scores = old.asked = None
 
     def add(self, mark: Mark) -> None:
         """Watch over one more, the last of the sequence."""

@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.context import Context
+from scope_cpp.engine.foresight import ask_prompt, weigh
 from scope_cpp.engine.ledger import Ledger
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy
+from scope_cpp.policies.scores.foresight import Asked
 
 # Queries that are recorded per sequence. Those of a longer interval are scored in several calls.
 DECODE_QUERIES = 32
@@ -28,6 +30,8 @@ class Scorer:
         Tokens whose queries were not folded yet.
     observed
         What was folded last: float32 (layer, head, n).
+    asked
+        Queries of the prompt that weigh new cells; ``None`` if the policy wants none.
     """
 
     def __init__(self, context: Context, seq: int, by_head: bool) -> None:
@@ -35,6 +39,7 @@ class Scorer:
         self.ring = 0
         self.unscored = 0
         self.observed: NDArray[np.float32] | None = None
+        self.asked: Asked | None = None
 
     def n_recorded(self) -> int:
         """Most recent queries that are recorded without a gap."""
@@ -46,7 +51,26 @@ class Scorer:
         if n > 0:
             self.observed = self._scores(n, ids)
             ledger.scores = policy.fold(ledger.scores, self.observed, n)
+        if self.asked is not None and self.unscored > 0:
+            self._weigh_ahead(policy, ledger, ids)
+        if n > 0 or self.asked is not None:
             self.unscored = 0
+
+    def look_ahead(self, n_query: int, pos: int, ledger: Ledger, ids: NDArray[np.int32]) -> None:
+        """Keep the last queries of a prompt, as they would be at `pos`; see `ask_prompt`."""
+        n = min(n_query, self.n_recorded())
+        self.asked = None
+        if n > 0:
+            self.asked = ask_prompt(self.context, self.seq, n, pos, ids, ledger.dead)
+
+    def _weigh_ahead(self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32]) -> None:
+        """Let the prompt's queries weigh the cells that are new since the last fold."""
+        assert self.asked is not None
+        new = slice(-min(self.unscored, ids.size), None)
+        weights, self.asked = weigh(self.asked, self.context, self.seq, ids[new], self.by_head)
+        expected = np.zeros_like(ledger.scores)
+        expected[:, :, new] = weights
+        ledger.scores = policy.expect(ledger.scores, expected)
 
     def folded(
         self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n: int
@@ -88,7 +112,7 @@ class Scorer:
 
 def ring_size(decode: DecodePolicy, prefill: PrefillPolicy, reads_prompt: bool) -> int:
     """Queries to record for these policies."""
-    windows = fixed_window(prefill), fixed_window(decode)
+    windows = fixed_window(prefill), fixed_window(decode), decode.ahead
     if reads_prompt:
         return max(PROMPT_QUERIES, *windows)
     # one query even where no attention is read: moves need the native state

@@ -20,6 +20,8 @@ from scope_cpp.engine.marks import Mark
 from scope_cpp.engine.session_values import COMPUTE, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings, conversation_policies
 from scope_cpp.engine.turns import Clock, Progress, Region, Turn
+from scope_cpp.native import kv_evict
+from scope_cpp.policies.scores.foresight import Asked
 
 if TYPE_CHECKING:
     from scope_cpp.engine.cache import BoundedCache
@@ -54,9 +56,11 @@ def export_state(conversation: Conversation) -> tuple[dict[str, Any], dict[str, 
         "stats": to_json(state.stats),
         "settings": [to_json(one) for one in settings],
         "turns": [_turn_values(turn, settings, marks) for turn in turns],
-        "marks": [_mark_values(mark) for mark in marks],
+        "marks": [_mark_values(mark, state.asked) for mark in marks],
     }
     arrays = {"native": state.native, "tokens": tokens, **vars(state.ledger)}
+    if state.asked is not None:
+        arrays |= {f"ahead_{name}": part for name, part in vars(state.asked).items()}
     for i, mark in enumerate(marks):
         if mark.scores is not None:
             arrays[f"mark{i}"] = mark.scores
@@ -78,8 +82,10 @@ def _turn_values(turn: Turn, settings: list[Settings], marks: list[Mark]) -> dic
     }
 
 
-def _mark_values(mark: Mark) -> dict[str, Any]:
+def _mark_values(mark: Mark, now: Asked | None) -> dict[str, Any]:
+    ahead = mark.asked
     return {
+        "ahead": ahead is not None and now is not None and ahead.queries is now.queries,
         "n_past": mark.n_past,
         "counters": mark.counters,
         "stats": to_json(mark.stats),
@@ -112,7 +118,10 @@ def import_state(conversation: Conversation, meta: dict[str, Any], arrays: Array
     attempts: tuple[int, ...] = typed("attempts", meta.get("attempts"), tuple[int, ...])
     _require(all(n >= 0 for n in attempts), "attempts")
     _require(len(attempts) == sum(m["role"] == "user" for m in messages), "attempts")
-    marks = [_mark(i, values, arrays, ledger) for i, values in enumerate(_list(meta, "marks"))]
+    asked = _asked(arrays, cache)
+    marks = [
+        _mark(i, values, arrays, ledger, asked) for i, values in enumerate(_list(meta, "marks"))
+    ]
     order = [mark.n_past for mark in marks]
     _require(order == sorted(order), "marks")
     turns = _turns(conversation, meta, arrays, marks)
@@ -127,6 +136,7 @@ def import_state(conversation: Conversation, meta: dict[str, Any], arrays: Array
             stats=stats,
             ledger=ledger,
             marks=tuple((mark, mark) for mark in marks),
+            asked=asked,
         )
     )
     conversation.take(Progress(messages, list(attempts), turns, clock))
@@ -197,7 +207,29 @@ def _ledger(arrays: Arrays, cache: BoundedCache, n_past: int) -> Ledger:
     return Ledger(labels, pos, scores)
 
 
-def _mark(i: int, values: Mapping[str, Any], arrays: Arrays, ledger: Ledger) -> Mark:
+def _asked(arrays: Arrays, cache: BoundedCache) -> Asked | None:
+    if "ahead_queries" not in arrays:
+        return None
+    ptr = cache.context.ptr
+    heads = kv_evict.n_layer(ptr), kv_evict.n_head(ptr)
+    sizes = kv_evict.head_size(ptr), kv_evict.head_size(ptr, values=True)
+    queries = _array(arrays, "ahead_queries", np.float32, (*heads, None, sizes[0]))
+    n = queries.shape[2]
+    _require(n > 0, "queries")
+    answers = _array(arrays, "ahead_answers", np.float32, (*heads, n, sizes[1]))
+    totals = [_array(arrays, f"ahead_{of}", np.float32, (*heads, n)) for of in ("prompt", "output")]
+    _require(np.isfinite(queries).all() and np.isfinite(answers).all(), "queries")
+    _require(all((total < np.inf).all() for total in totals), "queries")
+    return Asked(queries, answers, *totals)
+
+
+def _mark(
+    i: int,
+    values: Mapping[str, Any],
+    arrays: Arrays,
+    ledger: Ledger,
+    asked: Asked | None,
+) -> Mark:
     n_past = typed("marks", values.get("n_past"), int)
     intact = typed("marks", values.get("intact"), bool)
     counters = _counters(values.get("counters"), n_past)
@@ -208,7 +240,8 @@ def _mark(i: int, values: Mapping[str, Any], arrays: Arrays, ledger: Ledger) -> 
         _require(np.isfinite(scores).all(), "marks")
     if scores is not None and scores.shape[2] != int((ledger.labels < n_past).sum()):
         _require(not intact, "marks")
-    return Mark(n_past, counters, _stats(values.get("stats")), scores, intact)
+    ahead = asked if typed("marks", values.get("ahead"), bool) else None
+    return Mark(n_past, counters, _stats(values.get("stats")), scores, ahead, intact)
 
 
 def _messages(values: Any) -> list[dict[str, str]]:

@@ -28,7 +28,7 @@ GRANULARITIES = ("head", "cell")
 
 # A history of full size from the start, chosen anew for several tokens at once: nearly the quality
 # of choosing at every token, at a fraction of the cost.
-DEFAULT_POLICY = "scope-slide"
+DEFAULT_POLICY = "scope-foresight"
 DEFAULT_OPTIONS = ("interval=auto",)
 
 # Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
@@ -101,7 +101,25 @@ class Settings:
             options = DEFAULT_OPTIONS + options
         decode, prefill = find_decode(name), find_prefill(self.prefill)
         for_decode, for_prefill = split_options(decode, prefill, parse_options(options))
-        return make_decode(name, for_decode), make_prefill(self.prefill, for_prefill)
+        policies = make_decode(name, for_decode), make_prefill(self.prefill, for_prefill)
+        if self.granularity == "cell":
+            _require_even(
+                "--granularity cell makes one choice for all: give --granularity head", *policies
+            )
+        if policies[1].uneven and policies[0].compares_layers:
+            raise UsageError(
+                f"{name} with these options compares the rows of all layers, which hold different "
+                f"ones after --prefill {self.prefill}: choose another one"
+            )
+        return policies
+
+
+def _require_even(why: str, decode: DecodePolicy, prefill: PrefillPolicy) -> None:
+    for flag, policy in (("--policy", decode), ("--prefill", prefill)):
+        if policy.uneven:
+            raise UsageError(
+                f"{flag} {policy.name} gives each layer a number of rows of its own, and {why}"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,7 +185,11 @@ def _bound_by_options(
     decode: DecodePolicy, prefill: PrefillPolicy, n_prompt: int, n_predict: int
 ) -> bool:
     """Whether pools named by options hold less than prompt and output, whatever the budget."""
-    kept = prefill.cells(n_prompt) if prefill.sized else n_prompt
+    kept = n_prompt
+    if prefill.sized:
+        kept = prefill.cells(n_prompt)
+        if prefill.uneven and not prefill.keeps_all(n_prompt):
+            return True
     held = kept + n_predict
     if decode.sized:
         held = _attempt(lambda: decode.resolve(None, kept, n_predict)).capacity(kept, n_predict)
@@ -267,6 +289,9 @@ def conversation_policies(
         while there is room, and then give what is needed.
     """
     decode, prefill = settings.policies()
+    _require_even(
+        "a conversation's turns give way in all layers alike: choose another one", decode, prefill
+    )
     if prefill.name != "full" and prefill.sized:
         raise UsageError(
             f"the options give --prefill {prefill.name} a size, in a conversation prompts stay "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.library import library_path, llama_cpp
 
-ABI = 1
+ABI = 3
 SHARED = -23
 QUERIES = -22
 INT32_MIN = -(2**31)
@@ -60,13 +60,18 @@ _init = _bind("init", _i32, _ctx, _i32)
 _n_layer = _bind("n_layer", _i32, _ctx)
 _n_head = _bind("n_head", _i32, _ctx)
 _n_head_kv = _bind("n_head_kv", _i32, _ctx)
+_head_size = _bind("head_size", _i32, _ctx, ctypes.c_bool)
 _n_cells = _bind("n_cells", _i32, _ctx)
 _n_used = _bind("n_used", _i32, _ctx)
 _n_bytes = _bind("n_bytes", _size, _ctx)
 _cells = _bind("cells", _i32, _ctx, _i32, _ptr, _ptr, _ptr, _i32)
 _n_queries = _bind("n_queries", _i32, _ctx, _i32)
 _scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, ctypes.c_bool, _ptr)
+_queries = _bind("queries", _i32, _ctx, _i32, _i32, _i32, _ptr)
+_rows = _bind("rows", _i32, _ctx, _i32, ctypes.c_bool, _ptr, _i32, _ptr)
 _apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
+_set_dead = _bind("set_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
+_get_dead = _bind("get_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
 _state_size = _bind("state_size", _size, _ctx, _i32)
 _state_get = _bind("state_get", _i32, _ctx, _i32, _ptr, _size)
 _state_set = _bind("state_set", _i32, _ctx, _i32, _ptr, _size)
@@ -136,6 +141,12 @@ def n_bytes(ctx: Any) -> int:
     return int(_n_bytes(ctx))
 
 
+# int32_t llama_kv_evict_head_size(const struct llama_context * ctx, bool values);
+def head_size(ctx: Any, *, values: bool = False) -> int:
+    """Numbers in a row of K, or of V."""
+    return int(_head_size(ctx, values))
+
+
 # int32_t llama_kv_evict_cells(const struct llama_context * ctx, llama_seq_id seq,
 #         llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max);
 def cells(ctx: Any, seq: int) -> tuple[Int32, Int32, NDArray[np.bool_]]:
@@ -167,6 +178,42 @@ def scores(
     return out
 
 
+# int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
+#         llama_pos pos, float * out);
+def queries(ctx: Any, seq: int, n_query: int, pos: int) -> NDArray[np.float32]:
+    """Read recorded queries, as they would be at another position.
+
+    Parameters
+    ----------
+    n_query
+        How many of the last ones; at most `n_queries`.
+    pos
+        Position that RoPE turns them to.
+
+    Returns
+    -------
+    float32 (layer, query head, n_query, head size), times the scale of the attention: products
+    with the rows of K are logits.
+    """
+    out = np.empty((n_layer(ctx), n_head(ctx), n_query, head_size(ctx)), np.float32)
+    _check("queries can't be read", _queries(ctx, seq, n_query, pos, _address(out)))
+    return out
+
+
+# int32_t llama_kv_evict_rows(struct llama_context * ctx, llama_seq_id seq, bool values,
+#         const int32_t * cells, int32_t n_cells, float * out);
+def rows(ctx: Any, seq: int, ids: Int32, *, values: bool = False) -> NDArray[np.float32]:
+    """K, or V, in cells of the sequence: float32 (layer, KV head, cell, head size).
+
+    K is as it lies in the cache, that is after RoPE; both after the rotation of quantized caches,
+    which leaves lengths and angles as they are.
+    """
+    shape = n_layer(ctx), n_head_kv(ctx), ids.size, head_size(ctx, values=values)
+    out = np.empty(shape, np.float32)
+    _check("rows of the cache", _rows(ctx, seq, values, _address(ids), ids.size, _address(out)))
+    return out
+
+
 # int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,
 #         const int32_t * src, const int32_t * dst, int32_t n_move,
 #         const int32_t * rm, int32_t n_rm);
@@ -178,6 +225,26 @@ def apply(ctx: Any, seq: int, src: Int32, dst: Int32, rm: Int32) -> None:
         raise ValueError(f"moves {src.shape} and {dst.shape} must both be {shape}")
     status = _apply(ctx, seq, _address(src), _address(dst), n_move, _address(rm), rm.size)
     _check("eviction", status)
+
+
+# int32_t llama_kv_evict_set_dead(struct llama_context * ctx, llama_seq_id seq,
+#         const int32_t * cells, int32_t n_cells, const int8_t * dead);
+def set_dead(ctx: Any, seq: int, ids: Int32, dead: NDArray[np.bool_]) -> None:
+    """Hide rows from attention, or show them again: bool (layer, cell), alike for all heads."""
+    if dead.shape != (n_layer(ctx), ids.size):
+        raise ValueError(f"dead {dead.shape} must be {(n_layer(ctx), ids.size)}")
+    status = _set_dead(ctx, seq, _address(ids), ids.size, _address(dead))
+    _check("rows without attention", status)
+
+
+# int32_t llama_kv_evict_get_dead(struct llama_context * ctx, llama_seq_id seq,
+#         const int32_t * cells, int32_t n_cells, int8_t * dead);
+def get_dead(ctx: Any, seq: int, ids: Int32) -> NDArray[np.bool_]:
+    """Which rows attention does not see: bool (layer, cell)."""
+    dead = np.empty((n_layer(ctx), ids.size), np.bool_)
+    status = _get_dead(ctx, seq, _address(ids), ids.size, _address(dead))
+    _check("rows without attention", status)
+    return dead
 
 
 # size_t  llama_kv_evict_state_size(struct llama_context * ctx, llama_seq_id seq);

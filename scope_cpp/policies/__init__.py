@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step, View, option
 from scope_cpp.policies.full import Full, FullPrefill
+from scope_cpp.policies.gkv import GKV
 from scope_cpp.policies.h2o import H2O
 from scope_cpp.policies.h2o_prefill import H2OPrefill
+from scope_cpp.policies.openvino import OpenVINO
+from scope_cpp.policies.pyramidinfer import PyramidInfer, PyramidInferPrefill
+from scope_cpp.policies.pyramidkv import PyramidKV
 from scope_cpp.policies.registry import Registry, parse_options, split_options, valid_options
+from scope_cpp.policies.rkv import RKV
 from scope_cpp.policies.scope_adaptive import ScopeAdaptive
 from scope_cpp.policies.scope_discontinuous import ScopeDiscontinuous
+from scope_cpp.policies.scope_foresight import ScopeForesight
 from scope_cpp.policies.scope_slide import ScopeSlide
 from scope_cpp.policies.snapkv import SnapKV
 from scope_cpp.policies.streaming_llm import StreamingLLM
+from scope_cpp.policies.streaming_prefill import StreamingLLMPrefill
+from scope_cpp.policies.tova import Tova
+from scope_cpp.policies.vatp import VATP
 
 __all__ = [
     "DecodePolicy",
@@ -39,13 +48,27 @@ _DECODE: Registry[DecodePolicy] = Registry(
     kind="policy",
     group="scope_cpp.decode_policies",
     base=DecodePolicy,
-    builtin=(Full, StreamingLLM, H2O, ScopeSlide, ScopeAdaptive, ScopeDiscontinuous),
+    builtin=(
+        Full,
+        StreamingLLM,
+        H2O,
+        ScopeSlide,
+        ScopeForesight,
+        ScopeAdaptive,
+        ScopeDiscontinuous,
+        Tova,
+        VATP,
+        RKV,
+        GKV,
+        OpenVINO,
+        PyramidInfer,
+    ),
 )
 _PREFILL: Registry[PrefillPolicy] = Registry(
     kind="prefill policy",
     group="scope_cpp.prefill_policies",
     base=PrefillPolicy,
-    builtin=(FullPrefill, H2OPrefill, SnapKV),
+    builtin=(FullPrefill, H2OPrefill, SnapKV, StreamingLLMPrefill, PyramidKV, PyramidInferPrefill),
 )
 
 decode_policies = _DECODE.classes

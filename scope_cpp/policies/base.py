@@ -39,6 +39,14 @@ class View:
         Longest output T in tokens, None if unknown.
     limit
         Hard: at most this many rows may be kept by each head (at least 1).
+    keys, values
+        float32 (layers, KV heads, n, head size): K and V of the rows as they lie in the cache, K
+        after RoPE; for a policy that sets `Policy.needs_keys` or `Policy.needs_values`, else
+        None. They are of all layers and KV heads even where whole cells are evicted (L = H = 1).
+        Quantized caches may hold both rotated, which changes no length and no angle.
+    layer, n_layers
+        Which layer of how many the arrays are of, if a selection is made layer by layer: for a
+        policy with `Policy.uneven`, and where layers hold different numbers of rows; else None.
     """
 
     pos: IntArray
@@ -47,11 +55,18 @@ class View:
     n_past: int
     n_predict: int | None
     limit: int
+    keys: FloatArray | None = None
+    values: FloatArray | None = None
+    layer: int | None = None
+    n_layers: int = 1
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together, and a limit without the newest row."""
         if self.pos.ndim != 3 or self.pos.shape != self.scores.shape:
             raise ValueError(f"pos {self.pos.shape} and scores {self.scores.shape} must be (L,H,n)")
+        for rows in (self.keys, self.values):
+            if rows is not None and (rows.ndim != 4 or rows.shape[2] != self.n_rows):
+                raise ValueError(f"keys and values {rows.shape} must be (L,H,{self.n_rows},D)")
         if self.limit < 1:
             raise ValueError(f"limit {self.limit}: the newest row alone needs 1")
 
@@ -139,10 +154,23 @@ def option(
 
 @dataclass(frozen=True)
 class Policy(ABC):
-    """What prefill and decode policies share: options that are checked, and score folding."""
+    """What prefill and decode policies share: options that are checked, and score folding.
+
+    `needs_scores`, `needs_keys` and `needs_values` say what of a `View` must be filled: attention
+    costs a native call for every few tokens, rows of the cache a copy at every selection.
+
+    A policy with `uneven` may keep other numbers of rows in other layers. It is asked about one
+    layer after the other, and a budget holds for the layer that keeps most: all layers share
+    llama.cpp's cells, so that the largest one decides the memory. All heads of a layer keep
+    equally many rows. One with `compares_layers` must be asked about all layers at once.
+    """
 
     name: ClassVar[str]
     needs_scores: ClassVar[bool] = False
+    needs_keys: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = False
+    uneven: ClassVar[bool] = False
+    compares_layers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check every option against its declaration (`option`)."""
@@ -179,6 +207,19 @@ class Policy(ABC):
         """
         return acc
 
+    def expect(self, acc: FloatArray, expected: FloatArray) -> FloatArray:
+        """Merge what the prompt's queries would give to new rows; the inputs are not changed.
+
+        Parameters
+        ----------
+        acc
+            float32 (L, H, n_rows): scores.
+        expected
+            float32 (L, H, n_rows): softmax weights summed over the queries, 0 for rows that are
+            not new; see `scores.foresight`.
+        """
+        return acc
+
     def warnings(self) -> tuple[str, ...]:
         """Say what the user should know about these options, one line each."""
         return ()
@@ -194,6 +235,7 @@ class DecodePolicy(Policy):
     the budget, the others on the pool of the answer that is being written.
     """
 
+    ahead = 0  # without a type: a field, an option, only of policies that declare it
     reads_prompt: ClassVar[bool] = False
     ranks_prompt: ClassVar[bool] = False
 
@@ -230,58 +272,6 @@ class DecodePolicy(Policy):
         """Rows to keep, (L, H, n): at most ``view.limit`` per head, always with the newest."""
 
 
-SCORES = ("accumulate", "window", "last")
-
-
-@dataclass(frozen=True)
-class ScoredDecodePolicy(DecodePolicy):
-    """A decode policy that ranks cells by attention, with the options that say by which.
-
-    ``accumulate`` sums the weights of all queries, as H2O does (arXiv 2306.14048); ``window``
-    those of the last queries, as SnapKV does (arXiv 2404.14469); ``last`` takes the current
-    query alone, Ψ(Att_t) of SCOPE (arXiv 2412.13649). The sums of ``accumulate`` are multiplied
-    by ``decay**n`` before n queries are added: the queries of one fold weigh alike.
-
-    ``grace`` lengthens the recent tokens that are safe from the ranking without making the pool
-    larger: what they take, the heavy hitters give.
-    """
-
-    needs_scores: ClassVar[bool] = True
-
-    score: str = option("accumulate", "which queries rank the cells", choices=SCORES)
-    window: int = option(16, "queries that score=window sums over", low=1)
-    decay: float = option(1.0, "what older accumulated weight is multiplied by per token", high=1)
-    grace: int = option(0, "tokens for which a cell stays safe after it left the recent window")
-
-    def check_window(self, recent: int) -> None:
-        """Refuse a window that reaches back beyond the recent tokens.
-
-        Rows are moved when their token leaves the recent window; a query older than that would
-        be weighed against rows that were not where they are now.
-
-        Raises
-        ------
-        ValueError
-            ``score=window`` with more queries than recent tokens.
-        """
-        if self.score == "window" and self.window > recent:
-            raise ValueError(
-                f"{self.name}: window={self.window} is more than the {recent} recent tokens"
-            )
-
-    def n_queries(self, since: int) -> int:
-        """All queries since the last fold, the window, or the last query."""
-        return {"accumulate": since, "window": self.window, "last": 1}[self.score]
-
-    def fold(self, acc: FloatArray, observed: FloatArray, n: int) -> FloatArray:
-        """Add to the decayed sums, or replace them; see `Policy.fold`."""
-        if self.score != "accumulate":
-            return observed
-        kept = acc if self.decay == 1 else acc * np.float32(self.decay**n)
-        summed: FloatArray = kept + observed
-        return summed
-
-
 @dataclass(frozen=True)
 class PrefillPolicy(Policy):
     """Chooses the prompt's pool: once at the prompt's end, and before it where room runs out."""
@@ -306,6 +296,10 @@ class PrefillPolicy(Policy):
     @abstractmethod
     def cells(self, n_prompt: int) -> int:
         """Cells of the prompt's pool after the final selection of the resolved policy."""
+
+    def keeps_all(self, n_prompt: int) -> bool:
+        """Whether the final selection of the resolved policy gives up no row of any layer."""
+        return self.cells(n_prompt) >= n_prompt
 
     @abstractmethod
     def select(self, view: View, final: bool) -> BoolArray:

@@ -42,8 +42,7 @@ class HeavyPrefill(PrefillPolicy):
         check_budget(self.name, budget, min(n_prompt + 1, minimum), parts)
         if self.alpha1 is not None:
             return self
-        size = -(-n_prompt * 3 // 5) if budget is None else budget * 3 // 4
-        return replace(self, alpha1=max(0, size - self.last()))
+        return replace(self, alpha1=max(0, derived_size(budget, n_prompt) - self.last()))
 
     def cells(self, n_prompt: int) -> int:
         """α1 and the last tokens, or the whole prompt if it is shorter."""
@@ -66,3 +65,27 @@ class HeavyPrefill(PrefillPolicy):
         if self.alpha1 is None:
             raise ValueError(f"{self.name}: alpha1 is not known before resolve()")
         return self.alpha1 + self.last()
+
+
+@dataclass(frozen=True)
+class WindowPrefill(HeavyPrefill):
+    """Heavy hitters by the attention of the last `window` queries, whose own tokens stay."""
+
+    window: int = option(32, "last prompt tokens that observe and always stay", low=1)
+
+    def last(self) -> int:
+        """As many as the window observes with."""
+        return self.window
+
+    def n_queries(self, since: int) -> int:
+        """As many as the window has, however long the prompt."""
+        return self.window
+
+    def fold(self, acc: FloatArray, observed: FloatArray, n: int) -> FloatArray:
+        """Only the newest observation counts; see `Policy.fold`."""
+        return observed
+
+
+def derived_size(budget: int | None, n_prompt: int) -> int:
+    """Cells of the prompt's pool where the options leave it open; see `HeavyPrefill`."""
+    return -(-n_prompt * 3 // 5) if budget is None else budget * 3 // 4

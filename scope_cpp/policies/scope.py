@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
-from scope_cpp.policies.base import BoolArray, ScoredDecodePolicy, View, option
+from scope_cpp.policies.base import BoolArray, View, option
+from scope_cpp.policies.scored import ScoredDecodePolicy
 from scope_cpp.policies.select import count, keep_best
 from scope_cpp.policies.sizes import check_budget, least, split
 
@@ -78,7 +79,7 @@ class Scope(ScoredDecodePolicy):
         output = beta2 + self.history(view.n_generated, view.n_predict)
         keep = min(view.limit, n_prompt_rows + output)
         recent = min(beta2 + self.grace, keep - n_prompt_rows)
-        return keep_best(view, view.scores, prompt | view.newest(max(1, recent)), keep)
+        return keep_best(view, self.rank(view), prompt | view.newest(max(1, recent)), keep)
 
     def warnings(self) -> tuple[str, ...]:
         """Warn about a β2 below 128."""
@@ -102,24 +103,3 @@ class Scope(ScoredDecodePolicy):
     def output_fits(self, n_predict: int | None) -> bool:
         """Whether the longest output fits as a whole, so that nothing need ever be evicted."""
         return n_predict is not None and n_predict <= self.output_cells()
-
-
-def growing_history(t: int, beta1: int, beta2: int, n_predict: int | None) -> int:
-    """β1(t) = (t−β2)·β1/(T−β2), rounded down, between 0 and β1.
-
-    Parameters
-    ----------
-    t
-        Tokens generated so far.
-    beta1, beta2
-        Sizes of the full history and of the recent window.
-    n_predict
-        Longest output T. Where it is unknown (None), T = 2(β1+β2): the history then reaches its
-        full size and stays there, however far `t` goes.
-    """
-    longest = 2 * (beta1 + beta2) if n_predict is None else n_predict
-    if t <= beta2:
-        return 0
-    if t >= longest:
-        return beta1
-    return (t - beta2) * beta1 // (longest - beta2)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from scope_cpp.policies.base import Step
-from scope_cpp.policies.scope import Scope, growing_history
+from scope_cpp.policies.scope_growing import GrowingScope
 
 
 @dataclass(frozen=True)
-class ScopeAdaptive(Scope):
+class ScopeAdaptive(GrowingScope):
     """SCOPE whose history grows linearly to β1 at the longest output T.
 
     Based on SCOPE (https://arxiv.org/abs/2412.13649), strategy "adaptive":
@@ -23,10 +23,6 @@ class ScopeAdaptive(Scope):
     def slack_cells(self) -> int:
         """One: a token is in the pool before the selection that it makes due."""
         return 1
-
-    def history(self, t: int, n_predict: int | None) -> int:
-        """β1(t)."""
-        return growing_history(t, *self.pools(), n_predict)
 
     def due(self, step: Step) -> bool:
         """At every step with a cell more than β2 + β1(t), unless the whole output fits."""

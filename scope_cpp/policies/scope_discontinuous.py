@@ -8,7 +8,7 @@ from typing import ClassVar
 from typing_extensions import Self
 
 from scope_cpp.policies.base import Step, option
-from scope_cpp.policies.scope import Scope, growing_history
+from scope_cpp.policies.scope_growing import GrowingScope
 from scope_cpp.policies.sizes import least, split
 
 SLACK_SHARE = 8
@@ -16,7 +16,7 @@ SLACK_SHARE = 8
 
 
 @dataclass(frozen=True)
-class ScopeDiscontinuous(Scope):
+class ScopeDiscontinuous(GrowingScope):
     """SCOPE adaptive that selects every ζ = (T−β2)/β1 tokens.
 
     Based on SCOPE (https://arxiv.org/abs/2412.13649), strategy "discontinuous". In between the
@@ -49,10 +49,6 @@ class ScopeDiscontinuous(Scope):
         pool = None if budget is None else budget - n_prompt_cells
         known = replace(self, slack=self._derive_slack(pool, n_predict))
         return super(ScopeDiscontinuous, known).resolve(budget, n_prompt_cells, n_predict)
-
-    def history(self, t: int, n_predict: int | None) -> int:
-        """β1(t)."""
-        return growing_history(t, *self.pools(), n_predict)
 
     def due(self, step: Step) -> bool:
         """After ζ tokens, or when the slack is used up, unless the whole output fits."""

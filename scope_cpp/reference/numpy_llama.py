@@ -25,8 +25,9 @@ _NEOX_ROPE = {"llama": False, "mistral3": False, "qwen2": True, "qwen3": True, "
 class NumpyLlama:
     """The model of a GGUF file, with a cache of rows per (layer, KV head).
 
-    A row is the K and V of one token together with its true position. All heads hold the same
-    number of rows, in order of insertion, but not necessarily the same tokens.
+    A row is the K and V of one token together with its true position. The rows of a head are in
+    order of insertion; heads need not hold the same tokens. One that holds fewer has dead rows too,
+    of position -1, which no query sees.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ class NumpyLlama:
         self.attention: Array = np.zeros((self.n_layer, self.n_head_kv, 0, 0), self._dtype)
 
     def positions(self) -> npt.NDArray[np.int32]:
-        """Return the true position of every cached row, (n_layer, n_head_kv, rows)."""
+        """Return the true position of every cached row, (n_layer, n_head_kv, rows); -1 if dead."""
         return self._pos.copy()
 
     def evict(self, keep: npt.NDArray[np.bool_]) -> None:
@@ -98,18 +99,19 @@ class NumpyLlama:
         Raises
         ------
         ValueError
-            When the shape is another one, or the heads would keep different numbers of rows.
+            When the shape is another one.
         """
         if keep.shape != self._pos.shape or keep.dtype != np.bool_:
             raise ValueError(f"keep must be bool of shape {self._pos.shape}, is {keep.shape}")
-        counts = keep.sum(axis=2)
-        if counts.min() != counts.max():
-            raise ValueError(f"heads would keep {counts.min()} to {counts.max()} rows, not equal")
-        for layer, kept in enumerate(keep):
-            shape = (self.n_head_kv, int(counts.min()), self.head_dim)
-            self.k[layer] = self.k[layer][kept].reshape(shape)
-            self.v[layer] = self.v[layer][kept].reshape(shape)
-        self._pos = self._pos[keep].reshape(self.n_layer, self.n_head_kv, -1)
+        kept = keep & (self._pos >= 0)
+        counts = kept.sum(axis=2, keepdims=True)
+        # those that stay first, each group in its order
+        rows = np.argsort(~kept, axis=2, kind="stable")[:, :, : int(counts.max())]
+        for layer, order in enumerate(rows[..., None]):
+            self.k[layer] = np.take_along_axis(self.k[layer], order, axis=1)
+            self.v[layer] = np.take_along_axis(self.v[layer], order, axis=1)
+        alive = np.arange(rows.shape[2]) < counts
+        self._pos = np.where(alive, np.take_along_axis(self._pos, rows, axis=2), np.int32(-1))
 
     def decode(self, tokens: Sequence[int], pos: int) -> Array:
         """Read `tokens` at positions `pos`, `pos` + 1, …, and return the logits after each.
@@ -197,7 +199,8 @@ class NumpyLlama:
         self._append(layer, self._rope(k, at), v)
         grouped = self._rope(q, at).reshape(len(x), self.n_head_kv, -1, self.head_dim)
         logits = grouped.transpose(1, 2, 0, 3) @ self.k[layer][:, None].swapaxes(2, 3)
-        unseen = self._pos[layer][:, None, None, :] > at[:, None]
+        pos = self._pos[layer][:, None, None, :]
+        unseen = (pos > at[:, None]) | (pos < 0)
         weights = _softmax(np.where(unseen, -np.inf, logits / np.sqrt(self.head_dim)))
         mixed = (weights @ self.v[layer][:, None]).transpose(2, 0, 1, 3).reshape(len(x), -1)
         by_head = weights.reshape(self.n_head, *weights.shape[2:])

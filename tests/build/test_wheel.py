@@ -64,6 +64,10 @@ def test_every_module_of_the_checkout_is_there(names):
                 assert f"{package}/{relative.as_posix()}" in names
 
 
+def test_the_reference_model_is_there(names):
+    assert "scope_cpp/reference/model.gguf" in names
+
+
 def test_unpacked_wheel_loads_its_own_library(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

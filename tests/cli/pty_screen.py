@@ -110,13 +110,10 @@ class Terminal:
 
     def exit_code(self) -> int:
         """Wait for the end of the process."""
-        while self._code is None:
-            self._read(0.05)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
+        self._until(self._ended, "the process does not end")
         while self._read(0):
             pass
+        assert self._code is not None
         return self._code
 
     def lines(self) -> list[str]:

@@ -20,6 +20,9 @@ USAGE = [
     (["-o", "beta1"], "key=value"),
     (["-o", "beta1=x"], "whole number"),
     (["-o", "beta1=-1"], "at least 0"),
+    (["-o", "ahead=-1"], "ahead=-1: must be at least 0"),
+    (["--policy", "scope-slide", "-o", "score=none"], "score=none: needs ahead"),
+    (["-o", "ahead=8", "-o", "score=window"], "ahead=8: needs score=accumulate"),
     (["-ctk", "q9_9"], "unknown KV cache type 'q9_9'"),
     (["-fa", "maybe"], "--flash-attn"),
     (["--budget", "many"], "budget 'many'"),
@@ -87,8 +90,9 @@ def test_a_prompt_larger_than_the_budget_names_both_ways_out(run: Run, tiny: Pat
 
 
 def test_no_model(run: Run) -> None:
-    assert_refused(run("generate", "-p", "Hi"), 2, "no model")
+    assert_refused(run("bench"), 2, "no model")
     assert_refused(run("inspect"), 2, "no model")
+    assert_refused(run("generate", "-p", "Hi", "-hff", "x.gguf"), 2, "no model")
 
 
 def test_no_chat_template(run: Run, tmp_path: Path) -> None:

@@ -64,8 +64,15 @@ def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
     assert all(value > 0 for value in got["timings"].values())
 
 
-@pytest.mark.parametrize("granularity", ["head", "cell"])
-@pytest.mark.parametrize("policy", [name for name in decode_policies() if name != "full"])
+@pytest.mark.parametrize(
+    ("policy", "granularity"),
+    [
+        (name, granularity)
+        for name, policy in decode_policies().items()
+        for granularity in (["head"] if policy.uneven else ["head", "cell"])
+        if name != "full"
+    ],
+)
 def test_every_policy_stays_within_its_budget(
     generate: Generate, policy: str, granularity: str
 ) -> None:
@@ -82,6 +89,21 @@ def test_a_prompt_larger_than_the_budget(generate: Generate, prefill: str) -> No
     got = generate("-p", "the cat and " * 30, "-n", 20, "--budget", 96, "--prefill", prefill)
     assert got["usage"]["prompt_tokens"] > 96
     assert got["cells_peak"] <= 96
+
+
+def test_what_is_attended_is_said_beside_the_cells(
+    generate: Generate, run: Run, tiny: Path
+) -> None:
+    args = ("-p", "the cat and " * 30, "-n", 20, "--budget", 96, "--prefill", "pyramidkv")
+    got = generate(*args)
+    assert got["rows_used"] < got["cells_used"]
+    assert any("memory follows the largest layer" in line for line in got["warnings"])
+    rows = (
+        f"cells {got['cells_used']}/{got['cells_capacity']} ({got['rows_used']:.0f} rows a layer)"
+    )
+    assert rows in run("generate", tiny, *args, "-s", got["seed"], "-v").stderr
+    even = generate("-p", "the cat and " * 30, "-n", 20, "--budget", 96, "--prefill", "snapkv")
+    assert even["rows_used"] == even["cells_used"]
 
 
 def test_what_fits_is_the_same_as_the_full_cache(generate: Generate) -> None:

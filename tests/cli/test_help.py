@@ -63,6 +63,14 @@ def test_help_shows_every_flag_and_its_variable(run: Run, name: str) -> None:
             assert param.envvar in shown
 
 
+@pytest.mark.parametrize("group", ["eval", "plot"])
+def test_help_names_every_argument(group: str) -> None:
+    for name, command in COMMANDS[group].commands.items():
+        for param in command.params:
+            if param.param_type_name == "argument":
+                assert param.metavar and param.help, f"{group} {name}: {param.name}"
+
+
 def test_help_is_in_panels(run: Run) -> None:
     shown = run("generate", "--help").stdout
     for panel in ("Model", "Prompt", "KV cache and eviction", "Sampling", "Compute", "Output"):

@@ -36,13 +36,15 @@ class Mirror:
         self.queries.clear()
 
     def held(self) -> npt.NDArray[np.int32]:
-        """True positions of the rows, ascending: (layer, KV head, n)."""
+        """True positions of the rows, ascending, -1 of dead ones: (layer, KV head, n)."""
         return np.sort(self.model.positions(), axis=2)
 
     def hold(self, positions: npt.NDArray[np.int32]) -> None:
-        """Evict the rows that are not among `positions`, (layer, KV head, n)."""
-        marks = np.zeros(self._shape, np.bool_)
+        """Evict the rows that are not among `positions`, (layer, KV head, n); -1 is none."""
+        # the last column takes what is dead
+        marks = np.zeros((*self._shape[:2], self._shape[2] + 1), np.bool_)
         np.put_along_axis(marks, positions, True, axis=2)
+        marks[:, :, -1] = False
         self.model.evict(np.take_along_axis(marks, self.model.positions(), axis=2))
 
     def decode(self, tokens: Sequence[int]) -> Array:
@@ -51,9 +53,9 @@ class Mirror:
         self.n_past += len(tokens)
         for query in range(len(tokens)):
             got = self.model.attention_by_head[:, :, query]
-            weights = np.zeros((*got.shape[:2], self._shape[2]))
+            weights = np.zeros((*got.shape[:2], self._shape[2] + 1))
             np.put_along_axis(weights, self.by_head(self.model.positions()), got, axis=2)
-            self.queries.append(weights)
+            self.queries.append(weights[:, :, :-1])
         return np.asarray(logits[-1])
 
     def by_head(self, rows: Array) -> Array:

@@ -109,11 +109,87 @@ def test_one_choice_for_all_heads_needs_no_move() -> None:
     assert plan.free.tolist() == [1, 3, 5, 7]
 
 
-def test_refuses_different_numbers_of_rows() -> None:
-    keep = np.ones((1, 2, 4), np.bool_)
-    keep[0, 1, 0] = False
+@pytest.mark.parametrize(("heads", "uneven"), [(1, False), (1, True), (2, False)])
+def test_refuses_different_numbers_of_rows(heads: int, uneven: bool) -> None:
+    keep = np.ones((2, 2, 4), np.bool_)
+    keep[0, :heads, 0] = False
     with pytest.raises(ScopeError, match="different number of cells"):
-        plan_eviction(keep)
+        plan_eviction(keep, uneven=uneven)
+
+
+# layers that keep different numbers
+
+
+@st.composite
+def uneven_masks(draw: st.DrawFn) -> Bool:
+    """As `masks`, with a number of its own for every layer."""
+    n_layer, n_head, n = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 50))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    common = rng.random(n) < draw(st.floats(0, 1))
+    keep = np.zeros((n_layer, n_head, n), np.bool_)
+    for layer in range(n_layer):
+        n_keep = draw(st.integers(1, n))
+        # what is common comes first, then another order for each head
+        for head in range(n_head):
+            rank = rng.random(n) - common
+            rank[-1] = -2
+            keep[layer, head, np.argsort(rank)[:n_keep]] = True
+    return keep
+
+
+@given(uneven_masks())
+def test_every_layer_holds_what_it_keeps_and_no_more_cells_than_the_largest(keep: Bool) -> None:
+    plan = plan_eviction(keep, uneven=True)
+    counts = keep.sum(axis=2)[:, 0]
+    assert plan.stay.size == counts.max() and plan.free.size == keep.shape[2] - counts.max()
+    labels = np.arange(keep.shape[2], dtype=np.int32)
+    for layer, head in np.ndindex(keep.shape[:2]):
+        after = carry_out(plan, labels, layer, head)
+        alive = after[~plan.dead[layer]]
+        assert sorted(alive) == np.flatnonzero(keep[layer, head]).tolist()
+        assert alive[-1] == after[-1] == labels[-1]
+    changed = {*plan.free, *plan.stay[plan.dead.any(axis=0)], *plan.dst[plan.src != plan.dst]}
+    assert plan.first == min(changed, default=None)
+
+
+@given(uneven_masks())
+def test_the_ledger_knows_what_is_dead(keep: Bool) -> None:
+    n_layer, n_head, n = keep.shape
+    ledger = filled(n, n_layer, n_head)
+    before = ledger.scores.copy()
+    plan = plan_eviction(keep, uneven=True)
+    ledger.apply(plan)
+    assert np.array_equal(ledger.dead, plan.dead)
+    for at in np.ndindex(n_layer, n_head):
+        alive = ledger.pos[at] >= 0
+        assert np.array_equal(alive, ~plan.dead[at[0]])
+        assert sorted(ledger.pos[at][alive]) == np.flatnonzero(keep[at]).tolist()
+        assert ledger.scores[at][alive].tolist() == before[at][ledger.pos[at][alive]].tolist()
+        assert not ledger.scores[at][~alive].any()
+
+
+@given(uneven_masks(), st.integers(0, 2**32))
+def test_dead_rows_are_filled_before_cells_are_needed(keep: Bool, seed: int) -> None:
+    """Rows come back to life in a layer that keeps more the next time; the cells suffice."""
+    first = plan_eviction(keep, uneven=True)
+    ledger = filled(keep.shape[2], *keep.shape[:2])
+    ledger.apply(first)
+    rng, n_more = np.random.default_rng(seed), 5
+    ledger.sync(np.append(ledger.labels, keep.shape[2] + np.arange(n_more)).astype(np.int32))
+    alive = ledger.pos >= 0
+    again = np.zeros_like(alive)
+    for layer in range(keep.shape[0]):
+        n_keep = rng.integers(1, alive[layer, 0].sum() + 1)
+        for head in range(keep.shape[1]):
+            rank = np.where(alive[layer, head], rng.random(alive.shape[2]), 2.0)
+            rank[-1] = -1
+            again[layer, head, np.argsort(rank)[:n_keep]] = True
+    expected = [sorted(ledger.pos[at][again[at]]) for at in np.ndindex(keep.shape[:2])]
+    plan = plan_eviction(again, uneven=True)
+    assert plan.stay.size == again.sum(axis=2).max()
+    ledger.apply(plan)
+    held = [sorted(ledger.pos[at][ledger.pos[at] >= 0]) for at in np.ndindex(keep.shape[:2])]
+    assert held == expected
 
 
 # the ledger
@@ -164,6 +240,13 @@ def test_an_emptied_sequence_is_an_empty_ledger() -> None:
     ledger = filled(3)
     ledger.sync(np.empty(0, np.int32))
     assert ledger.pos.shape == ledger.scores.shape == (2, 3, 0)
+
+
+def test_nothing_is_dead_where_nothing_is_known() -> None:
+    """As of a model whose cache can't be bounded."""
+    ledger = Ledger.empty(0, 0, 0)
+    ledger.sync(np.arange(5, dtype=np.int32))
+    assert ledger.dead.shape == (0, 5)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 3, 4], [1, 2, 3, 4], [0, 1, 3], [0, 1, 3, 4, 5]])

@@ -44,6 +44,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "thinned prompts": ({}, {"prefill": "snapkv", "budget": 190}),
     "q8_0": ({}, {"budget": 250, "type_k": "q8_0", "type_v": "q8_0"}),
     "full": ({}, {"policy": "full", "budget": 600}),
+    "ahead": ({}, {"policy": "scope-foresight", "budget": 250, "options": ["ahead=20"]}),
+    "ahead, of whole cells": (
+        {},
+        {"budget": 250, "granularity": "cell", "options": ["ahead=9", "score=none"]},
+    ),
+    "h2o, ahead": ({}, {"policy": "h2o", "budget": 200, "options": ["ahead=9"]}),
     "no flash attention": ({}, {"policy": "full", "budget": 600, "flash_attn": "off"}),
 }
 
@@ -155,7 +161,7 @@ CHANGES: dict[str, Callable[[Conversation], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("case", ["slide", "h2o"])
+@pytest.mark.parametrize("case", ["slide", "h2o", "ahead"])
 def test_what_is_changed_after_loading_is_as_without(
     model: Model, tmp_path: Path, case: str, change: str
 ) -> None:
@@ -493,6 +499,43 @@ def test_a_forged_file(
         with pytest.raises(ScopeError, match=reason) as error:
             take(tmp_path / "s")
         assert str(tmp_path / "s") in str(error.value) and "\n" not in str(error.value)
+
+
+def no_query(_: Any, arrays: Any) -> None:
+    for name in ("queries", "answers", "prompt", "output"):
+        arrays[f"ahead_{name}"] = arrays[f"ahead_{name}"][:, :, :0]
+
+
+FORGED_AHEAD: dict[str, tuple[Callable[[Any, Any], object], str]] = {
+    "no query": (no_query, "queries"),
+    "infinite query": (put_array("ahead_queries", (0, 0, 0, 0), np.inf), "queries"),
+    "answer that is none": (put_array("ahead_answers", (0, 0, 0, 0), np.nan), "queries"),
+    "total that is none": (put_array("ahead_prompt", (0, 0, 0), np.nan), "queries"),
+    "infinite total": (put_array("ahead_output", (0, 0, 0), np.inf), "queries"),
+    "no answers": (drop("ahead_answers"), "ahead_answers"),
+    "fewer totals": (
+        lambda _, arrays: arrays.update(ahead_output=arrays["ahead_output"][..., 1:]),
+        "ahead_output",
+    ),
+    "mark of a wrong type": (put("state", "marks", 0, "ahead", value=1), "marks"),
+}
+
+
+@pytest.fixture(scope="module")
+def looking_ahead(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ahead") / "s"
+    with begun(model, "ahead") as conversation:
+        conversation.save(path)
+    return path
+
+
+@pytest.mark.parametrize("what", FORGED_AHEAD)
+def test_forged_queries(model: Model, tmp_path: Path, looking_ahead: Path, what: str) -> None:
+    change, reason = FORGED_AHEAD[what]
+    rewritten(looking_ahead, tmp_path / "s", change)
+    with pytest.raises(ScopeError, match=reason) as error:
+        resume(model, tmp_path / "s")
+    assert str(tmp_path / "s") in str(error.value) and "\n" not in str(error.value)
 
 
 def leaves(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -53,6 +53,8 @@ class Session:
         Flash attention; None leaves it to llama.cpp.
     on_tensor : callable, optional
         What llama.cpp calls with every tensor of the graph, as its ``cb_eval``.
+    more : dict, optional
+        Further fields of ``llama_context_params``.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Session:
         flash: bool | None = True,
         unified: bool = True,
         on_tensor: Callable[[int, bool, int | None], bool] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
         llama_cpp.llama_backend_init()
         self.ctx: Any = None
@@ -86,6 +89,8 @@ class Session:
         if on_tensor:
             self._on_tensor = llama_cpp.ggml_backend_sched_eval_callback(on_tensor)
             params.cb_eval = self._on_tensor
+        for name, value in (more or {}).items():
+            setattr(params, name, value)
         self.ctx = llama_cpp.llama_init_from_model(self.model, params)
         assert self.ctx, f"no context for {path}"
 

@@ -57,6 +57,11 @@ def linear(view: View) -> int:
     return min(HEAVY, max(0, int((t - RECENT) * HEAVY / (longest - RECENT) + 1e-9)))
 
 
+def steps(view: View) -> int:
+    longest = 2 * (HEAVY + RECENT) if view.n_predict is None else view.n_predict
+    return min(HEAVY, (view.n_past - view.n_prompt) // max(1, (longest - RECENT) // HEAVY))
+
+
 def scope(name: str, history: Callable[[View], int], **options: object) -> Row:
     texts = {"beta1": HEAVY, "beta2": RECENT, **options}
     policy = make_decode(name, {key: str(value) for key, value in texts.items()})
@@ -74,8 +79,23 @@ def prefill(name: str, last: int, final: bool, **options: object) -> Row:
 FULL = make_decode("full", {})
 FULL_PREFILL = make_prefill("full", {})
 STREAMING = make_decode("streaming-llm", {"sinks": str(SINKS), "recent": str(RECENT)})
-H2O = make_decode("h2o", {"heavy": str(HEAVY), "recent": str(RECENT)})
-H2O_GRACE = make_decode("h2o", {"heavy": str(HEAVY), "recent": str(RECENT), "grace": "2"})
+
+
+def unified(
+    name: str, must_keep: Callable[[View, int], Mask] | None = None, **options: object
+) -> Row:
+    """A row of a policy with one budget, of HEAVY + RECENT cells."""
+    texts = {"heavy": HEAVY, "recent": RECENT, "interval": 1, **options}
+    policy = make_decode(name, {key: str(value) for key, value in texts.items()})
+    label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+    recent = int(str(texts["recent"]))
+    must_keep = must_keep or keep_recent(recent + int(str(options.get("grace", 0))))
+    return Row(label, policy.select, lambda v: HEAVY + recent, must_keep)
+
+
+def keep_sinks_and_recent(view: View, kept: int) -> Mask:
+    recent = max(1, min(RECENT, kept))
+    return newest(view, recent) | (view.pos < min(SINKS, kept - recent))
 
 
 def everything(view: View, kept: int) -> Mask:
@@ -92,15 +112,34 @@ POLICIES = [
         hard_limit=False,
     ),
     Row("streaming-llm", STREAMING.select, lambda v: SINKS + RECENT, keep_sinks),
-    Row("h2o", H2O.select, lambda v: HEAVY + RECENT, keep_recent(RECENT)),
-    Row("h2o grace=2", H2O_GRACE.select, lambda v: HEAVY + RECENT, keep_recent(RECENT + 2)),
+    unified("h2o"),
+    unified("h2o", grace=2),
+    unified("tova", recent=1),
+    unified("vatp", keep_sinks_and_recent, sinks=SINKS),
+    unified("r-kv", window=2),
+    unified("g-kv", window=3),
+    unified("openvino", keep_sinks_and_recent, sinks=SINKS, span=3),
     scope("scope-slide", lambda v: HEAVY),
     scope("scope-slide", lambda v: HEAVY, interval=7),
     scope("scope-slide", lambda v: HEAVY, grace=3),
+    scope("scope-slide", lambda v: HEAVY, score="none", ahead=4),
+    scope("scope-foresight", lambda v: HEAVY),
+    scope("scope-slide", lambda v: HEAVY, lifetime=0.5, smooth=5, span=2),
+    scope("scope-slide", lambda v: HEAVY, mix=0.5, mix_over="model", mix_by="max"),
+    scope("scope-slide", lambda v: HEAVY, values=1, redundancy=0.5, smooth=3, smooth_by="avg"),
     scope("scope-adaptive", linear),
+    scope("scope-adaptive", steps, growth="steps"),
     scope("scope-discontinuous", linear, slack=6),
     prefill("h2o", 3, True, alpha1=HEAVY, alpha2=3),
     prefill("h2o", 3, False, alpha1=HEAVY, alpha2=3),
+    prefill("streaming-llm", 3, True, alpha1=HEAVY, alpha2=3),
+    prefill("streaming-llm", 3, False, alpha1=HEAVY, alpha2=3),
     prefill("snapkv", 6, True, alpha1=HEAVY, window=6),
     prefill("snapkv", 6, False, alpha1=HEAVY, window=6, pooling="max", kernel=3),
+    # asked about all layers at once, these give each the mean; see test_pyramid for the rest
+    prefill("pyramidkv", 6, True, alpha1=HEAVY, window=6),
+    prefill("pyramidkv", 6, False, alpha1=HEAVY, window=6),
+    prefill("pyramidinfer", 6, True, alpha1=HEAVY, window=6, sinks=0),
+    prefill("pyramidinfer", 6, False, alpha1=HEAVY, window=6),
+    unified("pyramidinfer", keep_sinks_and_recent, sinks=SINKS, window=2),
 ]

@@ -19,7 +19,10 @@ ODD_VALUES = np.array([0, 0, 1, 1, np.nan, np.inf, -np.inf, 3e38, -3e38], dtype=
 
 @st.composite
 def views(draw: st.DrawFn) -> View:
-    """Positions differ by head, rows are shuffled, scores have ties, NaN and infinities."""
+    """Positions differ by head, rows are shuffled, scores have ties, NaN and infinities.
+
+    Keys and values are there whether a policy wants them or not, and some keys are alike.
+    """
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 40)))
     n_past = shape[2] + draw(st.just(0) | st.integers(0, 30))
     n_prompt = draw(st.integers(0, n_past))
@@ -33,9 +36,11 @@ def views(draw: st.DrawFn) -> View:
     scores[odd] = rng.choice(ODD_VALUES, size=int(odd.sum()))
     n_predict = draw(st.none() | st.integers(n_past - n_prompt, n_past - n_prompt + HORIZON))
     limit = draw(st.integers(1, 8) | st.integers(1, 45))
-    pos.setflags(write=False)
-    scores.setflags(write=False)
-    return View(pos, scores, n_prompt, n_past, n_predict, limit)
+    keys = rng.integers(-1, 2, size=(*shape, 2)).astype(np.float32)
+    values = rng.normal(size=(*shape, 2)).astype(np.float32)
+    for rows in (pos, scores, keys, values):
+        rows.setflags(write=False)
+    return View(pos, scores, n_prompt, n_past, n_predict, limit, keys, values)
 
 
 def allowed(row: Row, view: View) -> View:
@@ -92,6 +97,8 @@ def test_permutation_equivariant_over_rows(row: Row, view: View, seed: int) -> N
         view,
         pos=np.take_along_axis(view.pos, order, axis=-1),
         scores=np.take_along_axis(view.scores, order, axis=-1),
+        keys=np.take_along_axis(view.keys, order[..., None], axis=2),
+        values=np.take_along_axis(view.values, order[..., None], axis=2),
     )
     there = np.take_along_axis(row.select(view), order, axis=-1)
     assert np.array_equal(row.select(moved), there)
@@ -99,5 +106,16 @@ def test_permutation_equivariant_over_rows(row: Row, view: View, seed: int) -> N
 
 @every_policy
 def test_one_row_of_one_head(row: Row) -> None:
-    one = View(np.zeros((1, 1, 1), np.int32), np.full((1, 1, 1), np.nan, np.float32), 0, 1, None, 1)
-    assert row.select(one).all()
+    pos, scores = np.zeros((1, 1, 1), np.int32), np.full((1, 1, 1), np.nan, np.float32)
+    keys = np.ones((1, 1, 1, 2), np.float32)
+    assert row.select(View(pos, scores, 0, 1, None, 1, keys, keys)).all()
+
+
+@every_policy
+@given(view=views())
+def test_whole_cells_are_chosen_by_keys_and_values_of_all_heads(row: Row, view: View) -> None:
+    whole = replace(view, pos=view.pos[:1, :1], scores=view.scores[:1, :1])
+    whole = allowed(row, whole)
+    keep = row.select(whole)
+    assert keep.shape == (1, 1, view.n_rows)
+    assert keep.sum() == min(view.n_rows, whole.limit, row.size(whole))

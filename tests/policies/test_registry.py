@@ -26,8 +26,11 @@ from scope_cpp.policies import (
     valid_options,
 )
 
-DECODE = ["full", "streaming-llm", "h2o", "scope-slide", "scope-adaptive", "scope-discontinuous"]
-PREFILL = ["full", "h2o", "snapkv"]
+DECODE = [
+    "full", "streaming-llm", "h2o", "scope-slide", "scope-foresight", "scope-adaptive",
+    "scope-discontinuous", "tova", "vatp", "r-kv", "g-kv", "openvino", "pyramidinfer",
+]  # fmt: skip
+PREFILL = ["full", "h2o", "snapkv", "streaming-llm", "pyramidkv", "pyramidinfer"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
 def test_built_in_names() -> None:
     assert list(decode_policies())[: len(DECODE)] == DECODE
     assert list(prefill_policies())[: len(PREFILL)] == PREFILL
-    assert {name: cls.name for name, cls in decode_policies().items()} == {n: n for n in DECODE}
+    for name, cls in [*decode_policies().items(), *prefill_policies().items()]:
+        assert cls.name == name
 
 
 def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +107,9 @@ def test_options_are_the_fields() -> None:
     policy = make_decode("scope-slide", {"beta1": "48", "beta2": "auto", "decay": "0.5"})
     assert (policy.beta1, policy.beta2, policy.decay) == (48, None, 0.5)
     assert list(valid_options(type(policy))) == [
-        "score", "window", "decay", "grace", "beta1", "beta2", "interval",
+        "score", "window", "decay", "power", "lifetime", "values", "mix", "mix_over", "mix_by",
+        "redundancy", "smooth", "smooth_by", "span", "ahead", "ahead_weight", "grace", "beta1",
+        "beta2", "interval",
     ]  # fmt: skip
 
 
@@ -115,12 +121,15 @@ def test_options_are_the_fields() -> None:
         ("scope-slide", {"beta1": "many"}, "beta1=many must be a whole number"),
         ("scope-slide", {"beta1": "1.5"}, "beta1=1.5 must be a whole number"),
         ("scope-slide", {"decay": "slow"}, "decay=slow must be a number"),
-        ("h2o", {"interval": "auto"}, "interval=auto must be a whole number"),
+        ("h2o", {"span": "auto"}, "span=auto must be a whole number"),
         ("scope-slide", {"beta1": "-1"}, "beta1=-1: must be at least 0; valid are score"),
         ("scope-slide", {"beta2": "0"}, "beta2=0: must be at least 1"),
         ("scope-slide", {"decay": "1.1"}, "at most 1"),
         ("scope-slide", {"decay": "nan"}, "decay=nan: must be at least 0"),
         ("h2o", {"score": "mean"}, "score=mean: valid are accumulate, window, last"),
+        ("h2o", {"smooth": "4"}, "smooth=4: must be odd"),
+        ("tova", {"mix": "1.5"}, "mix=1.5: must be at least 0 and at most 1"),
+        ("scope-adaptive", {"growth": "fast"}, "growth=fast: valid are line, steps"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, str], message: str) -> None:

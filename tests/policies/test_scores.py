@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from scope_cpp.policies import View, make_decode, make_prefill
+from scope_cpp.policies.scores.neighbours import smoothed, spanned
+from scope_cpp.policies.scores.ranking import mixed
+from scope_cpp.policies.scores.redundancy import redundancy
 from scope_cpp.policies.select import top
 
 
@@ -105,3 +108,36 @@ def test_view_refuses_what_does_not_fit_together() -> None:
         View(np.zeros((1, 1, 2), np.int32), np.zeros((1, 1, 3), np.float32), 0, 2, None, 1)
     with pytest.raises(ValueError, match="limit 0"):
         view(row(1, 2), limit=0)
+
+
+def test_a_policy_that_needs_keys_says_so() -> None:
+    plain, rkv, vatp = (make_decode(name, {}) for name in ("h2o", "r-kv", "vatp"))
+    assert not (plain.needs_keys or plain.needs_values)
+    assert (rkv.needs_keys, rkv.needs_values) == (True, False)
+    assert (vatp.needs_keys, vatp.needs_values) == (False, True)
+    sized = make_decode("r-kv", {"heavy": "2", "recent": "1", "window": "1"})
+    with pytest.raises(ValueError, match="no keys"):
+        sized.select(view(row(1, 2, 3, 4, 5)))
+
+
+def test_redundancy_spares_the_latest_of_keys_that_are_alike() -> None:
+    found = redundancy(np.array([[1, 0], [2, 0], [3, 0], [0, 1]], np.float32))
+    # mean cosines 2/4, 1/4, 0, 0: each of the first three spares the latest of the other two
+    expected = np.exp([0.5, 0.25, 0, 0])
+    assert found == pytest.approx(expected / expected.sum())
+
+
+def test_neighbours_are_neighbours_in_the_text() -> None:
+    scores, pos = row(1, 5, 2, 0), np.array([[[0, 1, 7, 8]]], np.int32)
+    assert smoothed(scores, pos, 3, "max").tolist() == [[[5, 5, 2, 2]]]
+    assert smoothed(scores, pos, 3, "avg").tolist() == [[[3, 3, 1, 1]]]
+    assert spanned(scores, pos, 4, start=1).tolist() == [[[1, 5, 1, 1]]]
+
+
+def test_a_token_counts_by_what_other_heads_have_of_it() -> None:
+    scores = np.array([[[0.25, 0.75], [1, 0]]], np.float32)
+    pos = np.array([[[3, 4], [3, 9]]], np.int32)
+    assert mixed(scores, pos, 1.0, "layer", "max").tolist() == [
+        [[np.float32(1 / 1.75), np.float32(0.75 / 1.75)], [1, 0]]
+    ]
+    assert np.array_equal(mixed(scores, pos, 0.0, "layer", "mean"), scores)

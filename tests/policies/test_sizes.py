@@ -9,12 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope_cpp.policies import DecodePolicy, Step, View, make_decode, make_prefill
+from scope_cpp.policies import DecodePolicy, Step, View, make_decode, make_prefill, parse_options
 from scope_cpp.policies.scope_discontinuous import period
 
-BOUNDED = ["streaming-llm", "h2o", "scope-slide", "scope-adaptive", "scope-discontinuous"]
-SCOPE = BOUNDED[2:]
+SCOPE = ["scope-slide", "scope-adaptive", "scope-discontinuous"]
+UNIFIED = ["h2o", "tova", "vatp", "openvino"]
+BOUNDED = ["streaming-llm", "streaming-llm sinks=auto", *UNIFIED, *SCOPE]
+BOUNDED += ["r-kv window=1", "g-kv window=1"]  # by default more than the budgets of these tests
 GROWING = ["scope-adaptive", "scope-discontinuous"]
+
+
+def make(line: str) -> DecodePolicy:
+    """The policy of ``name key=value ...``."""
+    name, *options = line.split()
+    return make_decode(name, parse_options(options))
 
 
 def step(t: int, n_prompt: int, n_cells: int, since: int, n_predict: int | None) -> Step:
@@ -28,6 +36,7 @@ def selections(policy: DecodePolicy, n_prompt: int, n_tokens: int, n_predict: in
         if policy.due(step(t, n_prompt, pos.size, since, n_predict)):
             rows = pos.reshape(1, 1, -1)
             view = View(rows, np.sin(rows, dtype="f4"), n_prompt, n_prompt + t, n_predict, 10**6)
+            view = replace(view, keys=view.scores[..., None], values=view.scores[..., None])
             kept = pos[policy.select(view)[0, 0]]
             found.append((t, pos.size, kept.size))
             pos, since = kept, 0
@@ -46,7 +55,7 @@ def test_budget_is_hard_and_bounds_the_run(
     name: str, n_prompt: int, room: int, n_predict: int | None
 ) -> None:
     budget = n_prompt + room
-    policy = make_decode(name, {}).resolve(budget, n_prompt, n_predict)
+    policy = make(name).resolve(budget, n_prompt, n_predict)
     assert policy.capacity(n_prompt, n_predict) <= budget
     found = selections(policy, n_prompt, n_predict or 150, n_predict)
     if n_predict is not None and n_predict <= room:
@@ -61,7 +70,7 @@ def test_budget_is_hard_and_bounds_the_run(
 def test_below_the_minimum_the_message_gives_the_minimum(
     name: str, n_prompt: int, extra: int
 ) -> None:
-    policy = make_decode(name, {})
+    policy = make(name)
     with pytest.raises(ValueError, match="minimum of") as refusal:
         policy.resolve(-1, n_prompt, extra)
     minimum = int(str(refusal.value).partition("minimum of ")[2].split()[0])
@@ -91,6 +100,29 @@ def test_one_pool_without_a_budget_gets_as_many_cells_as_scope(name: str) -> Non
     assert 100 + 512 <= policy.capacity(100, None) <= 100 + 512 + 1
 
 
+@pytest.mark.parametrize(
+    ("name", "budget", "recent", "interval"),
+    [
+        ("h2o", 1001, 500, 1),
+        ("tova", 1000, 1, 1),
+        ("r-kv", 1000, 8, 16),
+        ("r-kv", 40, 8, 5),
+        ("g-kv", 1000, 16, 16),
+        ("openvino", 1000, 64, 32),
+        ("openvino", 100, 44, 12),
+    ],
+)
+def test_one_budget_gives_a_method_its_own_sizes(
+    name: str, budget: int, recent: int, interval: int
+) -> None:
+    policy = make(name).resolve(budget, 30, None)
+    assert (policy.recent, policy.interval) == (recent, interval)
+    assert policy.heavy == budget - interval - recent
+    assert policy.capacity(30, None) == budget
+    given = make(f"{name} heavy=20 interval=3 window=1").resolve(budget, 30, None)
+    assert (given.heavy, given.recent, given.interval) == (20, budget - 23, 3)
+
+
 def test_derived_split_is_half_and_half() -> None:
     assert make_decode("scope-slide", {}).resolve(100 + 97, 100, None).pools() == (48, 48)
     assert make_decode("scope-slide", {}).resolve(100 + 98, 100, None).pools() == (49, 48)
@@ -98,6 +130,28 @@ def test_derived_split_is_half_and_half() -> None:
         48,
         48,
     )
+
+
+def test_streaming_llm_as_scopes_authors_ran_it_keeps_the_prompt() -> None:
+    policy = make("streaming-llm sinks=auto").resolve(278 + 97, 278, 865)
+    assert (policy.sinks, policy.recent) == (278 + 48, 48)
+    policy = make("streaming-llm sinks=auto recent=10").resolve(278 + 97, 278, 865)
+    assert (policy.sinks, policy.recent) == (278 + 86, 10)
+
+
+def test_streaming_prefill_derives_what_is_not_given() -> None:
+    found = [
+        make_prefill("streaming-llm", parse_options(options)).resolve(1000, 5000)
+        for options in ([], ["alpha1=4"], ["alpha2=8"])
+    ]
+    assert [(policy.alpha1, policy.alpha2) for policy in found] == [(375, 375), (4, 746), (742, 8)]
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_steps_follow_the_authors_delta(name: str) -> None:
+    # 4K/512 of the authors: delta = (4096 − 256) // 256 = 15
+    policy = make(f"{name} beta1=256 beta2=256 growth=steps")
+    assert [policy.history(t, 4096) for t in (0, 14, 15, 256, 4096)] == [0, 0, 1, 17, 256]
 
 
 @given(room=st.integers(2, 2000), n_predict=st.integers(1, 200_000))
@@ -218,13 +272,14 @@ def test_small_beta2_is_warned_about(name: str) -> None:
     assert make_decode(name, {}).warnings() == ()
 
 
-@pytest.mark.parametrize("name", ["h2o", "snapkv"])
+@pytest.mark.parametrize("name", ["h2o", "snapkv", "streaming-llm"])
 def test_prefill_sizes(name: str) -> None:
     policy = make_prefill(name, {})
     assert policy.resolve(1000, 5000).cells(5000) == 750
     assert policy.resolve(1000, 500).cells(500) == 500
     assert policy.resolve(None, 1000).cells(1000) == 600
-    assert make_prefill(name, {"alpha1": "100"}).resolve(1000, 5000).cells(5000) < 150
+    explicit = {"alpha1": "100", "alpha2": "9"} if name != "snapkv" else {"alpha1": "100"}
+    assert make_prefill(name, explicit).resolve(1000, 5000).cells(5000) < 150
     assert "drops" in policy.warnings()[0]
     with pytest.raises(ValueError, match="minimum of"):
         make_prefill(name, {"alpha1": "1000"}).resolve(1000, 5000)
@@ -234,10 +289,10 @@ def test_prefill_sizes(name: str) -> None:
 
 @given(budget=st.integers(40, 4000), n_prompt=st.integers(1, 9000))
 def test_any_prefill_leaves_room_for_any_decode(budget: int, n_prompt: int) -> None:
-    for prefill in ("h2o", "snapkv"):
+    for prefill in ("h2o", "snapkv", "streaming-llm"):
         cells = make_prefill(prefill, {}).resolve(budget, n_prompt).cells(n_prompt)
         for name in BOUNDED:
-            policy = make_decode(name, {}).resolve(budget, cells, None)
+            policy = make(name).resolve(budget, cells, None)
             assert policy.capacity(cells, None) <= budget
 
 

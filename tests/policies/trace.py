@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ class Trace:
     """Attention logits of every query on every position, per (layer, KV head)."""
 
     logits: np.ndarray  # (L, H, query, position)
+    keys: np.ndarray  # (L, H, position, size); values are the keys turned around
     n_prompt: int
     ties: bool = False  # small whole weights instead of a softmax: sums are exact and often equal
 
@@ -25,7 +26,8 @@ class Trace:
         n = n_prompt + n_output
         rng = np.random.default_rng(seed)
         popular = rng.normal(size=(2, 2, 1, n)) * 2
-        return Trace(rng.normal(size=(2, 2, n, n)) + popular, n_prompt, ties)
+        logits = rng.normal(size=(2, 2, n, n)) + popular
+        return Trace(logits, rng.normal(size=(2, 2, n, 3)).astype(np.float32), n_prompt, ties)
 
     def weights(self, head: tuple[int, int], query: int, held: list[int]) -> np.ndarray:
         raw = self.logits[head][query, held]
@@ -39,6 +41,12 @@ class Trace:
         return lambda query, held: dict(
             zip(held, self.weights(head, query, held).tolist(), strict=True)
         )
+
+    def key(self, head: tuple[int, int], position: int) -> list[float]:
+        return self.keys[head][position].tolist()
+
+    def value(self, head: tuple[int, int], position: int) -> list[float]:
+        return self.keys[head][-1 - position].tolist()
 
     @property
     def heads(self) -> list[tuple[int, int]]:
@@ -74,9 +82,15 @@ class Engine:
 
     def view(self, policy: DecodePolicy | PrefillPolicy, limit: int) -> View:
         n = policy.n_queries(self.since)
-        if policy.needs_scores:
+        if policy.needs_scores and n > 0:
             self.acc = policy.fold(self.acc, self.observed(n), n)
-        return View(self.pos, self.acc, self.trace.n_prompt, self.n_past, self.n_predict, limit)
+        view = View(self.pos, self.acc, self.trace.n_prompt, self.n_past, self.n_predict, limit)
+        rows, keys = self.pos[..., None], self.trace.keys
+        if policy.needs_keys:
+            view = replace(view, keys=np.take_along_axis(keys, rows, axis=2))
+        if policy.needs_values:
+            view = replace(view, values=np.take_along_axis(keys[:, :, ::-1], rows, axis=2))
+        return view
 
     def keep(self, mask: np.ndarray) -> None:
         kept = int(mask[0, 0].sum())

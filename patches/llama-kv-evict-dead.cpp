@@ -1,0 +1,105 @@
+#include "llama-kv-evict-impl.h"
+
+#include "llama-context.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+// which rows are dead is kept here, on the host, and enters the graphs as a mask of each layer. llama.cpp frees and
+// fills cells without a word to us, so that what is said of an empty cell means nothing, and a token that comes to lie
+// in a cell revives it
+
+void llama_kv_evict::mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const {
+    if (!has_dead()) {
+        return;
+    }
+
+    const uint8_t * row = dead.data() + ikv*cells().size();
+    for (int64_t i = 0; i < n_kv; ++i) {
+        mask[i] = row[i] ? -INFINITY : 0.0f;
+    }
+}
+
+void llama_kv_evict::revive(uint32_t cell) {
+    for (uint32_t ikv = 0; has_dead() && ikv < n_layer(); ++ikv) {
+        dead[ikv*cells().size() + cell] = 0;
+    }
+}
+
+void llama_kv_evict::revive(const llama_ubatch & ubatch) {
+    for (uint32_t i = 0; has_dead() && i < ubatch.n_tokens; ++i) {
+        const auto & set = cells().seq_pos_get(ubatch.seq_id[i][0]);
+        for (auto it = set.lower_bound({ ubatch.pos[i], 0 }); it != set.end() && it->first == ubatch.pos[i]; ++it) {
+            revive(it->second);
+        }
+    }
+}
+
+void llama_kv_evict::prune_dead() {
+    for (uint32_t i = 0; has_dead() && i < cells().size(); ++i) {
+        if (cells().is_empty(i)) {
+            revive(i);
+        }
+    }
+    if (std::find(dead.begin(), dead.end(), 1) == dead.end()) {
+        dead.clear();
+    }
+}
+
+llama_pos llama_kv_evict::first_seen(llama_seq_id seq) const {
+    llama_pos res = cells().seq_pos_min(seq);
+
+    const auto & set = cells().seq_pos_get(seq);
+
+    for (uint32_t ikv = 0; has_dead() && ikv < n_layer(); ++ikv) {
+        const auto it = std::find_if(set.begin(), set.end(), [&](const auto & cell) { return !is_dead(ikv, cell.second); });
+        res = std::max(res, it == set.end() ? std::numeric_limits<llama_pos>::max() : it->first);
+    }
+    return res;
+}
+
+int32_t llama_kv_evict::set_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const int8_t * values) {
+    const auto & cur = cells();
+
+    for (int32_t i = 0; i < n_ids; ++i) {
+        if (ids[i] < 0 || ids[i] >= (int32_t) cur.size() || cur.is_empty(ids[i]) || !cur.seq_has(ids[i], seq)) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+        for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+            if (values[ikv*n_ids + i] && !owns(seq, ids[i])) {
+                return LLAMA_KV_EVICT_SHARED;
+            }
+        }
+    }
+
+    const bool had_dead = has_dead();
+
+    dead.resize(n_layer()*cur.size(), 0);
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        for (int32_t i = 0; i < n_ids; ++i) {
+            dead[ikv*cur.size() + ids[i]] = values[ikv*n_ids + i] != 0;
+        }
+    }
+    prune_dead();
+
+    // weights that were added up fell on other rows; the decode graph gains or loses a mask
+    sums[seq] = {};
+    lctx.sched_need_reserve |= has_dead() != had_dead;
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+int32_t llama_kv_evict::get_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int8_t * values) const {
+    const auto & cur = cells();
+
+    for (int32_t i = 0; i < n_ids; ++i) {
+        if (ids[i] < 0 || ids[i] >= (int32_t) cur.size() || cur.is_empty(ids[i]) || !cur.seq_has(ids[i], seq)) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+        for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+            values[ikv*n_ids + i] = is_dead(ikv, ids[i]);
+        }
+    }
+    return LLAMA_KV_EVICT_OK;
+}

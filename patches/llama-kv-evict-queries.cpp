@@ -1,0 +1,112 @@
+#include "llama-kv-evict-impl.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+// recorded queries for the caller, turned by RoPE to another position: as if the same were asked there
+
+// a second turn must not lengthen the vectors again, as YaRN does
+static float unit_attn_factor(const llama_cparams & cparams, float freq_scale) {
+    return cparams.yarn_ext_factor != 0.0f ? 1.0f/(1.0f + 0.1f*logf(1.0f/freq_scale)) : 1.0f;
+}
+
+ggml_tensor * llama_kv_evict::build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const {
+    const auto & model   = lctx.get_model();
+    const auto & hparams = model.hparams;
+    const auto & cparams = lctx.cparams;
+
+    const uint32_t il = kv.layers[ikv].il;
+
+    ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].q, rows);
+    q = ggml_reshape_3d(ctx, q, n_embd_head_k, n_head, n_query);
+
+    if (hparams.has_rope(il)) {
+        // as llama.cpp turns keys (llama_kv_cache::build_rope_shift)
+        const bool  is_mrope   = hparams.rope_type == LLAMA_ROPE_TYPE_MROPE || hparams.rope_type == LLAMA_ROPE_TYPE_IMROPE;
+        const float freq_base  = model.get_rope_freq_base (cparams, il);
+        const float freq_scale = model.get_rope_freq_scale(cparams, il);
+
+        q = rot ? llama_mul_mat_hadamard(ctx, q, rot) : q;
+        q = ggml_rope_ext(ctx, q, shift, model.get_rope_factors(cparams, il), hparams.n_rot(il),
+                is_mrope ? LLAMA_ROPE_TYPE_NEOX : hparams.rope_type, cparams.n_ctx_orig_yarn, freq_base, freq_scale,
+                cparams.yarn_ext_factor, unit_attn_factor(cparams, freq_scale), cparams.yarn_beta_fast, cparams.yarn_beta_slow);
+        q = rot ? llama_mul_mat_hadamard(ctx, q, rot) : q;
+    }
+
+    return ggml_scale(ctx, q, layers[ikv].kq_scale);
+}
+
+int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out) {
+    if (n_query < 1) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+    if (n_query > n_queries(seq)) {
+        return LLAMA_KV_EVICT_QUERIES;
+    }
+
+    lctx.synchronize();
+
+    // once for each prompt: nothing of it is kept
+    llama_kv_evict_graph g;
+    graph_begin(g, n_query, 0, 0);
+
+    auto * ctx = g.ctx.get();
+
+    auto * rows  = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
+    auto * shift = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
+    auto * rot   = kv.build_input_k_rot(ctx);
+
+    ggml_set_input(rows);
+    ggml_set_input(shift);
+
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        auto * cur = build_layer_queries(ctx, ikv, n_query, rows, shift, rot);
+        ggml_set_output(cur);
+        ggml_build_forward_expand(g.gf, cur);
+        g.outs.push_back(cur);
+    }
+    if (!graph_alloc(g)) {
+        return LLAMA_KV_EVICT_ALLOC;
+    }
+
+    std::vector<int32_t> ids(n_query);
+    std::vector<int32_t> turns(n_query);
+
+    const llama_pos pos_max = cells().seq_pos_max(seq);
+
+    for (int32_t i = 0; i < n_query; ++i) {
+        const llama_pos own = pos_max - n_query + 1 + i;
+        ids  [i] = row_of(seq, own);
+        turns[i] = pos - own;
+    }
+
+    ggml_backend_tensor_set(rows, ids.data(), 0, ggml_nbytes(rows));
+    if (shift->buffer) {
+        ggml_backend_tensor_set(shift, turns.data(), 0, ggml_nbytes(shift));
+    }
+    if (rot && rot->buffer) {
+        kv.set_input_k_rot(rot);
+    }
+    if (!graph_compute(g)) {
+        return LLAMA_KV_EVICT_COMPUTE;
+    }
+
+    // [n_embd_head, n_head, n_query] of each layer, head by head
+    std::vector<float> data(n_embd_head_k*n_head*n_query);
+
+    for (const auto * cur : g.outs) {
+        ggml_backend_tensor_get(cur, data.data(), 0, ggml_nbytes(cur));
+        for (uint32_t ih = 0; ih < n_head; ++ih) {
+            for (int32_t iq = 0; iq < n_query; ++iq) {
+                out = std::copy_n(data.data() + (iq*n_head + ih)*n_embd_head_k, n_embd_head_k, out);
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}

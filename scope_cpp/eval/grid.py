@@ -1,0 +1,181 @@
+"""From names, flags and budgets to rows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import UsageError
+from scope_cpp.eval.rows import Row, is_part
+from scope_cpp.policies import parse_options
+
+DEFAULT_ROWS = (
+    "full",
+    "scope-foresight",
+    "scope-slide",
+    "scope-adaptive",
+    "scope-discontinuous",
+    "h2o",
+    "streaming-llm",
+)
+
+# H2O's recent half is one of the output's cells, as in its measurements beside SCOPE
+_OPTIONS = {
+    "scope-foresight": ("interval=auto",),
+    "scope-slide": ("interval=auto",),
+    "h2o": ("recent=beta/2",),
+}
+
+_FLAGS = {
+    "--policy": "policy",
+    "--prefill": "prefill",
+    "--granularity": "granularity",
+    "--option": "options",
+    "-o": "options",
+    "--budget": "budget",
+    "--beta": "beta",
+    "--cache-type-k": "type_k",
+    "-ctk": "type_k",
+    "--cache-type-v": "type_v",
+    "-ctv": "type_v",
+    "--flash-attn": "flash_attn",
+    "-fa": "flash_attn",
+}
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What rows a user asks for.
+
+    Attributes
+    ----------
+    names
+        ``NAME[:KEY=VALUE]...`` of policies; a name alone has the options that serve it best here.
+    named
+        ``NAME: FLAGS``, with flags of ``scope generate`` and ``--beta``.
+    betas, budget
+        Cells beside the prompt, each a set of rows; or a budget of prompt and output.
+    types
+        KV cache types of K and V, each pair a set of rows.
+    base
+        What is the same in all rows, options included; the full cache takes none.
+    """
+
+    names: tuple[str, ...] = DEFAULT_ROWS
+    named: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    betas: tuple[int, ...] = ()
+    budget: str | None = None
+    types: tuple[tuple[str, str], ...] = (("f16", "f16"),)
+    base: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        """Check what needs no policy."""
+        if self.betas and self.budget is not None:
+            raise UsageError("--beta and --budget: leave one out")
+        for beta in self.betas:
+            if beta < 1:
+                raise UsageError(f"--beta {beta}: give at least 1")
+        for name in {name for pair in self.types for name in pair}:
+            kv_type(name)
+
+    def rows(self, beta: int) -> list[Row]:
+        """Return the rows; the full cache is always there, once for each pair of types.
+
+        Parameters
+        ----------
+        beta
+            Cells beside the prompt where the user says nothing.
+
+        Raises
+        ------
+        UsageError
+            For a name, an option or a flag that is none, or two rows of one name.
+        """
+        found: dict[str, Row] = {}
+        for row in self._all(beta):
+            if row.name in found and not row.is_full:
+                raise UsageError(f"two rows are called {row.name!r}: name one in another way")
+            found.setdefault(row.name, row)
+        return list(found.values())
+
+    def _all(self, beta: int) -> Iterator[Row]:
+        betas: tuple[int | None, ...] = self.betas or (beta,)
+        if self.budget is not None:
+            betas = (None,)
+        asked = [self._by_name(text) for text in self.names]
+        asked += [_by_flags(text) for text in self.named]
+        if "full" not in self.names:
+            asked.insert(0, self._by_name("full"))
+        for types, cells, (label, values) in product(self.types, betas, asked):
+            yield self._row(label, values, cells, types)
+
+    def _by_name(self, text: str) -> tuple[str, Values]:
+        name, *options = text.split(":")
+        if name == "full":
+            return text, {"policy": name, "prefill": "full", "options": options}
+        return text, {"policy": name, "options": [*_OPTIONS.get(name, ()), *self.options, *options]}
+
+    def _row(self, label: str, asked: Values, beta: int | None, types: tuple[str, str]) -> Row:
+        values = {"type_k": types[0], "type_v": types[1], "budget": self.budget, **asked}
+        own = bool({"beta", "budget"} & set(asked))
+        if own:
+            beta = values.pop("beta", None)
+        if beta is not None:
+            values["budget"] = None
+        last = parse_options(values.get("options", ()))  # of equal keys the last counts
+        options = [f"{key}={value}" for key, value in last.items()]
+        parts = tuple(option for option in options if is_part(option))
+        values["options"] = tuple(option for option in options if not is_part(option))
+        try:
+            row = Row(label, replace(self.base, **values), beta, parts, label)
+            if beta is not None:
+                row.settings_for(1, 1)
+        except UsageError as err:
+            raise UsageError(f"row {label!r}: {err}") from None
+        return replace(row, name=label + self._suffix(row, own))
+
+    def _suffix(self, row: Row, own: bool) -> str:
+        suffix = ""
+        if len(self.betas) > 1 and not (row.is_full or own):
+            suffix += f", beta {row.beta}"
+        if len(self.types) > 1:
+            types = row.settings.type_k, row.settings.type_v
+            suffix += f", {'/'.join(dict.fromkeys(types))}"
+        return suffix
+
+
+def _by_flags(text: str) -> tuple[str, Values]:
+    """Read ``NAME: FLAGS``."""
+    label, colon, rest = (part.strip() for part in text.partition(":"))
+    if not (label and colon):
+        raise UsageError(f'--row {text!r}: write it as "NAME: --policy h2o -o recent=48"')
+    try:
+        words = shlex.split(rest)
+    except ValueError as err:
+        raise UsageError(f"--row {text!r}: {err}") from None
+    values: Values = {"options": []}
+    for flag, value in zip(words[::2], [*words[1::2], None], strict=False):
+        name = _FLAGS.get(flag)
+        if name is None:
+            raise UsageError(f"--row {text!r}: no such flag: {flag}; valid are {', '.join(_FLAGS)}")
+        if value is None:
+            raise UsageError(f"--row {text!r}: {flag} needs a value")
+        if name == "options":
+            values[name].append(value)
+        else:
+            values[name] = _whole(text, value) if name == "beta" else value
+    return label, values
+
+
+def _whole(text: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise UsageError(f"--row {text!r}: --beta {value}: give a whole number of at least 1")
+    return int(value)

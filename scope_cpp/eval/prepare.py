@@ -1,0 +1,87 @@
+"""What a run needs before anything runs: its items, its scorer, its folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from scope_cpp.engine.model import Model
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.eval.config import Asked, Config, differences, folder_name
+from scope_cpp.eval.folder import RunFolder
+from scope_cpp.eval.task import Item, Source, Task
+
+Line = Callable[[str], None]
+
+FOLDERS = Path("eval-runs")
+
+
+def read_items(task: Task, asked: Asked, model: Model, warn: Line) -> list[Item]:
+    """Return the items of a task, at least one.
+
+    Raises
+    ------
+    UsageError, ScopeError
+        As of `Task.items`; and for none, or two of one id.
+    """
+
+    def tokenize(text: str) -> list[int]:
+        return model.tokenize(text, add_special=True, parse_special=False)
+
+    source = Source(
+        data=asked.data,
+        limit=asked.limit,
+        seed=asked.seed,
+        warn=warn,
+        options=asked.task_options,
+        tokenize=tokenize,
+    )
+    items = task.items(source)
+    if not items:
+        raise ScopeError(f"{task.name}: there is no sample: give other data (--data)")
+    name, n = Counter(item.id for item in items).most_common(1)[0]
+    if n > 1:
+        raise ScopeError(f"{task.name}: {n} samples are called {name!r}: give other data (--data)")
+    return items
+
+
+def check_scorer(task: Task, name: str | None) -> str:
+    """Return the scorer of that name, the task's first without one."""
+    if name is None:
+        return task.scorers[0]
+    if name not in task.scorers:
+        raise UsageError(f"{task.name} has no scorer {name!r}; valid are {', '.join(task.scorers)}")
+    return name
+
+
+def choose_folder(config: Config, out: Path | None, fresh: bool, warn: Line) -> RunFolder:
+    """Return the run's folder: a new one, or the one in which it goes on.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds another run, or something else.
+    """
+    path = out or FOLDERS / folder_name(config)
+    if fresh and path.exists():
+        path = _unused(path)
+    if not RunFolder.exists(path):
+        return RunFolder.create(path, config)
+    folder = RunFolder.open(path)
+    different = differences(folder.config, config)
+    if different:
+        raise UsageError(
+            f"{path} holds another run: {'; '.join(different)}: name another folder (--out), or "
+            "take a new one beside it (--fresh)"
+        )
+    before, now = folder.config["versions"], config["versions"]
+    for name in ("scope_cpp", "llama_cpp", "abi", "devices"):
+        if before.get(name) != now[name]:
+            warn(f"{path} was begun with {name} {before.get(name)}, this is {now[name]}")
+    return folder
+
+
+def _unused(path: Path) -> Path:
+    numbers = (path.with_name(f"{path.name}-{number}") for number in range(2, 10_000))
+    return next(candidate for candidate in numbers if not candidate.exists())

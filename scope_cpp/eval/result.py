@@ -1,0 +1,54 @@
+"""What came of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scope_cpp.eval.config import Config
+from scope_cpp.eval.metrics import Record
+from scope_cpp.eval.record import Prediction
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run, or of the part of it that there is.
+
+    Attributes
+    ----------
+    folder, config
+    scorer
+        The report's.
+    records
+        See `scope_cpp.eval.metrics`.
+    n_finished, n_all
+        Samples with an output, and all: items times rows.
+    failed
+        Samples without an output.
+    interrupted
+        Whether it was stopped before its end.
+    """
+
+    folder: Path
+    config: Config
+    scorer: str
+    records: list[Record]
+    n_finished: int
+    n_all: int
+    failed: list[Prediction]
+    interrupted: bool
+
+
+def metrics_of(result: Result) -> dict[str, Any]:
+    """Return what ``metrics.json`` holds."""
+    return {
+        "task": result.config["task"],
+        "scorer": result.scorer,
+        "seed": result.config["seed"],
+        "complete": not result.interrupted,
+        "n_finished": result.n_finished,
+        "n_failed": len(result.failed),
+        "n_all": result.n_all,
+        "rows": result.records,
+    }

@@ -1,0 +1,238 @@
+"""A run: all items under all rows, several at once, from where an earlier start of it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+from scope_cpp.engine import capability
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import SamplingParams
+from scope_cpp.engine.threads import default_threads
+from scope_cpp.errors import ScopeError
+from scope_cpp.eval.config import Asked, config_of
+from scope_cpp.eval.folder import PREDICTIONS
+from scope_cpp.eval.grid import Grid
+from scope_cpp.eval.metrics import summarize
+from scope_cpp.eval.prepare import check_scorer, choose_folder, read_items
+from scope_cpp.eval.record import Prediction, item_digest
+from scope_cpp.eval.result import Result, metrics_of
+from scope_cpp.eval.rows import Row
+from scope_cpp.eval.sample import Aborted, Stop, read_item, write_output
+from scope_cpp.eval.task import Item, Output, Score
+from scope_cpp.eval.tasks import find
+
+Line = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+# Without a budget: so much of the longest output, what is published for most methods
+DEFAULT_SHARE = 9
+
+
+class Evaluation:
+    """A task on a model, under rows; what is wrong with them is told when it is made.
+
+    Parameters
+    ----------
+    asked, grid
+        What is to be run. Threads that the grid's base leaves open are shared by the `jobs`.
+    model
+        Stays open while it runs.
+    out
+        Folder; ``None``: one below `scope_cpp.eval.prepare.FOLDERS`, the same for the same
+        configuration.
+    fresh
+        Take a new folder even if there is one.
+    scorer
+        The report's; ``None``: the task's first.
+    jobs
+        Samples at once, each with a context of its own.
+    command
+        For ``config.json``.
+    warn, note
+        Take a line each, a warning only once.
+
+    Raises
+    ------
+    UsageError, ScopeError
+        For a name that is none, data that can't be read, a folder of another run, and a model
+        whose cache can't be bounded.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        grid: Grid,
+        model: Model,
+        *,
+        out: Path | None = None,
+        fresh: bool = False,
+        scorer: str | None = None,
+        jobs: int = 1,
+        command: Sequence[str] = (),
+        warn: Line = lambda line: None,
+        note: Line = lambda line: None,
+    ) -> None:
+        self.task = find(asked.task)
+        self._sampling = SamplingParams(temp=asked.temp, seed=asked.seed)
+        self.scorer = check_scorer(self.task, scorer)
+        self.asked, self.model, self.jobs, self.note = asked, model, jobs, note
+        self._warn, self._warned, self._lock = warn, set[str](), threading.Lock()
+        self.items = read_items(self.task, asked, model, self.warn)
+        self._by_id = {item.id: item for item in self.items}
+        threads = grid.base.n_threads or max(1, default_threads() // jobs)
+        grid = replace(grid, base=replace(grid.base, n_threads=threads))
+        self.rows = grid.rows(self._default_beta(grid))
+        self._check_model()
+        config = config_of(asked, model, self.items, self.rows, command)
+        config["lower_is_better"] = self.task.lower_is_better
+        self.folder = choose_folder(config, out, fresh, self.warn)
+
+    def warn(self, line: str) -> None:
+        """Pass a warning on, once."""
+        with self._lock:
+            if line in self._warned:
+                return
+            self._warned.add(line)
+        self._warn(line)
+
+    def run(self, stop: Stop, progress: Progress = lambda done, total: None) -> Result:
+        """Run what is not finished yet, and sum up.
+
+        Parameters
+        ----------
+        stop
+            May be changed from elsewhere at any time.
+        progress
+            Called with the samples that are done and all there are.
+
+        Raises
+        ------
+        ScopeError
+            If the folder can't be written or read; what is finished stays finished.
+        """
+        total = len(self.items) * len(self.rows)
+        with self.folder.writing() as writer:
+            found = {p.key: self._known(p) for p in self.folder.predictions()}
+            done = {key for key, prediction in found.items() if prediction.error is None}
+            already = f", {len(done)} of {total} samples are there already" if done else ""
+            self.note(f"results go to {self.folder.path}{already}")
+            progress(len(done), total)
+            with contextlib.closing(self._all(done, stop)) as predictions:
+                for prediction in predictions:
+                    writer.append(prediction)
+                    found[prediction.key] = prediction
+                    done.add(prediction.key)
+                    progress(len(done), total)
+        records = summarize(
+            self.task, self.items, self.rows, found.values(), self.scorer, self.asked.seed
+        )
+        failed = [prediction for prediction in found.values() if prediction.error is not None]
+        result = Result(
+            self.folder.path,
+            self.folder.config,
+            self.scorer,
+            records,
+            len(found) - len(failed),
+            total,
+            failed,
+            interrupted=len(found) < total,
+        )
+        self.folder.write_metrics(metrics_of(result))
+        return result
+
+    def _known(self, prediction: Prediction) -> Prediction:
+        """Return a prediction of an earlier start, with a score by every scorer.
+
+        Raises
+        ------
+        ScopeError
+            If it is of none of the items.
+        """
+        item = self._by_id.get(prediction.item)
+        if item is None or item_digest(item) != prediction.digest:
+            raise ScopeError(
+                f"{self.folder.path}: {prediction.item!r} of {prediction.row!r} is none of this "
+                f"run's samples: remove its line from {PREDICTIONS}"
+            )
+        if prediction.output is None or set(prediction.scores) == set(self.task.scorers):
+            return prediction
+        return replace(prediction, scores=self._scores(item, prediction.output))
+
+    def _scores(self, item: Item, output: Output) -> dict[str, Score]:
+        return {name: self.task.score(item, output, name) for name in self.task.scorers}
+
+    def _all(self, done: set[tuple[str, str]], stop: Stop) -> Generator[Prediction, None, None]:
+        """Run item by item, so that the rows of a run that is stopped share their items."""
+        pending = iter(
+            [(i, row) for i in self.items for row in self.rows if (row.name, i.id) not in done]
+        )
+        with ThreadPoolExecutor(self.jobs) as pool:
+            running: set[Future[Prediction | None]] = set()
+            try:
+                while True:
+                    while not stop.asked and len(running) < self.jobs:
+                        following = next(pending, None)
+                        if following is None:
+                            break
+                        running.add(pool.submit(self._one, *following, stop))
+                    if not running:
+                        return
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from filter(None, [future.result() for future in ended])
+            finally:
+                if running:
+                    stop.asked = 2  # a failure: the others' work can't be kept either
+
+    def _one(self, item: Item, row: Row, stop: Stop) -> Prediction | None:
+        """Run one sample; None if it was given up."""
+        blank = Prediction(
+            row.name,
+            item.id,
+            item.group,
+            item_digest(item),
+            sample={"prompt": item.prompt, "gold": item.gold} if self.asked.log_samples else None,
+        )
+        try:
+            with self._lock:  # templates are rendered by a process of which there is one
+                reading = read_item(self.model, item, self.asked.template)
+            output, counts, loop = write_output(
+                self.model, reading, item.n_predict, row, self._sampling, stop, self.warn
+            )
+            scores = self._scores(item, output)
+        except Aborted:
+            return None
+        except ScopeError as err:
+            return replace(blank, error=" ".join(str(err).split()))
+        return replace(blank, output=output, scores=scores, stats=counts, loop=loop)
+
+    def _default_beta(self, grid: Grid) -> int:
+        """Return a share of the longest output, where nothing else is said."""
+        if grid.betas or grid.budget is not None:
+            return 1
+        longest = max(i.n_predict + self._n_forced(i) for i in self.items)
+        beta = max(1, longest // DEFAULT_SHARE)
+        self.note(
+            f"{beta} cells beside the prompt, 1/{DEFAULT_SHARE} of the longest output "
+            "(--beta, --budget)"
+        )
+        return beta
+
+    def _n_forced(self, item: Item) -> int:
+        if item.prompt_tokens or not item.forced:
+            return len(item.forced_tokens)
+        return len(self.model.tokenize(item.forced, add_special=False, parse_special=False))
+
+    def _check_model(self) -> None:
+        """Refuse a model that no row but the full cache could run."""
+        asked = {
+            (row.settings.type_k, row.settings.type_v, row.settings.flash_attn)
+            for row in self.rows
+            if not row.is_full
+        }
+        for kinds in sorted(asked):
+            capability.require(self.model.path, self.model.arch, *kinds)

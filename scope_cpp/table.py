@@ -1,0 +1,58 @@
+"""Columns of a report, and a table of them in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes
+    ----------
+    title
+    form
+        What of a record it shows, as a format string.
+    always
+        Shown even if no row of the table has a value.
+    instead
+        Key whose text, if there is some, takes the place of the value.
+    """
+
+    title: str
+    form: str
+    always: bool = True
+    instead: str = ""
+
+    @property
+    def key(self) -> str:
+        """The first value that it shows."""
+        return str(next(name for _, name, _, _ in Formatter().parse(self.form) if name))
+
+    def cell(self, record: Mapping[str, Any]) -> str:
+        """Show a record's values; nothing if it has none."""
+        text = "" if record[self.key] is None else self.form.format(**record)
+        if self.instead and record[self.instead]:
+            text = record[self.instead]
+        return " ".join(text.split())
+
+
+def shown(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns that a table of these records has."""
+    return [
+        column
+        for column in columns
+        if column.always or any(record[column.key] is not None for record in records)
+    ]
+
+
+def markdown(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table in Markdown, without a newline at its end."""
+    found = shown(columns, records)
+    rows = [[column.title for column in found], ["---"] * len(found)]
+    rows += [[column.cell(record).replace("|", "\\|") for column in found] for record in records]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

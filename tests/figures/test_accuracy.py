@@ -1,0 +1,193 @@
+"""Accuracy by question, by decode budget and by prefill budget: numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scope_cpp.errors import UsageError
+from scope_cpp.figures.budget import apart, budget
+from scope_cpp.figures.marks import UNICODE
+from scope_cpp.figures.prefill import prefill, prompt_cells
+from scope_cpp.figures.questions import questions
+from scope_cpp.figures.runs import Run, open_run
+
+from .make_run import N_PROMPT, make_run, row
+
+# four samples of four questions: h2o loses the late ones
+H2O = [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]]
+FULL = [[1, 1, 1, 1]] * 4
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    rows = {row("full"): FULL, row("h2o", 48): H2O}
+    return open_run(str(make_run(tmp_path / "run", rows)))
+
+
+@pytest.fixture
+def budgets(tmp_path: Path) -> Run:
+    rows = {
+        row("full"): FULL,
+        row("h2o, beta 48", 48, "h2o", policy="h2o"): H2O,
+        row("h2o, beta 96", 96, "h2o", policy="h2o"): [[1, 1, 1, 0]] * 4,
+        row("scope-slide, beta 96", 96, "scope-slide", policy="scope-slide"): FULL,
+    }
+    return open_run(str(make_run(tmp_path / "budgets", rows)))
+
+
+def test_means_by_question(run: Run) -> None:
+    records = questions(run).table().records()
+    h2o = [record["score"] for record in records if record["row"] == "h2o"]
+    assert h2o == [1.0, 0.5, 0.25, 0.0]
+    assert [record["first_question"] for record in records[:4]] == [1, 2, 3, 4]
+    assert {record["cells"] for record in records} == {48}
+    assert records[4]["ci_low"] == records[4]["ci_high"] == 1.0  # all samples have it right
+    low, high = records[5]["ci_low"], records[5]["ci_high"]
+    assert isinstance(low, float) and isinstance(high, float)
+    assert 0 <= low < 0.5 < high <= 1
+
+
+def test_outputs_of_different_lengths_and_bins(tmp_path: Path) -> None:
+    # 26 questions in bins of 3: the last has 2, which only the first sample has
+    rows = {row("full"): [[1] * 24 + [1, 0], [0] * 24]}
+    shown = questions(open_run(str(make_run(tmp_path / "run", rows))))
+    records = shown.table().records()
+    assert shown.per == 3
+    assert [(r["first_question"], r["last_question"]) for r in records[-2:]] == [(22, 24), (25, 26)]
+    assert [r["score"] for r in records] == [0.5] * 8 + [0.5]
+    assert records[0]["cells"] is None
+
+
+def test_a_panel_for_each_budget_with_the_full_cache_in_each(budgets: Run) -> None:
+    panels = questions(budgets).panels
+    assert [panel.cells for panel in panels] == [48, 96]
+    assert [[curve.name for curve in panel.curves] for panel in panels] == [
+        ["full", "h2o"],
+        ["full", "h2o", "scope-slide"],
+    ]
+    numbers = {curve.name: curve.number for panel in panels for curve in panel.curves}
+    assert numbers == {"full": 0, "h2o": 1, "scope-slide": 2}
+
+
+def test_rows_by_name(budgets: Run) -> None:
+    panels = questions(budgets, ["full", "h2o, beta 96"]).panels
+    assert [curve.name for panel in panels for curve in panel.curves] == ["full", "h2o"]
+    with pytest.raises(UsageError, match="no row 'tova': rows are full, h2o, scope-slide"):
+        questions(budgets, ["tova"])
+
+
+def test_one_question_has_no_positions(tmp_path: Path) -> None:
+    run = open_run(str(make_run(tmp_path / "run", {row("full"): [[1], [0]]})))
+    with pytest.raises(UsageError, match="one question only"):
+        questions(run)
+
+
+def test_questions_in_a_terminal(run: Run) -> None:
+    lines = questions(run).text(80, UNICODE).splitlines()
+    assert lines[0].split() == ["full", "█" * 16, "100.0%", "to", "100.0%"]
+    assert lines[1].split() == ["h2o", "████▄▄▄▄▂▂▂▂····", "100.0%", "to", "0.0%"]
+
+
+def test_scores_by_budget(budgets: Run) -> None:
+    shown = budget(budgets)
+    records = shown.table().records()
+    assert [(r["row"], r["cells"], r["score"]) for r in records] == [
+        ("full", None, 1.0),
+        ("h2o", 48, 7 / 16),
+        ("h2o", 96, 0.75),
+        ("scope-slide", 96, 1.0),
+    ]
+    low, high = records[1]["ci_low"], records[1]["ci_high"]
+    assert isinstance(low, float) and isinstance(high, float)
+    assert 0.25 <= low < 7 / 16 < high <= 0.75  # those of single samples
+    assert shown.axis == "cells beside the prompt"
+
+
+def test_budgets_in_a_terminal(budgets: Run) -> None:
+    lines = budget(budgets).text(80, UNICODE).splitlines()
+    assert [line for line in lines if line.endswith("prompt")] == [
+        "48 cells beside the prompt",
+        "96 cells beside the prompt",
+    ]
+    few, many = (line for line in lines if line.startswith("h2o"))
+    assert "43.8%" in few and "75.0%" in many
+    assert few.count("█") < many.count("█")
+    assert "▒" in few and "▒" not in many  # all samples agree
+    assert max(map(len, lines)) <= 80
+
+
+def test_kv_types_are_series_of_their_own(tmp_path: Path) -> None:
+    rows = {
+        row(f"{policy}, {kind}", beta, policy, policy=policy, type_k=kind, type_v=kind): FULL
+        for kind in ("f16", "q8_0")
+        for policy, beta in (("full", None), ("h2o", 48))
+    }
+    run = open_run(str(make_run(tmp_path / "run", rows)))
+    assert [(c.name, c.number) for c in questions(run).panels[0].curves] == [
+        ("full, f16", 0),
+        ("h2o, f16", 1),
+        ("full, q8_0", 2),
+        ("h2o, q8_0", 3),
+    ]
+
+
+def test_labels_of_close_budgets_do_not_touch() -> None:
+    assert apart([48, 96, 192]) == [48, 96, 192]
+    assert apart([100, 101, 102, 400, 401]) == [102, 401]
+
+
+def test_one_budget_makes_no_line(run: Run) -> None:
+    with pytest.raises(UsageError, match="no method was run with two budgets: .*--beta 48,96"):
+        budget(run)
+
+
+def snapkv(alpha1: int, policy: str = "full") -> tuple[str, ...]:
+    return f"alpha1={alpha1}", "prefill.window=8"
+
+
+def compressed(name: str, alpha1: int, policy: str = "scope-slide") -> object:
+    return row(name, 48, policy=policy, prefill="snapkv", options=snapkv(alpha1))
+
+
+def test_scores_by_the_prompts_cells(tmp_path: Path) -> None:
+    rows = {
+        row("full"): FULL,
+        row("scope-slide", 48): [[1, 1, 1, 0]] * 4,
+        compressed("b", 32): [[1, 1, 0, 0]] * 4,
+        compressed("a", 8): [[1, 0, 0, 0]] * 4,
+    }
+    shown = prefill(open_run(str(make_run(tmp_path / "run", rows))))  # type: ignore[arg-type]
+    records = shown.table().records()
+    assert [(r["row"], r["cells"], r["score"]) for r in records] == [
+        ("full", None, 1.0),
+        ("snapkv, decode scope-slide", 16, 0.25),
+        ("snapkv, decode scope-slide", 40, 0.5),
+        ("snapkv, decode scope-slide", N_PROMPT, 0.75),  # the prompt kept whole
+    ]
+    assert f"prompts of {N_PROMPT} tokens" in shown.run
+
+
+def test_what_a_prompt_keeps() -> None:
+    def record(**values: object) -> dict[str, object]:
+        asked = {"row": "a", "policy": "full", "prefill": "snapkv", "options": [], "beta": None}
+        return {**asked, **values}
+
+    assert prompt_cells(record(options=["alpha1=24", "window=8"]), 100) == 32
+    assert prompt_cells(record(options=["alpha1=24", "window=8"]), 20) == 20  # shorter than that
+    assert prompt_cells(record(prefill="full"), 100) == 100
+    # derived: three quarters of the budget
+    assert prompt_cells(record(beta=20), 100) == 90
+    assert prompt_cells(record(asked_budget="80"), 100) == 60
+    with pytest.raises(UsageError, match="row 'a' does not say how many cells"):
+        prompt_cells(record(asked_budget="50%"), 100)
+
+
+def test_one_prefill_budget_makes_no_line(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(UsageError, match="no prefill method was run with two sizes"):
+        prefill(run)
+    rows = {compressed("a", 8): FULL, compressed("b", 8): FULL}
+    twice = open_run(str(make_run(tmp_path / "twice", rows)))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="'a' and 'b' both keep 16 cells"):
+        prefill(twice)
