@@ -325,9 +325,9 @@ def running(in_its_course: Conversation) -> Iterator[Conversation]:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"policy": "h2o"}, "policy h2o, this conversation has scope-slide: give --policy h2o"),
+        ({"policy": "h2o"}, "policy h2o, this conversation has scope-foresight: give --policy h2o"),
         ({"prefill": "snapkv"}, "prefill snapkv"),
-        ({"options": ["beta1=30"]}, "beta1=30 of scope-slide"),
+        ({"options": ["beta1=30"]}, "beta1=30 of scope-foresight"),
         ({"granularity": "cell"}, "granularity cell"),
         ({"type_k": "q8_0"}, "type_k q8_0"),
         ({"type_v": "f32"}, "type_v f32"),
