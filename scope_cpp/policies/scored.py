@@ -66,7 +66,9 @@ class ScoredDecodePolicy(DecodePolicy):
         if self.smooth % 2 == 0:
             raise ValueError(f"smooth={self.smooth}: must be odd")
         if self.ahead and RULES[self.score].merge is not add:
-            raise ValueError(f"ahead={self.ahead}: needs score=accumulate or score=none")
+            raise ValueError(
+                f"ahead={self.ahead}: needs score=accumulate or score=none; ahead=0 goes without"
+            )
         if self.score == "none" and not self.ahead:
             raise ValueError("score=none: needs ahead, or nothing ranks the cells")
 

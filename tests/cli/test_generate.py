@@ -49,7 +49,11 @@ def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
     # 2 layers of 2 KV heads with 64 values of 2 bytes in K and in V
     assert got["kv_bytes"] == 256 * 2 * 2 * 64 * 2 * 2
     assert got["options"]["decode"]["beta1"] == 12
-    assert (got["policy"], got["prefill"], got["granularity"]) == ("scope-slide", "full", "head")
+    assert (got["policy"], got["prefill"], got["granularity"]) == (
+        "scope-foresight",
+        "full",
+        "head",
+    )
     assert got["model"] == str(tiny)
     assert any("beta2 = 10" in line for line in got["warnings"])
     assert set(got["timings"]) == {

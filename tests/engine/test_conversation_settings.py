@@ -68,7 +68,13 @@ def test_back_to_single_heads(tiny: Tiny) -> None:
     [
         ({"policy": "sloth"}, "scope-slide"),
         ({"options": ("gamma=1",)}, "beta1"),
-        ({"options": ("score=window", "window=100", "beta1=40", "beta2=110")}, "queries"),
+        (
+            {
+                "policy": "scope-slide",
+                "options": ("score=window", "window=140", "beta1=40", "beta2=150"),
+            },
+            "queries",
+        ),
         ({"type_k": "q8_0"}, "type_k can't change.*policy"),
         ({"budget": 10}, "budget can't change"),
     ],
