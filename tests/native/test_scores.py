@@ -475,3 +475,15 @@ def make_random_call(session: Session, seq: int, rng: np.random.Generator) -> No
         session.remove(n_past // 2, n_past // 2 + 1, seq)
     elif call == "load":
         kv_evict.state_set(session.ctx, seq, kv_evict.state_get(session.ctx, seq))
+
+
+def test_a_deep_model_has_room_for_the_sums(tiny: Tiny) -> None:
+    # llama.cpp sizes its graph by the tensors of the model: the sums of a whole batch would not fit
+    path = tiny(n_layer=40)
+    with Session(path, flash=False, n_ubatch=128) as session:
+        kv_evict.init(session.ctx, 128)
+        session.decode_batch(text(123))
+        ids = kv_evict.cells(session.ctx, 0)[1]
+        found = kv_evict.scores(session.ctx, 0, 123, ids)
+        n_gqa = kv_evict.n_head(session.ctx) // kv_evict.n_head_kv(session.ctx)
+        np.testing.assert_allclose(found.sum(axis=2), 123 * n_gqa, rtol=1e-4)
