@@ -163,7 +163,7 @@ def structured_start(model: Llama, generator: torch.Generator) -> None:
 
 def _positional(model: Llama, size: int) -> None:
     """Heads 0 (one back) and 1 (two back) of layer 0 on KV head 0."""
-    attn: Attention = model.blocks[0].attn  # type: ignore[assignment]
+    attn: Attention = model.blocks[0].attn
     frequencies = model.rope.frequencies.float()
     constant, own = 6.5, 1.63  # of the normed embedding
     strength = torch.zeros(size // 2)
@@ -182,7 +182,7 @@ def _positional(model: Llama, size: int) -> None:
 
 def _induction(model: Llama, size: int) -> None:
     """Heads 0 (by the current token) and 2 (by the previous one) of layer 1."""
-    attn: Attention = model.blocks[1].attn  # type: ignore[assignment]
+    attn: Attention = model.blocks[1].attn
     same = torch.eye(CODE)
     entry, slow = 1.8, size - CODE
     for head, kv, asked, held in ((0, 0, OWN, BACK1), (2, 1, BACK1, BACK2)):
