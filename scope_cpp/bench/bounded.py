@@ -94,7 +94,8 @@ class BoundedRow:
         kv_evict.forget(context.ptr, 0)
         kept = self.sizes.prefill.cells(row.n_prompt)
         pool = min(row.depth - row.n_prompt, self.sizes.capacity - kept)
-        if row.fill == "read":
+        # a policy that asks the prompt's queries again needs a prompt that was read
+        if row.fill == "read" or self.sizes.decode.ahead:
             cache.prefill(self.tokens[: row.n_prompt])
             kept = cache.n_prompt_cells
         else:
