@@ -85,6 +85,7 @@ class BoundedCache:
         self.n_prompt = 0
         self.n_prompt_cells = 0
         self.n_last = 0
+        self._unread: Sequence[int] = ()
         self._since = 0
         self._marks = Marks()
         self._scorer = Scorer(context, seq, whole_cells)
@@ -107,23 +108,43 @@ class BoundedCache:
         ScopeError
             If the prompt has no room and the prefill policy keeps all of it.
         """
-        policy = self.prefill_policy
-        needed = policy.cells(len(tokens)) if self.bounded else len(tokens)
+        self.begin_prompt(tokens)
+        while chunk := self.next_chunk():
+            self._decode(chunk)
+
+    def begin_prompt(self, tokens: Sequence[int]) -> None:
+        """Begin to read the prompt; `next_chunk` tells what to decode. Raises as `prefill` does."""
+        needed = self.prefill_policy.cells(len(tokens)) if self.bounded else len(tokens)
         if needed > self.capacity:
             raise ScopeError(f"the prompt needs {needed} cells, the capacity is {self.capacity}")
         self.n_prompt = len(tokens)
-        size = self.context.n_batch
+        self._unread = tokens
+
+    def next_chunk(self, limit: int | None = None) -> Sequence[int]:
+        """Make room for the next tokens of the prompt, at most `limit`, and return them.
+
+        The caller decodes them and says so (`decoded`). Empty once all were: what of the prompt
+        stays was chosen then, and the output begins.
+        """
+        policy, size = self.prefill_policy, self.context.n_batch
         if self._reads_prompt:
             size = max(1, min(self._scorer.ring, self.capacity // 4))
-        for start in range(0, len(tokens), size):
-            chunk = tokens[start : start + size]
-            room = self.capacity - len(chunk)
-            if self.stats.cells_used > room:
-                self._select(policy, lambda view: policy.select(view, final=False), room)
-            if self._reads_prompt:
-                reader = policy if policy.needs_scores else self.decode_policy
-                self._score_if_due(reader, len(chunk))
-            self._decode(chunk)
+        chunk = self._unread[: size if limit is None else max(1, min(size, limit))]
+        self._unread = self._unread[len(chunk) :]
+        if not chunk:
+            self._end_prompt()
+            return chunk
+        room = self.capacity - len(chunk)
+        if self.stats.cells_used > room:
+            self._select(policy, lambda view: policy.select(view, final=False), room)
+        if self._reads_prompt:
+            reader = policy if policy.needs_scores else self.decode_policy
+            self._score_if_due(reader, len(chunk))
+        return chunk
+
+    def _end_prompt(self) -> None:
+        """Choose what of the prompt stays, and begin the output."""
+        policy = self.prefill_policy
         if self.bounded and self._must_drop(policy):
             self._select(policy, lambda view: policy.select(view, final=True), self.capacity)
         self.n_prompt_cells = self.stats.cells_used
@@ -297,10 +318,14 @@ class BoundedCache:
     def decode(self, token: int) -> None:
         """Make room for one more token and decode it."""
         with whole_step():
-            self._make_room()
-            if self.bounded and self.decode_policy.needs_scores:
-                self._score_if_due(self.decode_policy, 1)
+            self.make_room()
             self._decode([token])
+
+    def make_room(self) -> None:
+        """Make room for one more token of the output, which the caller decodes (`decoded`)."""
+        self._make_room()
+        if self.bounded and self.decode_policy.needs_scores:
+            self._score_if_due(self.decode_policy, 1)
 
     def _make_room(self) -> None:
         full = self.stats.cells_used >= self.capacity
@@ -324,7 +349,10 @@ class BoundedCache:
 
     def _decode(self, tokens: Sequence[int]) -> None:
         self.context.decode(tokens, self.n_past, self.seq)
-        n = len(tokens)
+        self.decoded(len(tokens))
+
+    def decoded(self, n: int) -> None:
+        """Account for `n` tokens that were decoded from position `n_past` on."""
         self.n_past += n
         self._since += n
         self._scorer.unscored += n

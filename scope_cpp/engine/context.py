@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,15 @@ class ContextParams:
     flash_attn: str = "auto"
     n_seq_max: int = 1
     offload_kqv: bool = True
+
+
+class Row(NamedTuple):
+    """A token of a batch: its position, its sequence, and whether its logits are wanted."""
+
+    token: int
+    pos: int
+    seq: int
+    logits: bool
 
 
 class Context:
@@ -127,15 +136,27 @@ class Context:
         ScopeError
             If llama.cpp finds no room in the cache or fails to compute.
         """
+        last = len(tokens) - 1
+        self.decode_rows(
+            [Row(token, pos + i, seq, all_logits or i == last) for i, token in enumerate(tokens)]
+        )
+
+    def decode_rows(self, rows: Sequence[Row]) -> None:
+        """Decode the tokens of several sequences as one batch.
+
+        Raises
+        ------
+        ScopeError
+            As `decode`; nothing is right then but to forget the sequences.
+        """
         batch = self._batch
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = pos + i
+        batch.n_tokens = len(rows)
+        for i, row in enumerate(rows):
+            batch.token[i] = row.token
+            batch.pos[i] = row.pos
             batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = seq
-            batch.logits[i] = all_logits
-        batch.logits[len(tokens) - 1] = True
+            batch.seq_id[i][0] = row.seq
+            batch.logits[i] = row.logits
         status = llama_cpp.llama_decode(self.ptr, batch)
         if status == 1:
             raise ScopeError(f"the KV cache of {self.n_cells} cells is full: give a larger budget")
