@@ -27,11 +27,13 @@ void llama_kv_evict::revive(uint32_t cell) {
     }
 }
 
-void llama_kv_evict::revive(const llama_ubatch & ubatch) {
-    for (uint32_t i = 0; has_dead() && i < ubatch.n_tokens; ++i) {
+// what was known of the rows that lay in these cells holds no longer
+void llama_kv_evict::renew(const llama_ubatch & ubatch) {
+    for (uint32_t i = 0; i < ubatch.n_tokens && (has_dead() || !lengths.empty()); ++i) {
         const auto & set = cells().seq_pos_get(ubatch.seq_id[i][0]);
         for (auto it = set.lower_bound({ ubatch.pos[i], 0 }); it != set.end() && it->first == ubatch.pos[i]; ++it) {
             revive(it->second);
+            forget_lengths(it->second);
         }
     }
 }

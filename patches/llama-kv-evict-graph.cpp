@@ -397,6 +397,7 @@ int32_t llama_kv_evict::apply(llama_seq_id seq, const int32_t * src, const int32
         if (!run_moves(src, dst, n_move)) {
             return LLAMA_KV_EVICT_COMPUTE;
         }
+        move_lengths(src, dst, n_move);
         sums[seq] = {};
     }
 

@@ -73,6 +73,7 @@ struct llama_kv_evict {
 
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
+    int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out);
     int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out) const;
     int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
 
@@ -81,7 +82,7 @@ struct llama_kv_evict {
     bool    is_dead (uint32_t ikv, uint32_t cell) const { return has_dead() && dead[ikv*cells().size() + cell]; }
     void    mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const;
     void    revive(uint32_t cell);
-    void    revive(const llama_ubatch & ubatch);
+    void    renew(const llama_ubatch & ubatch);
     void    prune_dead(); // forget those of empty cells, and that there are any if there are none
     int32_t set_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const int8_t * values);
     int32_t get_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int8_t * values) const;
@@ -125,7 +126,8 @@ private:
     std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
     std::vector<sum>       sums;    // of each sequence
 
-    std::vector<uint8_t> dead; // [n_layer][n_cells], or empty
+    std::vector<uint8_t> dead;    // [n_layer][n_cells], or empty
+    std::vector<float>   lengths; // [K, V][n_layer][n_head_kv][n_cells] of the rows, NaN = unknown; or empty
 
     bool has_bias = false;
 
@@ -133,6 +135,7 @@ private:
 
     llama_kv_evict_graph g_scores;
     llama_kv_evict_graph g_moves;
+    llama_kv_evict_graph g_likeness;
 
     bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
     bool         graph_alloc  (llama_kv_evict_graph & g);
@@ -140,6 +143,13 @@ private:
     bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out);
     ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
     ggml_tensor * build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const;
+    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new);
+    void         set_likeness (int64_t first, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
+    int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out) const;
+    float &      length       (bool values, uint32_t ikv, uint32_t ih, uint32_t cell);
+    int32_t      find_lengths (llama_seq_id seq, const int32_t * ids, int32_t n_ids);
+    void         forget_lengths(uint32_t cell);
+    void         move_lengths (const int32_t * src, const int32_t * dst, int32_t n_move);
     bool         build_moves  (int64_t n_move);
     bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
     void         set_mask     (llama_seq_id seq, int64_t n_kv, int64_t n_query);

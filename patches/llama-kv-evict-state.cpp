@@ -235,6 +235,10 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
     try {
         kv.state_read_sinfo(io, seq, 0, nullptr, same_cells ? &sinfos : nullptr);
 
+        for (const auto & [_, i] : cells().seq_pos_get(seq)) {
+            forget_lengths(i);
+        }
+
         io.read(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
         for (auto & layer : layers) {
             io.read_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);

@@ -205,7 +205,7 @@ public:
 
     void set_input(const llama_ubatch * ubatch) override {
         ke.set_query_rows(*ubatch, (int64_t *) rows->data, rows->ne[0]);
-        ke.revive(*ubatch);
+        ke.renew(*ubatch);
 
         std::vector<float> mask(dead ? dead->ne[0] : 0, 0.0f);
 
@@ -353,6 +353,7 @@ void llama_kv_evict::forget(llama_seq_id seq) {
 
     for (const auto & [_, i] : cells().seq_pos_get(seq)) {
         revive(i);
+        forget_lengths(i);
     }
     prune_dead();
 }
@@ -515,6 +516,11 @@ int32_t llama_kv_evict_queries(llama_context * ctx, llama_seq_id seq, int32_t n_
 int32_t llama_kv_evict_rows(llama_context * ctx, llama_seq_id seq, bool values,
         const int32_t * cells, int32_t n_cells, float * out) {
     return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.rows(seq, values, cells, n_cells, out); });
+}
+
+int32_t llama_kv_evict_likeness(llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, int32_t n_new, float value_weight, float * out) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.likeness(seq, cells, n_cells, n_new, value_weight, out); });
 }
 
 int32_t llama_kv_evict_apply(llama_context * ctx, llama_seq_id seq,

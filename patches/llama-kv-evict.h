@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 3
+#define LLAMA_KV_EVICT_ABI 4
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
@@ -78,6 +78,12 @@ LLAMA_API int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_i
 // K is as it lies in the cache: after RoPE, and both after the rotation of quantized caches, which is orthonormal
 LLAMA_API int32_t llama_kv_evict_rows(struct llama_context * ctx, llama_seq_id seq, bool values,
         const int32_t * cells, int32_t n_cells, float * out);
+
+// how alike each of the last n_new of these cells of the sequence is to the one before it, in the order given, that it is
+// most alike to: (cos of the K rows + value_weight * cos of the V rows) / (1 + value_weight), -1 where there is none.
+// dead rows are not looked at. out[n_layer][n_head_kv][n_new]
+LLAMA_API int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, int32_t n_new, float value_weight, float * out);
 
 // first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
 // reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.

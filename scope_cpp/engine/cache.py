@@ -21,7 +21,7 @@ from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.ledger import Ledger, pooled
 from scope_cpp.engine.marks import Mark, Marks
 from scope_cpp.engine.plan import plan_eviction
-from scope_cpp.engine.scorer import Scorer, fixed_window, ring_size
+from scope_cpp.engine.scorer import Scorer, fixed_window, n_asked, ring_size
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
@@ -86,6 +86,7 @@ class BoundedCache:
         self.n_prompt_cells = 0
         self.n_last = 0
         self._unread: Sequence[int] = ()
+        self._n_end = self._n_asked = self._n_chunk = 0
         self._since = 0
         self._marks = Marks()
         self._scorer = Scorer(context, seq, whole_cells)
@@ -113,24 +114,31 @@ class BoundedCache:
             self._decode(chunk)
 
     def begin_prompt(self, tokens: Sequence[int]) -> None:
-        """Begin to read the prompt; `next_chunk` tells what to decode. Raises as `prefill` does."""
+        """Begin to read the prompt; `next_chunk` tells what to decode. Raises as `prefill` does.
+
+        What the sequence has of it already (`adopt`) is not read again.
+        """
         needed = self.prefill_policy.cells(len(tokens)) if self.bounded else len(tokens)
         if needed > self.capacity:
             raise ScopeError(f"the prompt needs {needed} cells, the capacity is {self.capacity}")
         self.n_prompt = len(tokens)
-        self._unread = tokens
+        self._unread = tokens[self.n_past :]
+        self._begin_reading(len(tokens), len(tokens))
 
-    def next_chunk(self, limit: int | None = None) -> Sequence[int]:
-        """Make room for the next tokens of the prompt, at most `limit`, and return them.
+    def next_chunk(self) -> Sequence[int]:
+        """Make room for the next tokens of the prompt, and return them.
 
-        The caller decodes them and says so (`decoded`). Empty once all were: what of the prompt
-        stays was chosen then, and the output begins.
+        The caller decodes them, at once or in parts, and says so (`decoded`). Empty once all were:
+        what of the prompt stays was chosen then, and the output begins.
         """
-        policy, size = self.prefill_policy, self.context.n_batch
+        policy, size = self.prefill_policy, min(self.context.n_batch, self.capacity)
         if self._reads_prompt:
             size = max(1, min(self._scorer.ring, self.capacity // 4))
-        chunk = self._unread[: size if limit is None else max(1, min(size, limit))]
-        self._unread = self._unread[len(chunk) :]
+        if self._n_chunk:
+            self._collect(self._n_chunk)
+        size = self._chunk_size(len(self._unread), size)
+        chunk = self._unread[:size]
+        self._unread, self._n_chunk = self._unread[len(chunk) :], len(chunk)
         if not chunk:
             self._end_prompt()
             return chunk
@@ -149,7 +157,7 @@ class BoundedCache:
             self._select(policy, lambda view: policy.select(view, final=True), self.capacity)
         self.n_prompt_cells = self.stats.cells_used
         self._since = 0
-        self._look_ahead(self.n_prompt)
+        self._look_ahead()
         if not self.decode_policy.reads_prompt:
             self._scorer.unscored = 0
 
@@ -207,7 +215,7 @@ class BoundedCache:
         times begin anew. The queries of the prompt before weigh nothing of the next one.
         """
         self._settle()
-        self._scorer.asked = None
+        self._scorer.foresight.end()
         was = self.stats
         self.stats = CacheStats(was.cells_used, was.cells_peak, was.dead_rows)
 
@@ -233,8 +241,11 @@ class BoundedCache:
         reads = self.bounded and self.decode_policy.reads_prompt
         if reads:
             size = max(1, min(size, self._scorer.ring, self.capacity // 4))
-        for start in range(0, len(tokens), size):
-            chunk = tokens[start : start + size]
+        self._begin_reading(len(tokens), self.n_past + len(tokens))
+        start = 0
+        while start < len(tokens):
+            chunk = tokens[start : start + self._chunk_size(len(tokens) - start, size)]
+            start += len(chunk)
             with whole_step():
                 if make_room is not None:
                     make_room(len(chunk))
@@ -243,34 +254,58 @@ class BoundedCache:
                 if reads:
                     self._score_if_due(self.decode_policy, len(chunk))
                 self._decode(chunk)
+                self._collect(len(chunk))
             self.n_last = len(chunk)
 
-    def begin_output(self, n_predict: int | None, n_read: int) -> None:
+    def begin_output(self, n_predict: int | None) -> None:
         """End a prompt: all that was read and written so far is the prompt of what follows.
 
-        Its last `n_read` tokens were read for it; the queries of these are all that may be asked
-        again (`scores.foresight`).
+        Only the queries of what was `read` last may be asked again (`scores.foresight`).
         """
         self.n_prompt, self.n_predict = self.n_past, n_predict
         self.n_prompt_cells = self.stats.cells_used
         if self.bounded and self.decode_policy.reads_prompt:
             self._settle()
-        self._look_ahead(n_read)
+        self._look_ahead()
         self._since = self._scorer.unscored = 0
 
-    def _look_ahead(self, n_read: int) -> None:
-        """Keep the queries of the last tokens read, if the policy wants them for the output."""
-        self._scorer.asked = None
-        if not self.bounded or not self.decode_policy.ahead:
-            return
-        if self.decode_policy.reads_prompt:
-            self._settle()
-        # the middle of the output, but no further away than the cells that can be held
-        longest = 2 * self.capacity if self.n_predict is None else self.n_predict
-        pos = self.n_past + min(self.capacity, longest // 2)
-        n_query = min(self.decode_policy.ahead, n_read)
-        ids, _ = self._cells()
-        self._scorer.look_ahead(n_query, pos, self.ledger, ids)
+    @property
+    def _foresees(self) -> bool:
+        """Whether new cells of the output are weighed before they are used."""
+        return self.bounded and bool(self.decode_policy.ahead or self.decode_policy.unlike)
+
+    def _begin_reading(self, n_read: int, n_end: int) -> None:
+        """Note that a prompt of `n_read` tokens ends before position `n_end`."""
+        self._n_end, self._n_asked = n_end, 0
+        if self.bounded and self.decode_policy.ahead:
+            most = self._scorer.foresight.most_queries()
+            self._n_asked = min(most, n_asked(self.decode_policy, n_read))
+
+    def _collect(self, n: int) -> None:
+        """Keep the queries of the last `n` tokens of a prompt, if they are to be asked again."""
+        if self._n_asked and self.n_past > self._n_end - self._n_asked:
+            # behind the prompt, as far away as the cells that can be held
+            pos = self._n_end + self.capacity
+            n_query = min(n, self._n_asked, self._scorer.ring)
+            self._scorer.foresight.collect(n_query, self._n_asked, pos)
+
+    def _look_ahead(self) -> None:
+        """Let the queries that were collected weigh the output, if the policy wants them."""
+        if self._foresees:
+            if self.decode_policy.reads_prompt:
+                self._settle()
+            ids, _ = self._cells()
+            self._scorer.foresight.begin(self._n_asked, ids, self.ledger.dead)
+        else:
+            self._scorer.foresight.end()
+
+    def _chunk_size(self, n_left: int, size: int) -> int:
+        """Tokens of a prompt to read at once, of `n_left`: queries to be kept fit into the ring."""
+        ring = self._scorer.ring
+        if not self._n_asked or min(n_left, size) <= ring:
+            return size
+        before = n_left - self._n_asked
+        return min(size, before if before > 0 else ring)
 
     def make_room_by_policy(self, n: int) -> None:
         """Let the decode policy choose what goes, if `n` more cells are not there."""
@@ -374,7 +409,7 @@ class BoundedCache:
     def _score(self, policy: Policy, ids: NDArray[np.int32]) -> None:
         """Fold the attention of queries that were not scored yet into the ledger."""
         started = time.perf_counter()
-        self._scorer.fold(policy, self.ledger, ids)
+        self._scorer.fold(policy, self.ledger, ids, self.capacity - self.n_prompt_cells)
         self.stats.score_seconds += time.perf_counter() - started
 
     # -- eviction -------------------------------------------------------------------------
@@ -461,7 +496,7 @@ class BoundedCache:
         self._cells()
         scores = self.ledger.scores.copy()
         mark = Mark(self.n_past, self._counters(), replace(self.stats), scores)
-        mark.asked = self._scorer.asked
+        mark.asked = self._scorer.foresight.asked
         self._marks.add(mark)
         return mark
 
@@ -483,7 +518,7 @@ class BoundedCache:
             no longer known. Nothing is right then but to `clear` and to read all tokens anew.
         """
         begins_output = mark.n_past == mark.counters[1]
-        foreseen = mark.asked is not None or not self.decode_policy.ahead
+        foreseen = mark.asked is not None or not self._foresees
         if not mark.intact or mark.scores is None or (begins_output and not foreseen):
             return False
         n_past = mark.n_past - len(again)
@@ -498,7 +533,7 @@ class BoundedCache:
             self.ledger.scores = mark.scores.copy()
             self._set_counters(mark.counters)
             ahead = mark.asked
-            self._scorer.asked = ahead and ahead.before_output()
+            self._scorer.foresight.asked = ahead and ahead.before_output()
             peak = self.stats.cells_peak
             self.stats = replace(mark.stats, cells_peak=peak)
             self._marks.forget_after(mark.n_past)
@@ -541,7 +576,7 @@ class BoundedCache:
                 kv_evict.forget(self.context.ptr, self.seq)
             self._cells()
             self._set_counters((0,) * len(self._counters()))
-            self._scorer.asked = None
+            self._scorer.foresight.end()
             self.stats = CacheStats()
             self._marks.forget_after(-1)
 
@@ -599,7 +634,7 @@ class BoundedCache:
             stats=replace(self.stats),
             ledger=replace(self.ledger),
             marks=tuple((mark, replace(mark)) for mark in self._marks.all),
-            asked=self._scorer.asked,
+            asked=self._scorer.foresight.asked,
         )
 
     def take(self, state: CacheState) -> None:
@@ -628,7 +663,7 @@ class BoundedCache:
                 mark.intact, mark.scores = was.intact, was.scores
                 mark.asked = was.asked
             self._marks.keep([mark for mark, _ in state.marks])
-            self._scorer.asked = state.asked
+            self._scorer.foresight.asked = state.asked
 
     def _counters(self) -> tuple[int, ...]:
         return self.n_past, self.n_prompt, self.n_prompt_cells, self._since, self._scorer.unscored

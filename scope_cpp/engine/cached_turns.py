@@ -210,7 +210,7 @@ class CachedTurns:
                     room.require_room(cache, needed)
 
         cache.read(turn.tokens, size, make_room)
-        cache.begin_output(self._longest(0), n)
+        cache.begin_output(self._longest(0))
         turn.n_last = cache.n_last
         turn.after = cache.mark()
 

@@ -1,4 +1,4 @@
-"""The prompt's last queries, read from the native side and asked again about each new cell."""
+"""The prompt's last queries, collected while it is read, and asked again about each new cell."""
 
 from __future__ import annotations
 
@@ -7,55 +7,83 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.context import Context
 from scope_cpp.native import kv_evict
-from scope_cpp.policies.scores.foresight import Asked
+from scope_cpp.policies.scores.foresight import VALUE_WEIGHT, Asked
 
 # cells whose rows are read at once while the prompt is gone through
 CHUNK = 256
+# queries that are kept take no more memory, and no more time for each token, than this
+MOST_BYTES = 32 * 2**20
+# the largest float16: a query beyond it attends to one cell, whatever its length
+MOST = np.float32(65504)
 
 
-def ask_prompt(
-    context: Context,
-    seq: int,
-    n_query: int,
-    pos: int,
-    ids: NDArray[np.int32],
-    dead: NDArray[np.bool_],
-) -> Asked:
-    """Ask the last `n_query` recorded queries, turned to position `pos`, about the cells `ids`.
+class Foresight:
+    """What weighs the new cells of one sequence.
 
-    Rows that are `dead`, bool (layer, n), are left out.
-    """
-    ptr = context.ptr
-    queries = kv_evict.queries(ptr, seq, n_query, pos)
-    asked = Asked.anew(queries, kv_evict.head_size(ptr, values=True))
-    for first in range(0, ids.size, CHUNK):
-        chunk = slice(first, first + CHUNK)
-        asked = asked.with_prompt(*_rows(context, seq, ids[chunk]), dead[:, chunk])
-    return asked
-
-
-def weigh(
-    asked: Asked, context: Context, seq: int, ids: NDArray[np.int32], by_head: bool
-) -> tuple[NDArray[np.float32], Asked]:
-    """Weigh the new cells `ids`; see `Asked.weigh`.
-
-    Returns
-    -------
-    weights
-        float32 (layer, query head, n), or the highest of a KV group.
+    Attributes
+    ----------
     asked
-        With these cells gone through.
+        Queries of the prompt that weigh new cells; ``None`` if the policy wants none.
     """
-    keys, values = _rows(context, seq, ids)
-    weights, asked = asked.weigh(keys, values)
-    if not by_head:
-        n_layer, n_head_kv = keys.shape[:2]
-        weights = weights.reshape(n_layer, n_head_kv, -1, ids.size).max(axis=2)
-    return weights, asked
 
+    def __init__(self, context: Context, seq: int) -> None:
+        self.context, self.seq = context, seq
+        self.asked: Asked | None = None
+        self._collected: list[NDArray[np.float16]] = []
 
-def _rows(
-    context: Context, seq: int, ids: NDArray[np.int32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    ptr = context.ptr
-    return kv_evict.rows(ptr, seq, ids), kv_evict.rows(ptr, seq, ids, values=True)
+    def most_queries(self) -> int:
+        """Queries that may be kept."""
+        ptr = self.context.ptr
+        numbers = kv_evict.n_layer(ptr) * kv_evict.n_head(ptr) * kv_evict.head_size(ptr)
+        return MOST_BYTES // max(1, 2 * numbers)
+
+    def collect(self, n_query: int, n_most: int, pos: int) -> None:
+        """Keep the last `n_query` recorded queries, as they would be at `pos`.
+
+        Of all that were collected, the last `n_most` stay.
+        """
+        queries = kv_evict.queries(self.context.ptr, self.seq, n_query, pos)
+        self._collected.append(np.clip(queries, -MOST, MOST).astype(np.float16))
+        while sum(part.shape[2] for part in self._collected[1:]) >= n_most:
+            del self._collected[0]
+
+    def begin(self, n_query: int, ids: NDArray[np.int32], dead: NDArray[np.bool_]) -> None:
+        """End the prompt, whose cells are `ids`: the last `n_query` collected queries weigh now.
+
+        Rows that are `dead`, bool (layer, n), are left out.
+        """
+        ptr = self.context.ptr
+        none = np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16)
+        parts, self._collected = self._collected, []
+        queries = np.concatenate(parts, axis=2) if parts and n_query else none
+        asked = Asked.anew(queries[:, :, -n_query:] if n_query else none)
+        for first in range(0, ids.size if asked.prompt.size else 0, CHUNK):
+            at = slice(first, first + CHUNK)
+            keys = kv_evict.rows(ptr, self.seq, ids[at])
+            asked = asked.with_prompt(keys, dead[:, at])
+        self.asked = asked
+
+    def end(self) -> None:
+        """Forget all queries."""
+        self.asked = None
+        self._collected = []
+
+    def weigh(self, ids: NDArray[np.int32], n_new: int, by_head: bool) -> NDArray[np.float32]:
+        """Weigh the last `n_new` of the cells `ids`; see `Asked.weigh`.
+
+        Returns
+        -------
+        float32 (layer, query head, n_new), or the highest of a KV group.
+        """
+        assert self.asked is not None
+        ptr = self.context.ptr
+        weights, self.asked = self.asked.weigh(kv_evict.rows(ptr, self.seq, ids[-n_new:].copy()))
+        if not by_head:
+            n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
+            weights = weights.reshape(n_layer, n_head_kv, -1, n_new).max(axis=2)
+        return weights
+
+    def likeness(self, ids: NDArray[np.int32], n_new: int) -> NDArray[np.float32]:
+        """How alike the last `n_new` cells are to one before them; see `kv_evict.likeness`."""
+        ptr = self.context.ptr
+        return kv_evict.likeness(ptr, self.seq, ids, n_new, value_weight=VALUE_WEIGHT)

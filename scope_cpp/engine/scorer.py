@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.foresight import ask_prompt, weigh
+from scope_cpp.engine.foresight import Foresight
 from scope_cpp.engine.ledger import Ledger
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy
-from scope_cpp.policies.scores.foresight import Asked
 
 # Queries that are recorded per sequence. Those of a longer interval are scored in several calls.
 DECODE_QUERIES = 32
 PROMPT_QUERIES = 64
+AHEAD_QUERIES = 128
 
 
 class Scorer:
@@ -30,8 +30,8 @@ class Scorer:
         Tokens whose queries were not folded yet.
     observed
         What was folded last: float32 (layer, head, n).
-    asked
-        Queries of the prompt that weigh new cells; ``None`` if the policy wants none.
+    foresight
+        What weighs new cells, where the policy looks ahead.
     """
 
     def __init__(self, context: Context, seq: int, by_head: bool) -> None:
@@ -39,38 +39,35 @@ class Scorer:
         self.ring = 0
         self.unscored = 0
         self.observed: NDArray[np.float32] | None = None
-        self.asked: Asked | None = None
+        self.foresight = Foresight(context, seq)
 
     def n_recorded(self) -> int:
         """Most recent queries that are recorded without a gap."""
         return kv_evict.n_queries(self.context.ptr, self.seq)
 
-    def fold(self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32]) -> None:
-        """Fold what was not scored yet into the ledger, as `policy` does."""
+    def fold(self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n_cells: int) -> None:
+        """Fold what was not scored yet into the ledger, as `policy` does.
+
+        `n_cells` are those that the output may have.
+        """
         n = min(policy.n_queries(self.unscored), self.n_recorded())
         if n > 0:
             self.observed = self._scores(n, ids)
             ledger.scores = policy.fold(ledger.scores, self.observed, n)
-        if self.asked is not None and self.unscored > 0:
-            self._weigh_ahead(policy, ledger, ids)
-        if n > 0 or self.asked is not None:
+        weighs = self.foresight.asked is not None
+        if weighs and self.unscored > 0:
+            n_new = min(self.unscored, ids.size)
+            ledger.scores[:, :, -n_new:] += self._foreseen(policy, ids, n_new, n_cells)
+        if n > 0 or weighs:
             self.unscored = 0
 
-    def look_ahead(self, n_query: int, pos: int, ledger: Ledger, ids: NDArray[np.int32]) -> None:
-        """Keep the last queries of a prompt, as they would be at `pos`; see `ask_prompt`."""
-        n = min(n_query, self.n_recorded())
-        self.asked = None
-        if n > 0:
-            self.asked = ask_prompt(self.context, self.seq, n, pos, ids, ledger.dead)
-
-    def _weigh_ahead(self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32]) -> None:
-        """Let the prompt's queries weigh the cells that are new since the last fold."""
-        assert self.asked is not None
-        new = slice(-min(self.unscored, ids.size), None)
-        weights, self.asked = weigh(self.asked, self.context, self.seq, ids[new], self.by_head)
-        expected = np.zeros_like(ledger.scores)
-        expected[:, :, new] = weights
-        ledger.scores = policy.expect(ledger.scores, expected)
+    def _foreseen(
+        self, policy: Policy, ids: NDArray[np.int32], n_new: int, n_cells: int
+    ) -> NDArray[np.float32]:
+        """What the cells that are new since the last fold get ahead of their use."""
+        weights = self.foresight.weigh(ids, n_new, self.by_head)
+        likeness = self.foresight.likeness(ids, n_new) if policy.unlike else None
+        return policy.expect(weights, likeness, n_cells)
 
     def folded(
         self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n: int
@@ -112,11 +109,19 @@ class Scorer:
 
 def ring_size(decode: DecodePolicy, prefill: PrefillPolicy, reads_prompt: bool) -> int:
     """Queries to record for these policies."""
-    windows = fixed_window(prefill), fixed_window(decode), decode.ahead
+    windows = fixed_window(prefill), fixed_window(decode), min(decode.ahead, AHEAD_QUERIES)
     if reads_prompt:
         return max(PROMPT_QUERIES, *windows)
     # one query even where no attention is read: moves need the native state
     return max(DECODE_QUERIES, *windows) if decode.needs_scores else 1
+
+
+def n_asked(decode: DecodePolicy, n_read: int) -> int:
+    """Tokens whose queries are asked again, of `n_read` that are read for one output.
+
+    The second half at most: what is asked for stands behind what is told.
+    """
+    return min(decode.ahead, (n_read + 1) // 2)
 
 
 def fixed_window(policy: Policy) -> int:

@@ -37,14 +37,14 @@ from numpy.typing import NDArray
 from scope_cpp.errors import ScopeError, UsageError
 
 MAGIC = b"SCOPECHT"
-VERSION = 1
+VERSION = 2
 
 _START = struct.Struct("<8sII")
 _DIGEST_SIZE = 32
 _AT_HEADER = _START.size + _DIGEST_SIZE
 # text and numbers only; JSON of this size is parsed within about a GiB whatever it says
 _LARGEST_HEADER = 32 * 2**20
-_TYPES = ("uint8", "int32", "int64", "float32", "float64")
+_TYPES = ("uint8", "int32", "int64", "float16", "float32", "float64")
 _MOST_DIMENSIONS = 8
 _MOST_VALUES = 2**48
 _CHUNK = 2**20

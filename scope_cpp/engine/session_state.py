@@ -212,15 +212,13 @@ def _asked(arrays: Arrays, cache: BoundedCache) -> Asked | None:
         return None
     ptr = cache.context.ptr
     heads = kv_evict.n_layer(ptr), kv_evict.n_head(ptr)
-    sizes = kv_evict.head_size(ptr), kv_evict.head_size(ptr, values=True)
-    queries = _array(arrays, "ahead_queries", np.float32, (*heads, None, sizes[0]))
-    n = queries.shape[2]
-    _require(n > 0, "queries")
-    answers = _array(arrays, "ahead_answers", np.float32, (*heads, n, sizes[1]))
+    queries = _array(arrays, "ahead_queries", np.float16, (*heads, None, None))
+    n, size = queries.shape[2:]
+    _require(size == (kv_evict.head_size(ptr) if n else 1), "queries")
     totals = [_array(arrays, f"ahead_{of}", np.float32, (*heads, n)) for of in ("prompt", "output")]
-    _require(np.isfinite(queries).all() and np.isfinite(answers).all(), "queries")
+    _require(bool(np.isfinite(queries).all()), "queries")
     _require(all((total < np.inf).all() for total in totals), "queries")
-    return Asked(queries, answers, *totals)
+    return Asked(queries, *totals)
 
 
 def _mark(

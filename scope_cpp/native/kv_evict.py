@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.library import library_path, llama_cpp
 
-ABI = 3
+ABI = 4
 SHARED = -23
 QUERIES = -22
 INT32_MIN = -(2**31)
@@ -69,6 +69,7 @@ _n_queries = _bind("n_queries", _i32, _ctx, _i32)
 _scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, ctypes.c_bool, _ptr)
 _queries = _bind("queries", _i32, _ctx, _i32, _i32, _i32, _ptr)
 _rows = _bind("rows", _i32, _ctx, _i32, ctypes.c_bool, _ptr, _i32, _ptr)
+_likeness = _bind("likeness", _i32, _ctx, _i32, _ptr, _i32, _i32, ctypes.c_float, _ptr)
 _apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
 _set_dead = _bind("set_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
 _get_dead = _bind("get_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
@@ -211,6 +212,33 @@ def rows(ctx: Any, seq: int, ids: Int32, *, values: bool = False) -> NDArray[np.
     shape = n_layer(ctx), n_head_kv(ctx), ids.size, head_size(ctx, values=values)
     out = np.empty(shape, np.float32)
     _check("rows of the cache", _rows(ctx, seq, values, _address(ids), ids.size, _address(out)))
+    return out
+
+
+# int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_id seq,
+#         const int32_t * cells, int32_t n_cells, int32_t n_new, float value_weight, float * out);
+def likeness(
+    ctx: Any, seq: int, ids: Int32, n_new: int, *, value_weight: float
+) -> NDArray[np.float32]:
+    """How alike the newest cells are to the one before them that they are most alike to.
+
+    Parameters
+    ----------
+    ids
+        Cells of the sequence, in the order of their tokens.
+    n_new
+        How many of the last ones are asked about.
+    value_weight
+        Weight of the V rows' cosine beside the K rows'.
+
+    Returns
+    -------
+    float32 (layer, KV head, n_new): -1 to 1, -1 where there is none before. Rows that are dead
+    are not looked at.
+    """
+    out = np.empty((n_layer(ctx), n_head_kv(ctx), n_new), np.float32)
+    status = _likeness(ctx, seq, _address(ids), ids.size, n_new, value_weight, _address(out))
+    _check("likeness of rows", status)
     return out
 
 

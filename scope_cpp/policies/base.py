@@ -171,6 +171,9 @@ class Policy(ABC):
     needs_values: ClassVar[bool] = False
     uneven: ClassVar[bool] = False
     compares_layers: ClassVar[bool] = False
+    # without a type: fields, options, only of policies that declare them
+    ahead = 0
+    unlike = 0.0
 
     def __post_init__(self) -> None:
         """Check every option against its declaration (`option`)."""
@@ -207,18 +210,21 @@ class Policy(ABC):
         """
         return acc
 
-    def expect(self, acc: FloatArray, expected: FloatArray) -> FloatArray:
-        """Merge what the prompt's queries would give to new rows; the inputs are not changed.
+    def expect(self, weights: FloatArray, likeness: FloatArray | None, n_cells: int) -> FloatArray:
+        """What the scores of new rows begin with: float32 (L, H, n); no input is changed.
 
         Parameters
         ----------
-        acc
-            float32 (L, H, n_rows): scores.
-        expected
-            float32 (L, H, n_rows): softmax weights summed over the queries, 0 for rows that are
-            not new; see `scores.foresight`.
+        weights
+            float32 (L, H, n): what the prompt's queries would give to them, see
+            `scores.foresight`; 1 without any query.
+        likeness
+            float32 (L, KV heads, n): how alike each is to the row before it that it is most alike
+            to; ``None`` unless the policy is `unlike`.
+        n_cells
+            Cells that the output may have.
         """
-        return acc
+        return weights
 
     def warnings(self) -> tuple[str, ...]:
         """Say what the user should know about these options, one line each."""
@@ -235,7 +241,6 @@ class DecodePolicy(Policy):
     the budget, the others on the pool of the answer that is being written.
     """
 
-    ahead = 0  # without a type: a field, an option, only of policies that declare it
     reads_prompt: ClassVar[bool] = False
     ranks_prompt: ClassVar[bool] = False
 

@@ -13,11 +13,11 @@ from scope_cpp.policies.scored import preset
 class ScopeForesight(ScopeSlide):
     """As scope-slide, but a cell is worth its attention so far and what will be looked up in it.
 
-    Based on SCOPE (https://arxiv.org/abs/2412.13649): Φd = Ψ_β1(Σ Att + 100·foresight) ∪ the
-    last β2 tokens, with the foresight of `scores.foresight`, which is our own.
+    Based on SCOPE (https://arxiv.org/abs/2412.13649): Φd = Ψ_β1(Σ Att + 3β·w·u³) ∪ the last β2
+    tokens, with w and u of `scores.foresight`, which are our own, and β the output's cells.
     """
 
     name: ClassVar[str] = "scope-foresight"
 
-    ahead: int = preset("ahead", 128)
-    ahead_weight: float = preset("ahead_weight", 100.0)
+    ahead: int = preset("ahead", 512)
+    unlike: float = preset("unlike", 3.0)

@@ -10,6 +10,7 @@ import numpy as np
 from scope_cpp.policies.base import DecodePolicy, FloatArray, View, option
 from scope_cpp.policies.scores import neighbours, ranking
 from scope_cpp.policies.scores.folding import RULES, add, tempered
+from scope_cpp.policies.scores.foresight import unlikeness
 from scope_cpp.policies.scores.ordering import in_order
 from scope_cpp.policies.scores.redundancy import less_redundant
 from scope_cpp.policies.select import finite
@@ -30,6 +31,9 @@ class ScoredDecodePolicy(DecodePolicy):
 
     With ``ahead``, each new row gets at once what the last queries of the prompt would give to it
     (`scores.foresight`): what the output will look up is often known from what the prompt asks.
+    With ``unlike``, it gets less the more alike it is to a row that is there already. Both come to
+    ``ahead_weight`` times the cells that the output may have: what attention adds up to in a cell
+    grows with the output.
 
     Rows then compete by their scores, or by what `rank` makes of these, in this order: divided
     by lifetime, times value norms, mixed with those of other heads, smoothed, less redundancy, and
@@ -57,7 +61,8 @@ class ScoredDecodePolicy(DecodePolicy):
     smooth_by: str = option("max", "how neighbours are pooled", choices=neighbours.POOLINGS)
     span: int = option(1, "neighbours that stay or go together", low=1)
     ahead: int = option(0, "last queries of the prompt that weigh each new cell ahead of its use")
-    ahead_weight: float = option(10.0, "what their weights are multiplied by")
+    ahead_weight: float = option(3.0, "what their weights are multiplied by, for each cell")
+    unlike: float = option(0.0, "power of how unlike a new cell is to those before it", high=16)
     grace: int = option(0, "tokens for which a cell stays safe after it left the recent window")
 
     def __post_init__(self) -> None:
@@ -65,12 +70,14 @@ class ScoredDecodePolicy(DecodePolicy):
         super().__post_init__()
         if self.smooth % 2 == 0:
             raise ValueError(f"smooth={self.smooth}: must be odd")
-        if self.ahead and RULES[self.score].merge is not add:
-            raise ValueError(
-                f"ahead={self.ahead}: needs score=accumulate or score=none; ahead=0 goes without"
-            )
-        if self.score == "none" and not self.ahead:
-            raise ValueError("score=none: needs ahead, or nothing ranks the cells")
+        for name in ("ahead", "unlike"):
+            if getattr(self, name) and RULES[self.score].merge is not add:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: needs score=accumulate or score=none;"
+                    f" {name}=0 goes without"
+                )
+        if self.score == "none" and not self.ahead and not self.unlike:
+            raise ValueError("score=none: needs ahead or unlike, or nothing ranks the cells")
 
     @property
     def needs_keys(self) -> bool:  # type: ignore[override]
@@ -114,10 +121,12 @@ class ScoredDecodePolicy(DecodePolicy):
         weights = observed if self.power == 1 else tempered(observed, n, self.power)
         return RULES[self.score].merge(kept, weights, n)
 
-    def expect(self, acc: FloatArray, expected: FloatArray) -> FloatArray:
-        """Add `ahead_weight` times what the prompt's queries expect; see `Policy.expect`."""
-        summed: FloatArray = acc + np.float32(self.ahead_weight) * expected
-        return summed
+    def expect(self, weights: FloatArray, likeness: FloatArray | None, n_cells: int) -> FloatArray:
+        """`ahead_weight` times the output's cells times the weights; see `Policy.expect`."""
+        expected: FloatArray = np.float32(self.ahead_weight * n_cells) * weights
+        if likeness is not None:
+            expected *= unlikeness(likeness, weights.shape[1], self.unlike)
+        return expected
 
     def rank(self, view: View) -> FloatArray:
         """Numbers by which the rows compete, (L, H, n); see the class."""

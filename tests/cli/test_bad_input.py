@@ -21,7 +21,7 @@ USAGE = [
     (["-o", "beta1=x"], "whole number"),
     (["-o", "beta1=-1"], "at least 0"),
     (["-o", "ahead=-1"], "ahead=-1: must be at least 0"),
-    (["--policy", "scope-slide", "-o", "score=none"], "score=none: needs ahead"),
+    (["--policy", "scope-slide", "-o", "score=none"], "score=none: needs ahead or unlike"),
     (["-o", "ahead=8", "-o", "score=window"], "ahead=8: needs score=accumulate"),
     (["-ctk", "q9_9"], "unknown KV cache type 'q9_9'"),
     (["-fa", "maybe"], "--flash-attn"),

@@ -45,6 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "q8_0": ({}, {"budget": 250, "type_k": "q8_0", "type_v": "q8_0"}),
     "full": ({}, {"policy": "full", "budget": 600}),
     "ahead": ({}, {"policy": "scope-foresight", "budget": 250, "options": ["ahead=20"]}),
+    "unlike": ({}, {"policy": "scope-foresight", "budget": 250, "options": ["ahead=0"]}),
     "ahead, of whole cells": (
         {},
         {"budget": 250, "granularity": "cell", "options": ["ahead=9", "score=none"]},
@@ -502,17 +503,20 @@ def test_a_forged_file(
 
 
 def no_query(_: Any, arrays: Any) -> None:
-    for name in ("queries", "answers", "prompt", "output"):
+    for name in ("queries", "prompt", "output"):
         arrays[f"ahead_{name}"] = arrays[f"ahead_{name}"][:, :, :0]
 
 
 FORGED_AHEAD: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "no query": (no_query, "queries"),
     "infinite query": (put_array("ahead_queries", (0, 0, 0, 0), np.inf), "queries"),
-    "answer that is none": (put_array("ahead_answers", (0, 0, 0, 0), np.nan), "queries"),
+    "queries of 32 bits": (
+        lambda _, arrays: arrays.update(ahead_queries=arrays["ahead_queries"].astype(np.float32)),
+        "queries",
+    ),
     "total that is none": (put_array("ahead_prompt", (0, 0, 0), np.nan), "queries"),
     "infinite total": (put_array("ahead_output", (0, 0, 0), np.inf), "queries"),
-    "no answers": (drop("ahead_answers"), "ahead_answers"),
+    "no totals": (drop("ahead_prompt"), "ahead_prompt"),
     "fewer totals": (
         lambda _, arrays: arrays.update(ahead_output=arrays["ahead_output"][..., 1:]),
         "ahead_output",

@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "device": (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
     "model": (lambda path: path.write_bytes(b"GGUF" + bytes(100)), "is a GGUF model"),
     "text": (lambda path: path.write_text("a letter to somebody"), "is no saved conversation"),
-    "later version": (lambda path: craft(path, {"arrays": []}, version=2), "has version 2"),
+    "later version": (lambda path: craft(path, {"arrays": []}, version=VERSION + 1), "has version"),
     "claims 4 GiB": (lambda path: craft(path, {"arrays": []}, n=2**32 - 1), "claims a header of"),
     "claims 9 MB": (lambda path: craft(path, {"arrays": []}, n=9 * 10**6), "is truncated"),
     "no JSON": (lambda path: craft(path, b"{"), "is no JSON"),

@@ -279,28 +279,18 @@ class AskedAgain:
 
     def __init__(self, query: np.ndarray) -> None:
         self.query = query.astype(np.float64)
-        self.prompt: list[tuple[float, np.ndarray]] = []  # with the cell's value
+        self.prompt: list[float] = []
         self.output: list[float] = []
-        self.answer = np.zeros(0)
 
-    def read(self, keys: np.ndarray, values: np.ndarray) -> None:
-        self.prompt += [
-            (float(key @ self.query), value)
-            for key, value in zip(keys.astype(float), values.astype(float), strict=True)
-        ]
-        total = log_total([s for s, _ in self.prompt])
-        self.answer = np.sum([exp(s - total) * value for s, value in self.prompt], axis=0)
+    def read(self, keys: np.ndarray) -> None:
+        self.prompt += [float(key @ self.query) for key in keys.astype(float)]
 
-    def weigh(self, keys: np.ndarray, values: np.ndarray, scale: float) -> list[float]:
+    def weigh(self, keys: np.ndarray) -> list[float]:
         """All of these cells compete with each other, and with the ones before."""
         found = [float(key @ self.query) for key in keys.astype(float)]
         self.output += found
-        output = log_total(self.output)
-        everything = log_total(self.output + [s for s, _ in self.prompt])
-        return [
-            exp(s - output) * hypot(*(self.answer - value)) / scale + exp(s - everything)
-            for s, value in zip(found, values.astype(float), strict=True)
-        ]
+        output, everything = log_total(self.output), log_total(self.output + self.prompt)
+        return [exp(s - output) + exp(s - everything) for s in found]
 
 
 def log_total(found: list[float]) -> float:
@@ -314,20 +304,39 @@ class Foresight:
         self.n_layer, self.n_head, self.n_query, _ = queries.shape
         self.asked = {at: AskedAgain(queries[at]) for at in np.ndindex(queries.shape[:3])}
 
-    def read(self, keys: np.ndarray, values: np.ndarray, dead: np.ndarray | None = None) -> None:
+    def read(self, keys: np.ndarray, dead: np.ndarray | None = None) -> None:
         """Rows of the prompt; those that are `dead`, (L, n), do not count."""
         for (layer, head, _), one in self.asked.items():
             kv = head // (self.n_head // keys.shape[1])
             alive = slice(None) if dead is None else ~dead[layer]
-            one.read(keys[layer, kv, alive], values[layer, kv, alive])
+            one.read(keys[layer, kv, alive])
 
-    def weigh(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def weigh(self, keys: np.ndarray) -> np.ndarray:
         """Weights of new cells, (L, query heads, n)."""
         weights = np.zeros((self.n_layer, self.n_head, keys.shape[2]))
         for layer, head in np.ndindex(self.n_layer, self.n_head):
             kv = head // (self.n_head // keys.shape[1])
             group = [self.asked[layer, head, i] for i in range(self.n_query)]
-            scale = sum(hypot(*one.answer) for one in group) / self.n_query
-            rows = keys[layer, kv], values[layer, kv]
-            weights[layer, head] = np.max([one.weigh(*rows, scale) for one in group], axis=0)
+            weights[layer, head] = np.max([one.weigh(keys[layer, kv]) for one in group], axis=0)
         return weights
+
+
+def unlikeness(keys: np.ndarray, values: np.ndarray, n_new: int, power: float) -> np.ndarray:
+    """Of the last `n_new` rows of (L, KV heads, n, D) each, NaN rows not being there."""
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        lengths = hypot(*a) * hypot(*b)
+        return float(a @ b) / lengths if lengths else 0.0
+
+    n = keys.shape[2]
+    out = np.ones((*keys.shape[:2], n_new))
+    for layer, head, new in np.ndindex(out.shape):
+        i = n - n_new + new
+        k, v = keys[layer, head].astype(float), values[layer, head].astype(float)
+        likeness = [
+            (cosine(k[i], k[j]) + 0.5 * cosine(v[i], v[j])) / 1.5
+            for j in range(i)
+            if not np.isnan(k[j]).any()
+        ]
+        out[layer, head, new] = min(1, max(0, 1 - max(likeness, default=-1))) ** power
+    return out

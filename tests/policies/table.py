@@ -123,6 +123,7 @@ POLICIES = [
     scope("scope-slide", lambda v: HEAVY, interval=7),
     scope("scope-slide", lambda v: HEAVY, grace=3),
     scope("scope-slide", lambda v: HEAVY, score="none", ahead=4),
+    scope("scope-slide", lambda v: HEAVY, score="none", unlike=2.0),
     scope("scope-foresight", lambda v: HEAVY),
     scope("scope-slide", lambda v: HEAVY, lifetime=0.5, smooth=5, span=2),
     scope("scope-slide", lambda v: HEAVY, mix=0.5, mix_over="model", mix_by="max"),

@@ -11,28 +11,24 @@ from hypothesis import strategies as st
 
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import View, decode_policies, make_decode
-from scope_cpp.policies.scores.foresight import Asked
+from scope_cpp.policies.scores.foresight import Asked, unlikeness
 
 from .naive import Foresight
 
-L, HEADS, KV, D_K, D_V = 2, 6, 2, 4, 3
+L, HEADS, KV, D = 2, 6, 2, 4
 
 
-def draw(seed: int, n: int, sharp: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values of `n` cells, read-only."""
-    rng = np.random.default_rng(seed)
-    keys = (sharp * rng.normal(size=(L, KV, n, D_K))).astype(np.float32)
-    values = rng.normal(size=(L, KV, n, D_V)).astype(np.float32)
+def draw(seed: int, n: int, sharp: float = 1.0) -> np.ndarray:
+    """Keys of `n` cells, read-only."""
+    keys = (sharp * np.random.default_rng(seed).normal(size=(L, KV, n, D))).astype(np.float32)
     keys.setflags(write=False)
-    values.setflags(write=False)
-    return keys, values
+    return keys
 
 
 def ask(seed: int, n_query: int, sharp: float = 1.0) -> Asked:
     rng = np.random.default_rng(seed)
-    queries = (sharp * rng.normal(size=(L, HEADS, n_query, D_K))).astype(np.float32)
-    queries.setflags(write=False)
-    return Asked.anew(queries, D_V)
+    queries = (sharp * rng.normal(size=(L, HEADS, n_query, D))).astype(np.float16)
+    return Asked.anew(queries)
 
 
 def locked(asked: Asked) -> Asked:
@@ -52,43 +48,40 @@ def test_the_formula(seed: int, n_query: int, sizes: list[int], sharp: float) ->
     asked = locked(ask(seed, n_query, sharp))
     naive = Foresight(asked.queries)
     prompt = draw(seed + 1, sizes[0])
-    asked = locked(asked.with_prompt(*prompt))
-    naive.read(*prompt)
+    asked = locked(asked.with_prompt(prompt))
+    naive.read(prompt)
     for i, n in enumerate(sizes[1:]):
         new = draw(seed + 2 + i, n)
-        weights, asked = asked.weigh(*new)
+        weights, asked = asked.weigh(new)
         locked(asked)
-        expected = naive.weigh(*new)
+        expected = naive.weigh(new)
         assert weights.dtype == np.float32 and weights.shape == expected.shape
         assert weights == pytest.approx(expected, rel=2e-4, abs=2e-5)
 
 
 @given(seed=st.integers(0, 2**32 - 2), cuts=st.sets(st.integers(1, 19)))
 def test_the_prompt_in_chunks(seed: int, cuts: set[int]) -> None:
-    keys, values = draw(seed, 20)
+    keys = draw(seed, 20)
     asked = ask(seed + 1, 3, sharp=2.0)
-    whole, parts = asked.with_prompt(keys, values), asked
+    whole, parts = asked.with_prompt(keys), asked
     for chunk in np.split(np.arange(20), sorted(cuts)):
-        parts = parts.with_prompt(keys[:, :, chunk], values[:, :, chunk])
-    assert parts.answers == pytest.approx(whole.answers, rel=1e-4, abs=1e-5)
+        parts = parts.with_prompt(keys[:, :, chunk])
     assert parts.prompt == pytest.approx(whole.prompt, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("first_chunk_dead", [True, False])
 def test_dead_rows_give_nothing(first_chunk_dead: bool) -> None:
     """Whatever they hold, and where a whole chunk of a layer is dead."""
-    keys, values = draw(0, 12)
+    keys = 100 * draw(0, 12)
     asked = ask(1, 3)
     dead = np.zeros((L, 12), np.bool_)
     dead[1, 2:10:3] = True
     dead[1, slice(0, 4) if first_chunk_dead else slice(8, 12)] = True
     found = asked
     for at in (slice(0, 4), slice(4, 8), slice(8, 12)):
-        found = found.with_prompt(100 * keys[:, :, at], values[:, :, at], dead[:, at])
+        found = found.with_prompt(keys[:, :, at], dead[:, at])
     for layer in range(L):
-        alive = ~dead[layer]
-        alone = asked.with_prompt(100 * keys[:, :, alive], values[:, :, alive])
-        assert found.answers[layer] == pytest.approx(alone.answers[layer], rel=1e-4, abs=1e-5)
+        alone = asked.with_prompt(keys[:, :, ~dead[layer]])
         assert found.prompt[layer] == pytest.approx(alone.prompt[layer], rel=1e-5)
 
 
@@ -96,68 +89,87 @@ def one_head(*rows: tuple[float, ...]) -> np.ndarray:
     return np.array([[rows]], np.float32)
 
 
-def test_a_copy_of_the_prompt_weighs_nothing() -> None:
-    """What the prompt has anyhow is worth its share alone; another value is worth more."""
-    asked = Asked.anew(one_head((9.0, 0.0)), 2)
-    asked = asked.with_prompt(one_head((1, 0), (0, 1)), one_head((3, 4), (-2, 5)))
-    copy, _ = asked.weigh(one_head((1, 0)), one_head((3, 4)))
-    other, _ = asked.weigh(one_head((1, 0)), one_head((-3, 4)))
-    opposite, _ = asked.weigh(one_head((1, 0)), one_head((-3, -4)))
-    # next to the same key in the prompt, half of the attention
-    assert copy[0, 0, 0] == pytest.approx(0.5, abs=5e-3)
-    assert other[0, 0, 0] == pytest.approx(0.5 + 6 / 5, rel=5e-3)
-    assert opposite[0, 0, 0] == pytest.approx(0.5 + 10 / 5, rel=5e-3)
+def asking(*queries: tuple[float, ...]) -> Asked:
+    return Asked.anew(one_head(*queries).astype(np.float16))
+
+
+def test_what_the_prompt_has_takes_its_share() -> None:
+    asked = asking((9.0, 0.0)).with_prompt(one_head((1, 0), (0, 1)))
+    same, _ = asked.weigh(one_head((1, 0)))
+    stronger, _ = asked.weigh(one_head((2, 0)))
+    # alone in the output; next to the same key in the prompt, half of all attention
+    assert same[0, 0, 0] == pytest.approx(1 + 0.5, abs=5e-3)
+    assert stronger[0, 0, 0] == pytest.approx(2, abs=5e-3)
 
 
 def test_the_cell_that_a_query_prefers_wins() -> None:
     """And what was weighed before, evicted since or not, competes still."""
-    asked = Asked.anew(one_head((8.0, 0.0), (0.0, 8.0)), 1)
-    asked = asked.with_prompt(one_head((0, 0)), one_head((1,)))
-    first, asked = asked.weigh(one_head((1, 0), (-1, -1)), one_head((5,), (5,)))
-    assert first[0, 0, 0] == pytest.approx(4 + 1, rel=1e-2) and first[0, 0, 1] < 0.01
-    again, asked = asked.weigh(one_head((1, 0)), one_head((5,)))
-    new, asked = asked.weigh(one_head((0, 1)), one_head((5,)))
+    asked = asking((8.0, 0.0), (0.0, 8.0)).with_prompt(one_head((0, 0)))
+    first, asked = asked.weigh(one_head((1, 0), (-1, -1)))
+    assert first[0, 0, 0] == pytest.approx(2, rel=1e-2) and first[0, 0, 1] < 0.01
+    again, asked = asked.weigh(one_head((1, 0)))
+    new, asked = asked.weigh(one_head((0, 1)))
     assert again[0, 0, 0] == pytest.approx(first[0, 0, 0] / 2, rel=2e-2)
     assert new[0, 0, 0] > again[0, 0, 0]
-    forgot, _ = asked.before_output().weigh(one_head((1, 0)), one_head((5,)))
+    forgot, _ = asked.before_output().weigh(one_head((1, 0)))
     assert forgot[0, 0, 0] == pytest.approx(first[0, 0, 0], rel=2e-2)
 
 
-@pytest.mark.parametrize("sharp", [0.0, 1e2, 1e4, 1e6])
-@pytest.mark.parametrize("size", [0.0, 1.0, 1e4])
-def test_extreme_products_and_answers(sharp: float, size: float) -> None:
-    """Products of all magnitudes, values that are all zero: numbers come out."""
+def test_without_queries_all_weigh_alike() -> None:
+    asked = Asked.anew(np.empty((L, HEADS, 0, 1), np.float16))
+    weights, after = asked.weigh(draw(0, 5))
+    assert weights.shape == (L, HEADS, 5) and (weights == 1).all()
+    assert after.queries.shape == asked.queries.shape
+
+
+@pytest.mark.parametrize("sharp", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("keys", [0.0, 1.0, 1e4])
+def test_extreme_products(sharp: float, keys: float) -> None:
+    """Products of all magnitudes: numbers come out."""
     asked = ask(0, 3, sharp)
-    keys, values = draw(1, 10)
     with np.errstate(invalid="raise", over="raise", divide="raise"):
-        asked = asked.with_prompt(keys, np.float32(size) * values)
+        asked = asked.with_prompt(draw(1, 10, keys))
         for seed in (2, 3):
-            weights, asked = asked.weigh(*draw(seed, 5))
+            weights, asked = asked.weigh(draw(seed, 5, keys))
             assert np.isfinite(weights).all() and (weights >= 0).all()
             for item in fields(asked):
                 assert np.isfinite(getattr(asked, item.name)).all()
 
 
+def test_unlikeness() -> None:
+    """From 1 for what is like nothing to 0 for a double; for each query head of a group."""
+    likeness = one_head((-1,), (-0.2,), (0,), (0.5,), (1,), (1.0001,))[..., 0]
+    found = unlikeness(likeness, 2, 3)
+    assert found.shape == (1, 2, 6) and found.dtype == np.float32
+    assert found[0, 0] == pytest.approx([1, 1, 1, 0.125, 0, 0])
+    assert np.array_equal(found[0, 0], found[0, 1])
+
+
 # policies
 
 
-def test_expected_weights_are_added() -> None:
-    policy = make_decode("scope-slide", {"ahead": "8", "ahead_weight": "3", "decay": "0.5"})
-    acc, expected = one_head((1, 2, 0))[0], one_head((0, 0, 4))[0]
-    assert policy.expect(acc, expected).tolist() == [[[1, 2, 12]]]
-    assert acc.tolist() == [[[1, 2, 0]]] and expected.tolist() == [[[0, 0, 4]]]
-    assert policy.expect(acc, expected).dtype == np.float32
+def test_what_new_rows_begin_with() -> None:
+    weights, likeness = one_head((1, 2, 0))[0], one_head((0, 0.5, 0.5))[0]
+    plain = make_decode("scope-slide", {"ahead": "8", "ahead_weight": "3"})
+    assert plain.expect(weights, None, 10).tolist() == [[[30, 60, 0]]]
+    unlike = make_decode("scope-slide", {"ahead": "8", "ahead_weight": "3", "unlike": "2"})
+    assert unlike.expect(weights, likeness, 10).tolist() == [[[30, 15, 0]]]
+    assert weights.tolist() == [[[1, 2, 0]]] and likeness.tolist() == [[[0, 0.5, 0.5]]]
+    assert unlike.expect(weights, likeness, 10).dtype == np.float32
 
 
 def test_policies_that_look_ahead_say_so() -> None:
-    assert all(make_decode(name, {}).ahead == 0 for name in ("full", "streaming-llm", "h2o"))
+    for name in ("full", "streaming-llm", "h2o"):
+        policy = make_decode(name, {})
+        assert policy.ahead == 0 and policy.unlike == 0
     assert make_decode("h2o", {"ahead": "5"}).ahead == 5
-    foresight: object = make_decode("scope-foresight", {})
-    assert vars(foresight)["ahead"] > 0 and vars(foresight)["ahead_weight"] > 0
+    foresight = make_decode("scope-foresight", {})
+    assert foresight.ahead > 0 and foresight.unlike > 0
 
 
-def test_without_attention_no_query_is_asked_for() -> None:
-    policy = make_decode("scope-slide", {"score": "none", "ahead": "8"})
+@pytest.mark.parametrize("chosen", ["ahead", "unlike"])
+def test_without_attention_no_query_is_asked_for(chosen: str) -> None:
+    policy = make_decode("scope-slide", {"score": "none", chosen: "8"})
     assert policy.needs_scores and policy.n_queries(7) == 0
 
 
@@ -166,11 +178,13 @@ def test_without_attention_no_query_is_asked_for() -> None:
     [
         ({"ahead": "-1"}, "ahead=-1: must be at least 0"),
         ({"ahead": "8", "ahead_weight": "-1"}, "ahead_weight=-1"),
-        ({"score": "none"}, "score=none: needs ahead"),
+        ({"score": "none"}, "score=none: needs ahead or unlike"),
         *[
             ({"ahead": "8", "score": score}, "ahead=8: needs score=accumulate or score=none")
             for score in ("window", "last", "peak", "last-use", "global")
         ],
+        ({"unlike": "-1"}, "unlike=-1"),
+        ({"unlike": "2", "score": "last"}, "unlike=2.0: needs score=accumulate or score=none"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, str], message: str) -> None:
@@ -184,12 +198,12 @@ def test_the_scores_decide(name: str) -> None:
     sizes = {"heavy": "2", "recent": "1", "interval": "1"} if name == "h2o" else {}
     sizes = sizes or {"beta1": "2", "beta2": "1"}
     assert name in decode_policies()
-    policy = make_decode(name, {**sizes, "ahead": "4", "ahead_weight": "10"})
+    policy = make_decode(name, {**sizes, "ahead": "4", "unlike": "0", "ahead_weight": "10"})
     acc = np.array([[[5, 1, 2, 0, 3, 0]]], np.float32)
-    expected = np.array([[[0, 1, 0, 0, 0, 0]]], np.float32)
+    expected = policy.expect(np.array([[[0, 1, 0, 0, 0, 0]]], np.float32), None, 3)
     pos = np.arange(6, dtype=np.int32).reshape(1, 1, 6)
     kept = [
         np.flatnonzero(policy.select(View(pos, scores, 0, 6, None, 3))[0, 0]).tolist()
-        for scores in (acc, policy.expect(acc, expected))
+        for scores in (acc, acc + expected)
     ]
     assert kept == [[0, 4, 5], [0, 1, 5]]

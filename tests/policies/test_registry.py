@@ -108,8 +108,8 @@ def test_options_are_the_fields() -> None:
     assert (policy.beta1, policy.beta2, policy.decay) == (48, None, 0.5)
     assert list(valid_options(type(policy))) == [
         "score", "window", "decay", "power", "lifetime", "values", "mix", "mix_over", "mix_by",
-        "redundancy", "smooth", "smooth_by", "span", "ahead", "ahead_weight", "grace", "beta1",
-        "beta2", "interval",
+        "redundancy", "smooth", "smooth_by", "span", "ahead", "ahead_weight", "unlike", "grace",
+        "beta1", "beta2", "interval",
     ]  # fmt: skip
 
 

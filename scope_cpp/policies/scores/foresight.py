@@ -3,19 +3,23 @@
 A generated token may be needed long after it was written, by a query that none so far was like:
 past attention says nothing about it. The prompt often does, since its own tokens (the questions)
 ask for what the answers will have to look up. So the last queries of the prompt are kept, turned by
-RoPE to a position within the output, and every new cell is weighed once: by how much a query
-prefers it to the other cells of the output, times how far its value is from what the prompt gives
-to that query, plus the share that it takes from all cells,
+RoPE to a position behind the prompt, and every new cell j is weighed once: by how much a query
+prefers it to the other cells of the output, and by the share that it takes from all cells,
 
-    max_q  softmax_output(q·k_j) · ‖o_q − v_j‖ / mean ‖o‖  +  softmax_all(q·k_j).
+    w_j = max_q  softmax_output(q·k_j) + softmax_all(q·k_j).
 
-A copy of what stands in the prompt has the value that the prompt gives anyhow, and weighs nothing;
-what only the output knows weighs much.
+Much of an output repeats what stands elsewhere (the question again, a fact that was looked up), and
+a query that prefers such a cell would find the same in its double. So a weight is multiplied by how
+unlike the cell is to all that were there when it was written,
+
+    u_j = 1 − max_{i<j} (cos(k_i, k_j) + ½ cos(v_i, v_j)) / 1½,
+
+to a power. u needs no query at all, and alone it does half the work.
 
 Of our own making. Related: SnapKV (https://arxiv.org/abs/2404.14469) lets the prompt's last queries
 choose among the prompt's cells, Expected Attention (https://arxiv.org/abs/2510.00636) models
-future queries by a distribution, CAOTE (https://arxiv.org/abs/2504.14051) takes the distance of
-values from the attention's output.
+future queries by a distribution, R-KV (https://arxiv.org/abs/2505.24133) takes the likeness of keys
+from the scores.
 """
 
 from __future__ import annotations
@@ -23,129 +27,132 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scope_cpp.policies.base import BoolArray, FloatArray
 
-TINY = np.float32(1e-12)
+# beside the keys' cosine, in the likeness of two cells
+VALUE_WEIGHT = 0.5
+
 # in place of a product with a dead row: below all others
 LOWEST = np.float32(-1e30)
+# exponents are kept below it: nothing overflows, and what is divided by it is nothing
+MOST = np.float32(80)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Queries that are asked again, what the prompt gives to them, and who competed so far.
+    """Queries that are asked again, and who competed so far.
 
     Attributes
     ----------
     queries
-        float32 (L, query heads, q, D), times the attention's scale.
-    answers
-        float32 (L, query heads, q, D): softmax over the prompt's cells, times their values.
+        float16 (L, query heads, q, D), times the attention's scale. Without any, all weigh 1.
     prompt, output
         float32 (L, query heads, q): logarithm of the sum of exponentials over the prompt's cells,
         and over those of the output so far, evicted ones included; -inf without any.
     """
 
-    queries: FloatArray
-    answers: FloatArray
+    queries: NDArray[np.float16]
     prompt: FloatArray
     output: FloatArray
 
     @classmethod
-    def anew(cls, queries: FloatArray, head_size: int) -> Asked:
-        """Nothing was gone through yet; `head_size` is that of values."""
+    def anew(cls, queries: NDArray[np.float16]) -> Asked:
+        """Nothing was gone through yet."""
         none = np.full(queries.shape[:3], -np.inf, np.float32)
-        answers = np.zeros((*queries.shape[:3], head_size), np.float32)
-        return cls(queries, answers, none, none)
+        return cls(queries, none, none)
 
     def before_output(self) -> Asked:
         """As it was when nothing of the output was there."""
         return replace(self, output=np.full_like(self.output, -np.inf))
 
-    def with_prompt(
-        self, keys: FloatArray, values: FloatArray, dead: BoolArray | None = None
-    ) -> Asked:
+    def with_prompt(self, keys: FloatArray, dead: BoolArray | None = None) -> Asked:
         """Go through cells of the prompt.
 
         Parameters
         ----------
-        keys, values
+        keys
             float32 (L, KV heads, n, D), of these cells.
         dead
             bool (L, n): rows that nothing attends to. Not all of a layer may be dead.
         """
-        answers, totals = np.empty_like(self.answers), np.empty_like(self.prompt)
-        # layer by layer: what lies between is as large as the attention of all queries
-        for i in range(len(keys)):
-            layer = slice(i, i + 1)
-            found = products(self.queries[layer], keys[layer])
+        totals = np.empty_like(self.prompt)
+        for i, rows in enumerate(keys):
+            found = products(self.queries[i], rows)
             if dead is not None:
-                found = np.where(dead[layer, None, None], LOWEST, found)
-            total = np.logaddexp(self.prompt[layer], log_total(found))
-            found -= total[..., None]
-            np.exp(found, out=found)
-            grouped = found.reshape(1, keys.shape[1], -1, found.shape[-1])
-            mixed = (grouped @ values[layer]).reshape(1, *answers.shape[1:])
-            mixed += self.answers[layer] * np.exp(self.prompt[layer] - total)[..., None]
-            answers[layer], totals[layer] = mixed, total
-        return replace(self, answers=answers, prompt=totals)
+                found[:, :, dead[i]] = LOWEST
+            highest = np.maximum(found.max(axis=-1), self.prompt[i])
+            np.exp(np.subtract(found, highest[..., None], out=found), out=found)
+            totals[i] = highest + np.log(found.sum(axis=-1) + np.exp(self.prompt[i] - highest))
+        return replace(self, prompt=totals)
 
-    def weigh(self, keys: FloatArray, values: FloatArray) -> tuple[FloatArray, Asked]:
+    def weigh(self, keys: FloatArray) -> tuple[FloatArray, Asked]:
         """Weigh new cells of the output.
 
         Parameters
         ----------
-        keys, values
+        keys
             float32 (L, KV heads, n, D), of the new cells.
 
         Returns
         -------
         weights
-            float32 (L, query heads, n), at least 0: the formula above.
+            float32 (L, query heads, n), within 0 to 2: w of the module's formula.
         asked
             With these cells gone through.
         """
-        found = products(self.queries, keys)
-        output = np.logaddexp(self.output, log_total(found))
-        everywhere = np.logaddexp(output, self.prompt)
-        weights = np.exp(found - output[..., None])
-        weights *= self._distances(values)
-        weights += np.exp(found - everywhere[..., None])
-        return weights.max(axis=2), replace(self, output=output)
+        n_layer, n_head, n_query = self.prompt.shape
+        weights = np.ones((n_layer, n_head, keys.shape[2]), np.float32)
+        if n_query == 0:
+            return weights, self
+        totals = np.empty_like(self.output)
+        # layer by layer: what lies between is as large as the attention of all queries
+        for i, rows in enumerate(keys):
+            found = products(self.queries[i], rows)
+            highest = np.maximum(found.max(axis=-1), self.output[i])
+            np.exp(np.subtract(found, highest[..., None], out=found), out=found)
+            output = found.sum(axis=-1) + np.exp(self.output[i] - highest)
+            everywhere = output + np.exp(np.minimum(self.prompt[i] - highest, MOST))
+            found *= (1 / output + 1 / everywhere)[..., None]
+            weights[i] = found.max(axis=1)
+            totals[i] = highest + np.log(output)
+        return weights, replace(self, output=totals)
 
-    def _distances(self, values: FloatArray) -> FloatArray:
-        """‖o_q − v_j‖ in mean lengths of the head's answers: (L, query heads, q, n)."""
-        group = self.answers.shape[1] // values.shape[1]
-        of_values = np.repeat(np.square(values).sum(axis=-1), group, axis=1)[:, :, None]
-        of_answers = np.square(self.answers).sum(axis=-1, keepdims=True)
-        square = of_values + of_answers - 2 * products(self.answers, values)
-        scale = np.sqrt(of_answers).mean(axis=2, keepdims=True)
-        distances: FloatArray = np.sqrt(np.maximum(square, 0)) / np.maximum(scale, TINY)
-        return distances
 
-
-def products(queries: FloatArray, keys: FloatArray) -> FloatArray:
+def products(queries: NDArray[np.float16], keys: FloatArray) -> FloatArray:
     """Products of queries with the rows of their KV head.
 
     Parameters
     ----------
     queries
-        float32 (L, query heads, q, D).
+        float16 (query heads, q, D).
     keys
-        float32 (L, KV heads, n, D).
+        float32 (KV heads, n, D).
 
     Returns
     -------
-    float32 (L, query heads, q, n)
+    float32 (query heads, q, n)
     """
-    n_layer, n_head, n_query, size = queries.shape
-    groups = queries.reshape(n_layer, keys.shape[1], -1, size)
-    found: FloatArray = groups @ keys.transpose(0, 1, 3, 2)
-    return found.reshape(n_layer, n_head, n_query, -1)
+    n_head, n_query, size = queries.shape
+    groups = queries.astype(np.float32).reshape(len(keys), -1, size)
+    found: FloatArray = groups @ keys.transpose(0, 2, 1)
+    return found.reshape(n_head, n_query, -1)
 
 
-def log_total(found: FloatArray) -> FloatArray:
-    """Logarithm of the sum of exponentials over the last axis, which is not empty."""
-    highest = found.max(axis=-1, keepdims=True)
-    total: FloatArray = np.log(np.exp(found - highest).sum(axis=-1)) + highest[..., 0]
-    return total
+def unlikeness(likeness: FloatArray, n_head: int, power: float) -> FloatArray:
+    """Take the power of u, the module's formula.
+
+    Parameters
+    ----------
+    likeness
+        float32 (L, KV heads, n): that of the cell it is most alike to; -1 without any.
+    n_head
+        Heads to answer for: KV heads, or the query heads of their groups.
+
+    Returns
+    -------
+    float32 (L, n_head, n), within 0 to 1
+    """
+    power_of: FloatArray = np.clip(1 - likeness, 0, 1) ** np.float32(power)
+    return np.repeat(power_of, n_head // likeness.shape[1], axis=1)

@@ -1,0 +1,274 @@
+#include "llama-kv-evict-impl.h"
+
+#include "llama-context.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+// how alike the newest cells are to those before them: products of the rows as they lie in the cache with new ones of
+// unit length, divided by the lengths of the former. these are kept here, on the host: they follow the rows when they
+// are moved, and a token that comes to lie in a cell makes them unknown
+
+// cells that are compared at once: they decide the scratch memory, however large the cache is
+static constexpr int64_t n_block     = 1024;
+static constexpr int32_t n_block_new = 32;
+
+// cells whose lengths are computed at once
+static constexpr int32_t n_block_lengths = 256;
+
+static float length_of(const float * row, int64_t n) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        sum += row[i]*row[i];
+    }
+    return std::max(std::sqrt(sum), 1e-12f);
+}
+
+float & llama_kv_evict::length(bool values, uint32_t ikv, uint32_t ih, uint32_t cell) {
+    return lengths[((values*n_layer() + ikv)*n_head_kv + ih)*cells().size() + cell];
+}
+
+void llama_kv_evict::forget_lengths(uint32_t cell) {
+    for (uint32_t i = 0; !lengths.empty() && i < 2*n_layer()*n_head_kv; ++i) {
+        lengths[i*cells().size() + cell] = NAN;
+    }
+}
+
+void llama_kv_evict::move_lengths(const int32_t * src, const int32_t * dst, int32_t n_move) {
+    if (lengths.empty()) {
+        return;
+    }
+    std::vector<float> moved(n_move);
+
+    for (uint32_t i = 0; i < 2*n_layer()*n_head_kv; ++i) {
+        const int32_t first = i % (n_layer()*n_head_kv) * n_move;
+
+        float * cur = lengths.data() + i*cells().size();
+        for (int32_t j = 0; j < n_move; ++j) {
+            moved[j] = cur[src[first + j]];
+        }
+        for (int32_t j = 0; j < n_move; ++j) {
+            cur[dst[first + j]] = moved[j];
+        }
+    }
+}
+
+int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int32_t n_ids) {
+    lengths.resize(2*n_layer()*n_head_kv*cells().size(), NAN);
+
+    std::vector<int32_t> unknown;
+    std::vector<float>   data;
+
+    const auto is_unknown = [&](int32_t id) {
+        // a head may have moved a row of known length into the cell
+        for (uint32_t i = 0; i < 2*n_layer()*n_head_kv; ++i) {
+            if (std::isnan(lengths[i*cells().size() + id])) {
+                return true;
+            }
+        }
+        return false;
+    };
+    std::copy_if(ids, ids + n_ids, std::back_inserter(unknown), is_unknown);
+
+    for (int32_t i0 = 0; i0 < (int32_t) unknown.size(); i0 += n_block_lengths) {
+        const int32_t n = std::min<int32_t>(n_block_lengths, unknown.size() - i0);
+
+        for (bool values : { false, true }) {
+            const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
+
+            data.resize(n_layer()*n_head_kv*n*n_embd_head);
+
+            const int32_t status = rows(seq, values, unknown.data() + i0, n, data.data());
+            if (status != LLAMA_KV_EVICT_OK) {
+                return status;
+            }
+            const float * row = data.data();
+            for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+                for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+                    for (int32_t i = 0; i < n; ++i, row += n_embd_head) {
+                        length(values, ikv, ih, unknown[i0 + i]) = length_of(row, n_embd_head);
+                    }
+                }
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new) {
+    auto & g = g_likeness;
+
+    graph_begin(g, first, n_old, n_new);
+
+    auto * ctx = g.ctx.get();
+
+    // unit rows of K and of V, and what the products of each cell are multiplied by
+    g.inps = {
+        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_embd_head_k, n_new, n_head_kv, n_layer()),
+        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_embd_head_v, n_new, n_head_kv, n_layer()),
+        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_old, 1, n_head_kv, n_layer()),
+        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_old, 1, n_head_kv, n_layer()),
+    };
+    for (auto * inp : g.inps) {
+        ggml_set_input(inp);
+    }
+
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        const auto part = [&](bool values) {
+            ggml_tensor * t    = values ? kv.layers[ikv].v : kv.layers[ikv].k;
+            const int64_t n    = values ? n_embd_head_v : n_embd_head_k;
+            const auto    of_layer = [&](ggml_tensor * inp) {
+                return ggml_view_3d(ctx, inp, inp->ne[0], inp->ne[1], inp->ne[2], inp->nb[1], inp->nb[2], ikv*inp->nb[3]);
+            };
+
+            if (values && v_trans) {
+                const size_t size = ggml_type_size(t->type);
+                const size_t line = cells().size()*size;
+                t = ggml_view_3d(ctx, t, n_old, n, n_head_kv, line, n*line, first*size);
+                t = ggml_cont(ctx, ggml_transpose(ctx, t));
+            } else {
+                t = ggml_view_3d(ctx, t, n, n_old, n_head_kv, t->nb[1], ggml_row_size(t->type, n), first*t->nb[1]);
+            }
+
+            ggml_tensor * cur = ggml_mul_mat(ctx, t, of_layer(g.inps[values]));
+            ggml_prec_set_acc(cur, GGML_PREC_F32);
+
+            return ggml_mul(ctx, cur, of_layer(g.inps[2 + values]));
+        };
+
+        ggml_tensor * cur = part(false);
+        cur = ggml_add(ctx, cur, part(true));
+
+        ggml_set_output(cur);
+        ggml_build_forward_expand(g.gf, cur);
+        g.outs.push_back(cur);
+    }
+
+    return graph_alloc(g);
+}
+
+// of the cells from first on, for n_add new ones: unit rows, padded to those of the graph, and factors
+void llama_kv_evict::set_likeness(int64_t first, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight) {
+    auto & inps = g_likeness.inps;
+
+    ggml_backend_tensor_set(inps[0], unit_k.data(), 0, ggml_nbytes(inps[0]));
+    ggml_backend_tensor_set(inps[1], unit_v.data(), 0, ggml_nbytes(inps[1]));
+
+    for (bool values : { false, true }) {
+        std::vector<float> factors(ggml_nelements(inps[2 + values]));
+
+        const int64_t n_old = inps[2 + values]->ne[0];
+        const float   whole = (values ? value_weight : 1.0f)/(1.0f + value_weight);
+
+        float * cur = factors.data();
+        for (uint32_t i = 0; i < n_layer()*n_head_kv; ++i) {
+            const float * len = lengths.data() + (values*n_layer()*n_head_kv + i)*cells().size() + first;
+            for (int64_t j = 0; j < n_old; ++j) {
+                *cur++ = std::isnan(len[j]) ? 0.0f : whole/len[j];
+            }
+        }
+        ggml_backend_tensor_set(inps[2 + values], factors.data(), 0, ggml_nbytes(inps[2 + values]));
+    }
+}
+
+int32_t llama_kv_evict::unit_rows(llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out) const {
+    const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
+
+    out.resize(n_layer()*n_head_kv*n_ids*n_embd_head);
+
+    const int32_t status = rows(seq, values, ids, n_ids, out.data());
+
+    for (float * row = out.data(); row != out.data() + out.size(); row += n_embd_head) {
+        const float len = length_of(row, n_embd_head);
+        std::transform(row, row + n_embd_head, row, [len](float x) { return x/len; });
+    }
+    return status;
+}
+
+int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out) {
+    if (n_ids < 0 || n_new < 0 || n_new > n_ids || !(value_weight >= 0.0f)) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+    for (int32_t i = 0; i < n_ids; ++i) {
+        if (ids[i] < 0 || ids[i] >= (int32_t) cells().size() || cells().is_empty(ids[i]) || !cells().seq_has(ids[i], seq)) {
+            return LLAMA_KV_EVICT_ARGUMENT;
+        }
+    }
+
+    lctx.synchronize();
+
+    std::fill_n(out, n_layer()*n_head_kv*n_new, -1.0f);
+
+    int32_t status = find_lengths(seq, ids, n_ids);
+    if (status != LLAMA_KV_EVICT_OK) {
+        return status;
+    }
+
+    // llama.cpp pads what it attends to alike, so that the graph stays the same while the cache grows
+    const int64_t n_kv = std::min<int64_t>(kv.get_size(), GGML_PAD(cells().used_max_p1(), 256));
+
+    std::vector<float> unit_k;
+    std::vector<float> unit_v;
+    std::vector<float> data;
+
+    for (int32_t i0 = n_ids - n_new; i0 < n_ids; i0 += n_block_new) {
+        const int32_t n_i = std::min(n_block_new, n_ids - i0);
+
+        // padded by the first of them
+        std::vector<int32_t> add(GGML_PAD(n_i, 8), ids[i0]);
+        std::copy_n(ids + i0, n_i, add.begin());
+
+        for (bool values : { false, true }) {
+            status = unit_rows(seq, values, add.data(), add.size(), values ? unit_v : unit_k);
+            if (status != LLAMA_KV_EVICT_OK) {
+                return status;
+            }
+        }
+
+        for (int64_t first = 0; first < n_kv; first += n_block) {
+            const int64_t n_old = std::min(n_block, n_kv - first);
+            const int64_t n_add = add.size();
+
+            const bool same = g_likeness.n0 == first && g_likeness.n1 == n_old && g_likeness.n2 == n_add;
+            if (!same && !build_likeness(first, n_old, n_add)) {
+                return LLAMA_KV_EVICT_ALLOC;
+            }
+            set_likeness(first, unit_k, unit_v, value_weight);
+            if (!graph_compute(g_likeness)) {
+                return LLAMA_KV_EVICT_COMPUTE;
+            }
+
+            // where in the list each cell stands: only those before the new one count, and no dead row
+            std::vector<int32_t> order(n_old);
+
+            data.resize(n_old*n_add*n_head_kv);
+
+            for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+                std::fill(order.begin(), order.end(), n_ids);
+                for (int32_t j = 0; j < i0 + n_i; ++j) {
+                    if (ids[j] >= first && ids[j] < first + n_old && !is_dead(ikv, ids[j])) {
+                        order[ids[j] - first] = j;
+                    }
+                }
+                ggml_backend_tensor_get(g_likeness.outs[ikv], data.data(), 0, data.size()*sizeof(float));
+
+                for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+                    for (int32_t i = 0; i < n_i; ++i) {
+                        const float * cur = data.data() + (ih*n_add + i)*n_old;
+
+                        float most = -1.0f;
+                        for (int64_t j = 0; j < n_old; ++j) {
+                            most = order[j] < i0 + i && cur[j] > most ? cur[j] : most;
+                        }
+                        float & res = out[(ikv*n_head_kv + ih)*n_new + i0 - (n_ids - n_new) + i];
+                        res = std::max(res, most);
+                    }
+                }
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
