@@ -12,6 +12,7 @@ from .eval_flags import (
     EvalRowFlags,
     Folder,
     PlainOutputFlags,
+    ReportFlags,
     RunFlags,
     ScoreFlags,
     TaskFlags,
@@ -139,6 +140,29 @@ def score(
     terminal.write(render(found, output.json))
 
 
+def report(folder: Folder, output: ReportFlags) -> None:
+    """Print the table of a run, rows by budgets, without running anything.
+
+    scope eval report eval-runs/one --markdown
+    """
+    from scope_cpp.eval import overview
+    from scope_cpp.eval.report import whole
+    from scope_cpp.eval.result import read_result
+
+    from . import terminal
+    from .eval_screen import draw, is_screen
+
+    result = read_result(folder)
+    if output.json:
+        terminal.write(whole(result))
+    elif output.markdown or not is_screen():
+        terminal.write(overview.markdown(result))
+    else:
+        for columns, records in overview.tables(result):
+            draw(columns, records)
+        terminal.write(f"{overview.notes(result)}\n")
+
+
 def compare(
     a: Folder,
     b: Folder,
@@ -185,5 +209,5 @@ def tasks(output: PlainOutputFlags) -> None:
         terminal.write(listing())
 
 
-for function in (run, score, compare, tasks):
+for function in (run, report, score, compare, tasks):
     app.command(cls=ScopeCommand)(as_command(function))

@@ -37,10 +37,18 @@ class TaskFlags:
         list[str] | None,
         _task("--task-option", metavar="KEY=VALUE", help="An option of the task, repeatable."),
     ] = None
-    limit: Annotated[int | None, _task("--limit", min=1, metavar="N", help="Most samples.")] = None
+    limit: Annotated[
+        int | None, _task("--limit", min=1, metavar="N", help="Most samples, of each seed.")
+    ] = None
     seed: Annotated[
-        int, _task("--seed", "-s", min=0, metavar="N", help="Of samples that are made or drawn.")
-    ] = 0
+        str,
+        _task(
+            "--seed",
+            "-s",
+            metavar="N,...",
+            help="Of samples that are made or drawn; each number makes its own.",
+        ),
+    ] = "0"
     template: Annotated[
         bool, _task("--template", help="Prompts through the model's own chat template.")
     ] = False
@@ -66,9 +74,10 @@ class EvalRowFlags:
             "--rows",
             metavar="NAME[:KEY=VALUE]...,...",
             help="Policies, each with options of its own; beta/2 is half of the cells beside the "
-            "prompt.",
-            show_default="full, scope-slide:interval=auto, scope-adaptive, scope-discontinuous, "
-            "h2o:recent=beta/2, streaming-llm",
+            "prompt. 'methods', 'scores' and 'prefills' are all policies, all scoring rules and "
+            "all prefill policies.",
+            show_default="full, scope-foresight:interval=auto, scope-slide:interval=auto, "
+            "scope-adaptive, scope-discontinuous, h2o:recent=beta/2, streaming-llm",
         ),
     ] = None
     row: Annotated[
@@ -89,13 +98,17 @@ class EvalRowFlags:
         _rows(
             "--beta",
             metavar="N,...",
-            help="Cells beside the prompt's tokens; each number is a set of rows.",
+            help="Cells beside the prompt's tokens; each number is for all rows.",
             show_default="1/9 of the longest output",
         ),
     ] = None
     budget: Annotated[
         str | None,
-        _rows("--budget", metavar="CELLS", help="Cells for prompt and output, instead of --beta."),
+        _rows(
+            "--budget",
+            metavar="CELLS,...",
+            help="Cells for prompt and output, instead of --beta.",
+        ),
     ] = None
     prefill: Annotated[
         str, _rows("--prefill", metavar="NAME", help="What of the prompt stays in bounded rows.")
@@ -154,6 +167,19 @@ class RunFlags:
 
 
 @dataclass(frozen=True)
+class ReportFlags:
+    """How a run's table is printed."""
+
+    markdown: Annotated[
+        bool,
+        _output("--markdown", help="With its command, even on a terminal."),
+    ] = False
+    json: Json = False
+    verbose: Verbose = False
+    config: Config = None
+
+
+@dataclass(frozen=True)
 class ScoreFlags:
     """What a file of outputs is scored by."""
 
@@ -179,7 +205,10 @@ class ScoreFlags:
         _task("--task-option", metavar="KEY=VALUE", help="An option of the task, repeatable."),
     ] = None
     seed: Annotated[
-        int, _task("--seed", "-s", min=0, metavar="N", help="Of samples that are made.")
+        int,
+        _task(
+            "--seed", "-s", min=0, metavar="N", help="Of samples that are made, and the resampling."
+        ),
     ] = 0
 
 
@@ -214,12 +243,14 @@ def asked_of(flags: TaskFlags, log_samples: bool) -> Asked:
 
     from scope_cpp.eval.config import Asked
 
+    from .bench_flags import numbers
+
     return Asked(
         flags.task,
         tuple(flags.task_option or ()),
         None if flags.data is None else Path(flags.data),
         flags.limit,
-        flags.seed,
+        numbers("--seed", flags.seed),
         flags.template,
         flags.temp,
         log_samples,
@@ -252,7 +283,7 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
         named=tuple(flags.row or ()),
         options=tuple(flags.option or ()),
         betas=numbers("--beta", flags.beta),
-        budget=flags.budget,
+        budgets=() if flags.budget is None else names("--budget", flags.budget),
         types=_pairs(names("-ctk", flags.type_k), names("-ctv", flags.type_v)),
         base=Settings(**common),
     )

@@ -5,6 +5,7 @@
 `scorers`         the scorers that tasks share
 `catalogue`       the list of tasks
 `rows`, `grid`    configurations of the cache that are compared, at equal total cells
+`sets`            all methods, all scoring rules, all prefill policies
 `config`          what a run's results depend on, and how two such things differ
 `sample`          one item under one row
 `prepare`, `run`  all of them: several at once, resumed, stopped
@@ -17,6 +18,7 @@
 `compare`         two runs
 `score`           a file of outputs
 `report`          tables of a run and of a comparison
+`overview`        a run in one table: rows by budgets
 ================  ===========================================================================
 
 Tasks know nothing of models, rows nothing of tasks; `run` brings them together.

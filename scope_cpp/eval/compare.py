@@ -10,6 +10,7 @@ from typing import Any
 from scope_cpp import table
 from scope_cpp.errors import UsageError
 from scope_cpp.eval import stats
+from scope_cpp.eval.config import seeds_of
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.metrics import Record
 from scope_cpp.eval.record import Prediction
@@ -116,7 +117,7 @@ def facts(comparison: Comparison) -> str:
     """Say in a line what was compared."""
     named = (("A", comparison.a), ("B", comparison.b))
     runs = "; ".join(
-        f"{letter}: {run.path} ({run.config['model']['name']}, seed {run.config['seed']})"
+        f"{letter}: {run.path} ({run.config['model']['name']}, seed {seeds_of(run.config)})"
         for letter, run in named
     )
     config = comparison.a.config
@@ -130,13 +131,14 @@ def _check(a: RunFolder, b: RunFolder, warn: Line) -> None:
         raise UsageError(
             f"the runs are of two tasks: {a.path} of {one['task']}, {b.path} of {other['task']}"
         )
-    for key, name in (
-        ("seed", "seeds"),
-        ("template", "prompt formats (--template)"),
-        ("temp", "temperatures"),
-    ):
-        if one[key] != other[key]:
-            warn(f"the runs have two {name}: {one[key]} and {other[key]}")
+    told = {
+        "seeds": (seeds_of(one), seeds_of(other)),
+        "prompt formats (--template)": (one["template"], other["template"]),
+        "temperatures": (one["temp"], other["temp"]),
+    }
+    for name, (first, second) in told.items():
+        if first != second:
+            warn(f"the runs have two {name}: {first} and {second}")
     if one["model"]["sha256_of_ends"] != other["model"]["sha256_of_ends"]:
         warn(f"the runs are of two models: {one['model']['name']} and {other['model']['name']}")
 

@@ -17,6 +17,7 @@ import numpy as np
 from scope_cpp import __version__
 from scope_cpp.engine.doctor import native_facts
 from scope_cpp.engine.model import Model
+from scope_cpp.errors import UsageError
 from scope_cpp.eval.record import item_digest
 from scope_cpp.eval.rows import Row
 from scope_cpp.eval.task import Item
@@ -44,8 +45,10 @@ class Asked:
 
     Attributes
     ----------
-    task, task_options, data, limit, seed
+    task, task_options, data
         Where the items come from.
+    limit, seeds
+        Most items of each seed; the first seed is that of the resampling too.
     template, temp
         Whether the model's chat template is used; temperature of the sampling.
     log_samples
@@ -56,10 +59,20 @@ class Asked:
     task_options: tuple[str, ...] = ()
     data: Path | None = None
     limit: int | None = None
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     template: bool = False
     temp: float = 0.0
     log_samples: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the seeds."""
+        if not self.seeds or min(self.seeds) < 0:
+            raise UsageError(f"--seed {', '.join(map(str, self.seeds))}: give 0 or more")
+
+    @property
+    def seed(self) -> int:
+        """The first seed."""
+        return self.seeds[0]
 
 
 def config_of(
@@ -75,6 +88,7 @@ def config_of(
         "limit": asked.limit,
         "items": {"n": len(items), "sha256": _digest_of(items)},
         "seed": asked.seed,
+        "seeds": list(asked.seeds),
         "template": asked.template,
         "temp": asked.temp,
         "log_samples": asked.log_samples,
@@ -113,7 +127,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if not _same_model(before, now):
         found.append(f"model {now['model']['name']} instead of {before['model']['name']}")
     for key, name in _SAME.items():
-        one, other = before.get(key), now.get(key)
+        one, other = (seeds_of(c) if key == "seed" else c.get(key) for c in (before, now))
         if one == other:
             continue
         if isinstance(other, (str, int, float)) and not isinstance(other, bool):
@@ -129,6 +143,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             changed = [k for k in new[name] if old[name].get(k) != new[name][k]]
             found.append(f"row {name!r} with other {', '.join(changed)}")
     return found
+
+
+def seeds_of(config: Mapping[str, Any]) -> str:
+    """Return a run's seeds as a text; the runs of earlier versions had one."""
+    return ", ".join(map(str, config.get("seeds", [config["seed"]])))
 
 
 def folder_name(config: Config) -> str:

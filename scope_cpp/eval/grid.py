@@ -11,6 +11,7 @@ from typing import Any
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
+from scope_cpp.eval import sets
 from scope_cpp.eval.rows import Row, is_part
 from scope_cpp.policies import parse_options
 
@@ -57,13 +58,14 @@ class Grid:
     Attributes
     ----------
     names
-        ``NAME[:KEY=VALUE]...`` of policies; a name alone has the options that serve it best here.
+        ``NAME[:KEY=VALUE]...`` of policies, or of sets of rows (`sets`); a policy has the options
+        that serve it best here, and then those named.
     named
         ``NAME: FLAGS``, with flags of ``scope generate`` and ``--beta``.
-    betas, budget
-        Cells beside the prompt, each a set of rows; or a budget of prompt and output.
+    betas, budgets
+        Cells beside the prompt, each for all rows; or budgets of prompt and output.
     types
-        KV cache types of K and V, each pair a set of rows.
+        KV cache types of K and V, each pair for all rows.
     base
         What is the same in all rows, options included; the full cache takes none.
     """
@@ -72,13 +74,13 @@ class Grid:
     named: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     betas: tuple[int, ...] = ()
-    budget: str | None = None
+    budgets: tuple[str, ...] = ()
     types: tuple[tuple[str, str], ...] = (("f16", "f16"),)
     base: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         """Check what needs no policy."""
-        if self.betas and self.budget is not None:
+        if self.betas and self.budgets:
             raise UsageError("--beta and --budget: leave one out")
         for beta in self.betas:
             if beta < 1:
@@ -107,27 +109,31 @@ class Grid:
         return list(found.values())
 
     def _all(self, beta: int) -> Iterator[Row]:
-        betas: tuple[int | None, ...] = self.betas or (beta,)
-        if self.budget is not None:
-            betas = (None,)
-        asked = [self._by_name(text) for text in self.names]
+        sizes: list[Values] = [{"budget": budget} for budget in self.budgets]
+        sizes = sizes or [{"beta": cells} for cells in self.betas or (beta,)]
+        asked = [row for text in self.names for row in self._by_name(text)]
         asked += [_by_flags(text) for text in self.named]
         if "full" not in self.names:
-            asked.insert(0, self._by_name("full"))
-        for types, cells, (label, values) in product(self.types, betas, asked):
-            yield self._row(label, values, cells, types)
+            asked[:0] = self._by_name("full")
+        for types, size, (label, values) in product(self.types, sizes, asked):
+            yield self._row(label, values, size, types)
 
-    def _by_name(self, text: str) -> tuple[str, Values]:
+    def _by_name(self, text: str) -> list[tuple[str, Values]]:
         name, *options = text.split(":")
         if name == "full":
-            return text, {"policy": name, "prefill": "full", "options": options}
-        return text, {"policy": name, "options": [*_OPTIONS.get(name, ()), *self.options, *options]}
+            return [(text, {"policy": name, "prefill": "full", "options": options})]
+        rows = sets.named(text) or [(text, {"policy": name, "options": options})]
+        return [(label, {**values, "options": self._options(values)}) for label, values in rows]
 
-    def _row(self, label: str, asked: Values, beta: int | None, types: tuple[str, str]) -> Row:
-        values = {"type_k": types[0], "type_v": types[1], "budget": self.budget, **asked}
+    def _options(self, values: Values) -> list[str]:
+        return [*_OPTIONS.get(values["policy"], ()), *self.options, *values["options"]]
+
+    def _row(self, label: str, asked: Values, size: Values, types: tuple[str, str]) -> Row:
+        values = {"type_k": types[0], "type_v": types[1], **asked}
         own = bool({"beta", "budget"} & set(asked))
-        if own:
-            beta = values.pop("beta", None)
+        if not own:
+            values |= size
+        beta = values.pop("beta", None)
         if beta is not None:
             values["budget"] = None
         last = parse_options(values.get("options", ()))  # of equal keys the last counts
@@ -146,6 +152,8 @@ class Grid:
         suffix = ""
         if len(self.betas) > 1 and not (row.is_full or own):
             suffix += f", beta {row.beta}"
+        if len(self.budgets) > 1 and not (row.is_full or own):
+            suffix += f", budget {row.settings.budget}"
         if len(self.types) > 1:
             types = row.settings.type_k, row.settings.type_v
             suffix += f", {'/'.join(dict.fromkeys(types))}"

@@ -7,7 +7,8 @@ Each record has ``row`` and what else `Row.to_json` has, and
   how much it is above the report's;
 - ``vs_full``, ``vs_scope``: paired differences to the full cache and to the first row of SCOPE,
   over the samples that both have, with ``n`` of these; ``None`` for the row itself;
-- ``groups``: the score of each group; ``quarters``: of the first to the last quarter of the
+- ``groups``: the score of each group, in the order of the items; ``seeds``: of each seed, where
+  items were made by several; ``quarters``: of the first to the last quarter of the
   questions of an output, ``None`` where outputs have fewer than four; ``kinds``: of each
   kind of question, where a task has several;
 - ``tokens``: mean length of the output; ``loops``: share of outputs that end in a repetition
@@ -42,6 +43,7 @@ def summarize(
     predictions: Iterable[Prediction],
     scorer: str,
     seed: int,
+    seeds: Mapping[str, int] | None = None,
 ) -> list[Record]:
     """Return a record for each row, as the module says.
 
@@ -57,11 +59,13 @@ def summarize(
         The report's.
     seed
         Of the resampling.
+    seeds
+        By which each item was made, by its id.
     """
     table: dict[str, dict[str, Prediction]] = {row.name: {} for row in rows}
     for prediction in sorted(predictions, key=lambda p: p.item):
         table[prediction.row][prediction.item] = prediction
-    summary = _Summary(task, {item.id: task.kinds(item) for item in items}, scorer, seed)
+    summary = _Summary(task, list(items), seeds or {}, scorer, seed)
     full = next((row for row in rows if row.is_full), None)
     scope = next((row for row in rows if row.is_scope), None)
     records = []
@@ -77,23 +81,26 @@ def summarize(
 class _Summary:
     """Sums up by one task and scorer."""
 
-    def __init__(self, task: Task, kinds: Kinds, scorer: str, seed: int) -> None:
-        self._task, self._kinds, self._scorer, self._seed = task, kinds, scorer, seed
+    def __init__(
+        self, task: Task, items: Sequence[Item], seeds: Mapping[str, int], scorer: str, seed: int
+    ) -> None:
+        self._task, self._scorer, self._seed = task, scorer, seed
+        self._kinds: Kinds = {item.id: task.kinds(item) for item in items}
+        self._groups = list(dict.fromkeys(item.group for item in items))
+        self._seeds = {item: str(seed) for item, seed in seeds.items()}
 
     def of(self, by_item: ByItem) -> Record:
         """Return what one row's predictions come to."""
         done = [p for p in by_item.values() if p.error is None]
         scores = [p.scores[self._scorer] for p in done]
-        groups: dict[str, list[Score]] = defaultdict(list)
-        for prediction, score in zip(done, scores, strict=True):
-            groups[prediction.group].append(score)
         return {
             "n": len(done),
             "errors": len(by_item) - len(done),
             "problems": sum(len(score.problems) for score in scores),
             "score": self._estimate(scores),
             "scorers": self._others(done, scores),
-            "groups": {name: self._estimate(groups[name]) for name in sorted(groups)},
+            "groups": self._by([p.group for p in done], scores, self._groups),
+            "seeds": self._by_seed(done, scores),
             "quarters": _quarters(scores),
             "kinds": self._by_kind(done, scores),
             **_costs(done),
@@ -114,6 +121,20 @@ class _Summary:
         items = [i for i in items if other[i].error is None]
         scores = [[p[i].scores[self._scorer] for i in items] for p in (one, other)]
         return scores[0], scores[1]
+
+    def _by_seed(self, done: Sequence[Prediction], scores: Sequence[Score]) -> Record:
+        order = list(dict.fromkeys(self._seeds.values()))
+        if len(order) < 2:
+            return {}
+        return self._by([self._seeds[p.item] for p in done], scores, order)
+
+    def _by(self, names: Sequence[str], scores: Sequence[Score], order: Sequence[str]) -> Record:
+        """Return the score of each name: those of `order` in this order, then others."""
+        parts: dict[str, list[Score]] = defaultdict(list)
+        for name, score in zip(names, scores, strict=True):
+            parts[name].append(score)
+        found = [*order, *sorted(parts.keys() - set(order))]
+        return {name: self._estimate(parts[name]) for name in found if name in parts}
 
     def _by_kind(self, done: Sequence[Prediction], scores: Sequence[Score]) -> dict[str, float]:
         """Return the mean over all questions of each kind."""
@@ -142,6 +163,26 @@ class _Summary:
 
     def _sample(self, scores: Sequence[Score]) -> stats.Sample:
         return stats.sample_of(self._task, scores)
+
+
+def is_full(record: Record) -> bool:
+    """Whether the row of a record keeps everything."""
+    return bool(record["policy"] == "full" and record["prefill"] == "full")
+
+
+def with_series(records: Iterable[Record]) -> list[Record]:
+    """Name in each record its ``series``, what it shares with the same row at other budgets.
+
+    That is its label, with the KV types where there are several.
+    """
+    found = list(records)
+    types = {(record["type_k"], record["type_v"]) for record in found}
+    named = []
+    for record in found:
+        kinds = dict.fromkeys((record["type_k"], record["type_v"]))
+        suffix = f", {'/'.join(kinds)}" if len(types) > 1 else ""
+        named.append({**record, "series": record["label"] + suffix})
+    return named
 
 
 def quarter(question: int, n: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from scope_cpp.engine.model import Model
@@ -17,14 +19,36 @@ Line = Callable[[str], None]
 FOLDERS = Path("eval-runs")
 
 
-def read_items(task: Task, asked: Asked, model: Model, warn: Line) -> list[Item]:
-    """Return the items of a task, at least one.
+def read_items(
+    task: Task, asked: Asked, model: Model, warn: Line
+) -> tuple[list[Item], dict[str, int]]:
+    """Return the items of a task, at least one, and the seed of each by its id.
+
+    The items of several seeds take turns, so that a run that is stopped has some of each. Where
+    their ids do not tell the seeds apart, these are added.
 
     Raises
     ------
     UsageError, ScopeError
-        As of `Task.items`; and for none, or two of one id.
+        As of `Task.items`; for none, or two of one id; and for several seeds that change nothing.
     """
+    drawn = [_items_of(task, asked, seed, model, warn) for seed in asked.seeds]
+    if not asked.temp and any(items == drawn[0] for items in drawn[1:]):
+        raise UsageError(
+            f"the samples of {task.name} are the same for every seed here: give one --seed, or "
+            "--temp to draw other outputs"
+        )
+    if len({item.id for items in drawn for item in items}) < sum(map(len, drawn)):
+        drawn = [
+            [replace(item, id=f"{item.id}, seed {seed}") for item in items]
+            for seed, items in zip(asked.seeds, drawn, strict=True)
+        ]
+    seeds = {i.id: seed for seed, items in zip(asked.seeds, drawn, strict=True) for i in items}
+    return [item for turn in zip_longest(*drawn) for item in turn if item is not None], seeds
+
+
+def _items_of(task: Task, asked: Asked, seed: int, model: Model, warn: Line) -> list[Item]:
+    """Return the items of one seed; errors as of `read_items`."""
 
     def tokenize(text: str) -> list[int]:
         return model.tokenize(text, add_special=True, parse_special=False)
@@ -32,7 +56,7 @@ def read_items(task: Task, asked: Asked, model: Model, warn: Line) -> list[Item]
     source = Source(
         data=asked.data,
         limit=asked.limit,
-        seed=asked.seed,
+        seed=seed,
         warn=warn,
         options=asked.task_options,
         tokenize=tokenize,

@@ -10,6 +10,7 @@ from typing import Any
 
 from scope_cpp import table
 from scope_cpp.engine.budget import format_bytes
+from scope_cpp.eval.config import seeds_of
 from scope_cpp.eval.metrics import QUARTERS, Record
 from scope_cpp.eval.result import Result, metrics_of
 from scope_cpp.table import Column
@@ -60,6 +61,7 @@ def _parts(keys: Sequence[str]) -> list[Column]:
     return [
         Column("row", "{row}"),
         *(_named("", key, keys) for key in groups if 1 < len(groups) <= MOST_GROUPS),
+        *(_named("seed ", key, keys) for key in keys if key.startswith("seed ")),
         *(_named("", key, keys) for key in keys if key.startswith("kind ")),
         *(Column(f"{th} quarter", f"{{quarter {i}:.3f}}", always=False) for i, th in quarters),
         Column("tokens", "{tokens:.0f}"),
@@ -79,6 +81,7 @@ def flat(record: Record) -> Flat:
         "vs full": record["vs_full"],
         "vs scope": record["vs_scope"],
         **{f"group {name}": value for name, value in record["groups"].items()},
+        **{f"seed {name}": value for name, value in record.get("seeds", {}).items()},
     }
     for name, value in record["scorers"].items():
         estimates[f"scorer {name}"] = value
@@ -93,7 +96,7 @@ def flat(record: Record) -> Flat:
     quarters = found.pop("quarters") or [None] * QUARTERS
     found |= {f"quarter {number}": value for number, value in enumerate(quarters, start=1)}
     found |= {f"kind {name}": value for name, value in record["kinds"].items()}
-    for name in ("vs_full", "vs_scope", "groups", "scorers", "kinds"):
+    for name in ("vs_full", "vs_scope", "groups", "seeds", "scorers", "kinds"):
         found.pop(name, None)
     return found
 
@@ -178,7 +181,8 @@ def facts(result: Result) -> str:
     lower = " (lower is better)" if config["lower_is_better"] else ""
     return (
         f"{model['name']} ({model['desc']}), {config['task']}, samples: {config['items']['n']}, "
-        f"seed {config['seed']}, scorer {result.scorer}{lower}; scope-cpp {versions['scope_cpp']}, "
+        f"seed {seeds_of(config)}, scorer {result.scorer}{lower}; "
+        f"scope-cpp {versions['scope_cpp']}, "
         f"llama.cpp {versions['llama_cpp']}, ABI {versions['abi']}; {result.folder}"
     )
 

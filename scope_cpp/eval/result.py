@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scope_cpp.eval.config import Config
+from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.metrics import Record
 from scope_cpp.eval.record import Prediction
 
@@ -38,6 +39,30 @@ class Result:
     n_all: int
     failed: list[Prediction]
     interrupted: bool
+
+
+def read_result(path: str | Path) -> Result:
+    """Return what came of the run in a folder, as its ``metrics.json`` has it.
+
+    Raises
+    ------
+    UsageError
+        If it is no run's folder.
+    ScopeError
+        If the run has no metrics yet, or the folder is damaged.
+    """
+    folder = RunFolder.open(path)
+    metrics = folder.metrics()
+    return Result(
+        folder.path,
+        folder.config,
+        metrics["scorer"],
+        metrics["rows"],
+        metrics["n_finished"],
+        metrics["n_all"],
+        [prediction for prediction in folder.predictions() if prediction.error is not None],
+        not metrics["complete"],
+    )
 
 
 def metrics_of(result: Result) -> dict[str, Any]:

@@ -78,11 +78,11 @@ class Evaluation:
         note: Line = lambda line: None,
     ) -> None:
         self.task = find(asked.task)
-        self._sampling = SamplingParams(temp=asked.temp, seed=asked.seed)
+        self._sampling = {seed: SamplingParams(temp=asked.temp, seed=seed) for seed in asked.seeds}
         self.scorer = check_scorer(self.task, scorer)
         self.asked, self.model, self.jobs, self.note = asked, model, jobs, note
         self._warn, self._warned, self._lock = warn, set[str](), threading.Lock()
-        self.items = read_items(self.task, asked, model, self.warn)
+        self.items, self._seeds = read_items(self.task, asked, model, self.warn)
         self._by_id = {item.id: item for item in self.items}
         threads = grid.base.n_threads or max(1, default_threads() // jobs)
         grid = replace(grid, base=replace(grid.base, n_threads=threads))
@@ -129,7 +129,13 @@ class Evaluation:
                     done.add(prediction.key)
                     progress(len(done), total)
         records = summarize(
-            self.task, self.items, self.rows, found.values(), self.scorer, self.asked.seed
+            self.task,
+            self.items,
+            self.rows,
+            found.values(),
+            self.scorer,
+            self.asked.seed,
+            self._seeds,
         )
         failed = [prediction for prediction in found.values() if prediction.error is not None]
         result = Result(
@@ -200,8 +206,9 @@ class Evaluation:
         try:
             with self._lock:  # templates are rendered by a process of which there is one
                 reading = read_item(self.model, item, self.asked.template)
+            sampling = self._sampling[self._seeds[item.id]]
             output, counts, loop = write_output(
-                self.model, reading, item.n_predict, row, self._sampling, stop, self.warn
+                self.model, reading, item.n_predict, row, sampling, stop, self.warn
             )
             scores = self._scores(item, output)
         except Aborted:
@@ -212,7 +219,7 @@ class Evaluation:
 
     def _default_beta(self, grid: Grid) -> int:
         """Return a share of the longest output, where nothing else is said."""
-        if grid.betas or grid.budget is not None:
+        if grid.betas or grid.budgets:
             return 1
         longest = max(i.n_predict + self._n_forced(i) for i in self.items)
         beta = max(1, longest // DEFAULT_SHARE)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from scope_cpp.errors import UsageError
+from scope_cpp.eval import stats
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.metrics import QUARTERS, quarter
 from scope_cpp.eval.scorers.files import FileScore, score_file
@@ -17,6 +18,9 @@ from scope_cpp.eval.tasks import find
 Line = Callable[[str], None]
 
 _SHOWN = 20  # problems that are listed
+
+LEGEND = """\
+Brackets: 95 % bootstrap intervals over outputs, 10,000 resamples; of a difference paired ones."""
 
 
 def score(
@@ -34,9 +38,10 @@ def score(
     Returns
     -------
     dict
-        The fields of `FileScore`, ``percent``, and ``others``: of each other scorer of the task
-        ``total``, ``percent``, ``difference`` (to this one) and ``differing`` (ids of outputs that
-        it gives another score).
+        The fields of `FileScore` but its sample, ``percent``, ``ci`` (of ``total``; ``None`` for
+        one output), and ``others``: of each other scorer of the task ``total``, ``percent``,
+        ``ci``, ``difference`` (to this one), ``difference_ci`` and ``differing`` (ids of outputs
+        that it gives another score). Intervals are drawn by `seed`.
     """
     if RunFolder.exists(path):
         raise UsageError(
@@ -51,10 +56,15 @@ def score(
             others[name] = {
                 "total": other.total,
                 "percent": other.percent,
+                "ci": stats.estimate(other.sample, seed).ci,
                 "difference": other.total - found.total,
+                "difference_ci": stats.difference(other.sample, found.sample, seed).ci,
                 "differing": _differing(found, other),
             }
-    return {"file": str(path), **asdict(found), "percent": found.percent, "others": others}
+    plain = {item.name: getattr(found, item.name) for item in fields(found)}
+    del plain["sample"]
+    ci = stats.estimate(found.sample, seed).ci
+    return {"file": str(path), **plain, "percent": found.percent, "ci": ci, "others": others}
 
 
 def _differing(one: FileScore, other: FileScore) -> list[str]:
@@ -67,13 +77,16 @@ def render(found: dict[str, Any], as_json: bool) -> str:
         return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     lines = [
         f"{found['file']}: {found['task']}, {found['n']} outputs",
-        f"{found['scorer']}: {found['percent']} %",
+        f"{found['scorer']}: {found['percent']} %{_brackets(found['ci'])}",
     ]
     for name, other in found["others"].items():
         lines.append(
-            f"{name}: {other['percent']} % ({100 * other['difference']:+.4f} against "
+            f"{name}: {other['percent']} %{_brackets(other['ci'])} "
+            f"({100 * other['difference']:+.4f}{_brackets(other['difference_ci'], '+')} against "
             f"{found['scorer']}; {len(other['differing'])} outputs differ)"
         )
+    if found["ci"] is not None:
+        lines.append(LEGEND)
     n = len(found["by_question"])
     if n >= QUARTERS:
         parts = [[v for i, v in enumerate(found["by_question"]) if quarter(i, n) == q]
@@ -87,3 +100,11 @@ def render(found: dict[str, Any], as_json: bool) -> str:
     if len(problems) > _SHOWN:
         lines.append(f"... and {len(problems) - _SHOWN} more problems (--json lists all)")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _brackets(ci: stats.Interval | None, sign: str = "") -> str:
+    """Return an interval in per cent, after a blank; nothing if there is none."""
+    if ci is None:
+        return ""
+    low, high = (100 * bound for bound in ci)
+    return f" [{low:{sign}.2f}, {high:{sign}.2f}]"

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from scope_cpp.errors import UsageError
+from scope_cpp.eval.metrics import is_full
 from scope_cpp.figures import curves
 from scope_cpp.figures.curves import Curve, Point
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
-from scope_cpp.figures.runs import Measure, Record, Run, cells_name, cells_of, is_full, numbered
+from scope_cpp.figures.runs import Measure, Record, Run, cells_name, cells_of, numbered
 from scope_cpp.figures.table import Table, Value
 
 

@@ -81,7 +81,7 @@ def limit(axes: Any, measure: Measure) -> None:
 
 def largest(points: Iterable[Point]) -> float:
     """Return the largest value, or upper end of an interval."""
-    return max(max(point.value, *(point.ci or ())) for point in points)
+    return max(max((point.value, *(point.ci or ()))) for point in points)
 
 
 def bars(

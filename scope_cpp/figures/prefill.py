@@ -8,9 +8,10 @@ from typing import ClassVar
 from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
+from scope_cpp.eval.metrics import is_full
 from scope_cpp.eval.rows import is_part
 from scope_cpp.figures.budget import Budget, line_of
-from scope_cpp.figures.runs import Record, Run, is_full
+from scope_cpp.figures.runs import Record, Run
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from scope_cpp.errors import UsageError
 from scope_cpp.eval import stats
+from scope_cpp.eval.metrics import is_full
 from scope_cpp.eval.record import Prediction
 from scope_cpp.figures import curves
 from scope_cpp.figures.curves import Curve, Point
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
-from scope_cpp.figures.runs import Measure, Record, Run, cells_name, cells_of, is_full, numbered
+from scope_cpp.figures.runs import Measure, Record, Run, cells_name, cells_of, numbered
 from scope_cpp.figures.table import Table, Value
 
 _MOST_POINTS = 12

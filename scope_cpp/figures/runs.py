@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from scope_cpp.engine.budget import parse_budget
 from scope_cpp.errors import UsageError
 from scope_cpp.eval.config import differences
 from scope_cpp.eval.folder import RunFolder
+from scope_cpp.eval.metrics import Record, is_full, with_series
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.tasks import find
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def open_run(path: str) -> Run:
     return Run(
         folder.path,
         folder.config,
-        _with_series(records),
+        with_series(records),
         samples,
         metrics["scorer"],
         metrics["complete"],
@@ -148,13 +147,8 @@ def open_runs(paths: Sequence[str]) -> Run:
                 rows[name] = {**record, "row": name}
                 samples += [replace(p, row=name) for p in run.samples if p.row == record["row"]]
     complete = all(run.complete for run in (first, *others))
-    records = _with_series(list(rows.values()))
+    records = with_series(list(rows.values()))
     return replace(first, records=records, samples=samples, complete=complete)
-
-
-def is_full(record: Record) -> bool:
-    """Whether a row keeps everything."""
-    return bool(record["policy"] == "full" and record["prefill"] == "full")
 
 
 def numbered(records: Sequence[Record]) -> dict[str, int]:
@@ -166,24 +160,16 @@ def numbered(records: Sequence[Record]) -> dict[str, int]:
 
 def cells_of(record: Record) -> int:
     """Return the cells that a row was given beside the prompt, or in all where that is not said."""
-    return int(record["budget"] if record["beta"] is None else record["beta"])
+    if record["beta"] is not None:
+        return int(record["beta"])
+    asked = parse_budget(record["budget"])
+    return int(asked.value if asked.kind == "cells" else record["cells_budget"])
 
 
 def cells_name(records: Sequence[Record]) -> str:
     """Say what `cells_of` of these rows counts."""
     beside = all(record["beta"] is not None for record in records if not is_full(record))
     return "cells beside the prompt" if beside else "cells"
-
-
-def _with_series(records: list[Record]) -> list[Record]:
-    """Name the series: the labels, with the KV types where there are several."""
-    types = {(record["type_k"], record["type_v"]) for record in records}
-    named = []
-    for record in records:
-        kinds = dict.fromkeys((record["type_k"], record["type_v"]))
-        suffix = f", {'/'.join(kinds)}" if len(types) > 1 else ""
-        named.append({**record, "series": record["label"] + suffix})
-    return named
 
 
 def _check_comparable(first: Run, other: Run) -> None:

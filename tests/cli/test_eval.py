@@ -148,6 +148,8 @@ def test_named_rows_and_types(evaluate: Eval, tmp_path: Path) -> None:
         (("--rows", "nonsense"), "row 'nonsense': unknown policy"),
         (("--rows", "full,,h2o"), "--rows 'full,,h2o'"),
         (("--beta", "x"), "--beta x"),
+        (("--seed", "x"), "--seed x"),
+        (("--seed", "-1"), "--seed -1"),
         (("--budget", "99"), "--beta and --budget"),
         (("--scorer", "nonsense"), "no scorer 'nonsense'"),
         (("--task-option", "nonsense=1"), "unknown option 'nonsense=1'"),
@@ -211,6 +213,46 @@ def test_ctrl_c_ends_after_the_running_sample_and_the_same_command_goes_on(
     assert after[: len(kept)] == kept and len(after) == 12
 
 
+def test_a_grid_is_one_command_and_one_table(evaluate: Eval, run: Run, tmp_path: Path) -> None:
+    grid = ("--beta", "40,60", "--seed", "1,2", "--rows", "methods", "--limit", 1)
+    result = evaluate(*grid)
+    assert result.exit_code == 0, result.stderr
+    folder = tmp_path / "run"
+    names = [row["label"] for row in RunFolder.open(folder).config["rows"]]
+    text = run("eval", "report", folder, "--markdown").stdout
+    command, scores, seeds, _ = text.split("\n\n")
+    assert command.startswith("    scope ")
+    for table in (scores, seeds):
+        assert [table.splitlines()[0].count(f"| β = {beta}: ") for beta in (40, 60)] == [1, 1]
+        lines = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+        assert lines == list(dict.fromkeys(names))
+    found = json.loads(run("eval", "report", folder, "--json").stdout)
+    assert list(found["rows"][1]["seeds"]) == ["1", "2"]
+    assert_refused(run("eval", "report", tmp_path), 2, "is no run of 'scope eval run'")
+
+
+@posix
+def test_a_terminal_gets_a_drawn_overview(evaluate: Eval, tmp_path: Path) -> None:
+    from .pty_screen import Terminal
+
+    evaluate("--rows", "full,h2o")
+    for flags in ((), ("--markdown",)):
+        with Terminal("eval", "report", tmp_path / "run", *flags, columns=120) as terminal:
+            assert terminal.exit_code() == 0
+            text = terminal.text()
+        assert "β = 24: uniform / hubs" in text
+        assert ("| --- |" in text) == bool(flags)
+
+
+def test_several_budgets_are_rows(run: Run, tiny: Path, lines: Path, tmp_path: Path) -> None:
+    args = ("--data", lines, "--budget", "60,70", "--rows", "h2o", "--out", tmp_path / "run")
+    result = run("eval", "run", tiny, *args)
+    assert result.exit_code == 0, result.stderr
+    rows = RunFolder.open(tmp_path / "run").config["rows"]
+    assert [row["name"] for row in rows] == ["full", "h2o, budget 60", "h2o, budget 70"]
+    assert "| row | 60 cells: " in run("eval", "report", tmp_path / "run").stdout
+
+
 def test_comparing_runs(evaluate: Eval, run: Run, tiny: Path, tmp_path: Path) -> None:
     evaluate("--rows", "full,h2o")
     folder = tmp_path / "run"
@@ -260,7 +302,7 @@ def test_tasks_are_listed_with_where_their_data_is(run: Run) -> None:
 
 def test_help_of_every_command(run: Run) -> None:
     assert "compare" in run("eval", "--help").stdout
-    for name in ("run", "score", "compare", "tasks"):
+    for name in ("run", "report", "score", "compare", "tasks"):
         result = run("eval", name, "--help")
         assert result.exit_code == 0
         assert "SCOPE_" in result.stdout

@@ -102,7 +102,7 @@ def test_the_scorer_is_chosen(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "phrase"),
     [
-        ({"seed": 7}, "two seeds: 0 and 7"),
+        ({"seeds": [7, 8]}, "two seeds: 0 and 7, 8"),
         ({"template": True}, "two prompt formats"),
         ({"model": {"name": "other.gguf", "sha256_of_ends": "0"}}, "two models"),
     ],

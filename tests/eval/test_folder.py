@@ -123,7 +123,7 @@ def test_metrics_are_replaced_whole(finished: Path, monkeypatch: pytest.MonkeyPa
     ("changes", "phrase"),
     [
         ({"asked": {"limit": 2}}, "other samples"),
-        ({"asked": {"seed": 3}}, "seed 3 instead of 0"),
+        ({"asked": {"seeds": (3,)}}, "seed 3 instead of 0"),
         ({"asked": {"template": True}}, "other --template"),
         ({"asked": {"temp": 0.5}}, "temperature 0.5 instead of 0.0"),
         ({"asked": {"log_samples": True}}, "other --log-samples"),
@@ -175,7 +175,7 @@ def test_the_same_configuration_has_the_same_folder(
     assert first.name.startswith(f"counting-{model.path.stem}-")
     assert path() == first
     assert path(betas=(9,)) != first
-    assert path(asked={"seed": 1}) != first
+    assert path(asked={"seeds": (1,)}) != first
 
 
 def test_a_folder_with_other_files_is_left_alone(

@@ -91,11 +91,11 @@ def test_rows_are_every_pair_of_types_and_betas() -> None:
 
 
 def test_parts_of_beta_follow_a_budget_too() -> None:
-    rows = {row.label: row for row in Grid(names=("h2o",), budget="150").rows(1)}
+    rows = {row.label: row for row in Grid(names=("h2o",), budgets=("150",)).rows(1)}
     assert rows["h2o"].settings_for(100, 500).options == ("recent=25",)
-    rows = {row.label: row for row in Grid(names=("h2o",), budget="50%").rows(1)}
+    rows = {row.label: row for row in Grid(names=("h2o",), budgets=("50%",)).rows(1)}
     assert rows["h2o"].settings_for(100, 500).options == ("recent=100",)
-    rows = {row.label: row for row in Grid(names=("h2o",), budget="64MiB").rows(1)}
+    rows = {row.label: row for row in Grid(names=("h2o",), budgets=("64MiB",)).rows(1)}
     with pytest.raises(UsageError, match="recent=beta/2 is a part of cells"):
         rows["h2o"].settings_for(100, 500)
 
@@ -122,7 +122,7 @@ def test_an_option_of_all_rows_leaves_the_full_cache_alone() -> None:
         ({"named": ("a: --policy 'h2o",)}, "No closing quotation"),
         ({"named": ("a: -fa nonsense",)}, "flash attention 'nonsense'"),
         ({"betas": (0,)}, "--beta 0"),
-        ({"betas": (8,), "budget": "100"}, "leave one out"),
+        ({"betas": (8,), "budgets": ("100",)}, "leave one out"),
         ({"types": (("nonsense", "f16"),)}, "nonsense"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_sample_that_fails_is_told_and_the_rest_goes_on(
 ) -> None:
     lengths = [len(model.tokenize(p, add_special=True, parse_special=False)) for p in PROMPTS]
     budget = sorted(lengths)[-1]
-    grid = Grid(names=("streaming-llm",), budget=str(budget), base=Settings(n_threads=1))
+    grid = Grid(names=("streaming-llm",), budgets=(str(budget),), base=Settings(n_threads=1))
     result = Evaluation(Asked("counting"), grid, model, out=tmp_path / "run").run(Stop())
     assert len(result.failed) == lengths.count(budget)
     assert "the prompt keeps" in str(result.failed[0].error)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.eval.score import render
+from scope_cpp.eval.score import score as score_of
 from scope_cpp.eval.scorers.files import FileScore, score_file
 from scope_cpp.eval.tasks.longgenbench import LongGenBenchMMLU
 from tests.eval.test_tasks import FIXTURES
@@ -45,6 +47,35 @@ def test_the_authors_form_needs_no_data(tmp_path: Path) -> None:
     assert found.problems == ("line 2: no answer found in the output",)
     assert (found.missing, warnings) == ((), [])
     assert score(path, scorer="authors")[0].by_item == {"line 1": pytest.approx(1 / 3), "line 2": 0}
+
+
+def test_a_score_has_an_interval_and_so_has_a_difference(tmp_path: Path) -> None:
+    rows = [{**NUMBERS[0], "pred": GOOD}, {**NUMBERS[1], "pred": "?"}]
+    found = score_of(write(tmp_path, *rows), print, seed=1)
+
+    low, high = found["ci"]
+    assert (low, high) == (0, pytest.approx(2 / 3)), "one of both outputs twice"
+    other = found["others"]["authors"]
+    assert other["ci"] == (0, pytest.approx(1 / 3))
+    assert other["difference_ci"] == (pytest.approx(-1 / 3), 0), "of pairs: never two thirds"
+    text = render(found, as_json=False)
+    assert "strict: 33.3333 % [0.00, 66.67]\n" in text
+    assert "authors: 16.6667 % [0.00, 33.33] (-16.6667 [-33.33, +0.00] against strict; " in text
+    assert text.count("Brackets: 95 % bootstrap") == 1
+    plain = json.loads(render(found, as_json=True))
+    assert plain["ci"] == [low, high] and "sample" not in plain
+
+
+def test_one_output_has_no_interval(tmp_path: Path) -> None:
+    found = score_of(write(tmp_path, {**NUMBERS[0], "pred": GOOD}), print)
+    assert found["ci"] is None is found["others"]["authors"]["difference_ci"]
+    assert "[" not in render(found, as_json=False)
+
+
+def test_outputs_that_are_missing_are_drawn_as_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path, {"id": "own/2", "output": "\\boxed{90}"})
+    found = score_of(path, print, task="math500", data=FIXTURES / "math500.jsonl")
+    assert (found["total"], found["ci"], found["missing"]) == (0.5, (0, 1), ("own/1",))
 
 
 def test_letters_are_csqa_or_mmlu_by_the_prompt(tmp_path: Path) -> None:

@@ -269,6 +269,25 @@ def test_a_short_text_has_fewer_windows() -> None:
         task.items(source("perplexity", tokenize=None))
 
 
+def test_documents_beyond_the_vocabulary_are_skipped(tmp_path: Path) -> None:
+    path, warnings = tmp_path / "tales.txt", list[str]()
+    path.write_text("abcdefgh<|endoftext|>\nab\ncd<|endoftext|>ijklmnop<|endoftext|>a\nb")
+
+    def tokenize(text: str) -> list[int]:
+        if "\n" in text:
+            raise UsageError("the vocabulary has no line break")
+        return list(text.encode())
+
+    task, options = find("perplexity"), ("tokens=8", "prompt=2", "windows=3")
+    made = Source(path, warn=warnings.append, options=options, tokenize=tokenize)
+    items = task.items(made)
+    assert [bytes(i.prompt_tokens + i.forced_tokens) for i in items] == [b"abcdefgh", b"ijklmnop"]
+    assert "2 documents skipped, the first as the vocabulary has no line break" in warnings[0]
+    path.write_text("a\nb<|endoftext|>c\nd")
+    with pytest.raises(UsageError, match="the vocabulary has no line break"):
+        task.items(made)
+
+
 def test_perplexity_by_quarter() -> None:
     task = find("perplexity")
     item = task.items(source("perplexity"))[0]

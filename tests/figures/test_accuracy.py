@@ -118,6 +118,15 @@ def test_budgets_in_a_terminal(budgets: Run) -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_one_sample_has_bars_without_intervals(tmp_path: Path) -> None:
+    rows = {
+        row(f"h2o, beta {beta}", beta, "h2o", policy="h2o"): [[1, 0, 0, 0]] for beta in (48, 96)
+    }
+    shown = budget(open_run(str(make_run(tmp_path / "one", rows))))
+    lines = [line.split() for line in shown.text(80, UNICODE).splitlines() if "%" in line]
+    assert [line[-1] for line in lines[:2]] == ["25.0%", "25.0%"]
+
+
 def test_kv_types_are_series_of_their_own(tmp_path: Path) -> None:
     rows = {
         row(f"{policy}, {kind}", beta, policy, policy=policy, type_k=kind, type_v=kind): FULL

@@ -47,6 +47,12 @@ def test_runs_of_the_same_samples_are_one(tmp_path: Path) -> None:
     assert by_row == {"full": (1, 1), "h2o": (1, 0.1), "h2o, 20 cells": (1, 0.2)}
 
 
+def test_a_share_is_as_many_cells_as_it_came_to(tmp_path: Path) -> None:
+    for budget, n in (("2k", 2048), ("50%", 150)):
+        path = make_run(tmp_path / budget, {row("h2o", budget=budget): [[1, 0]]})
+        assert cells_of(open_run(str(path)).records[0]) == n
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -11,11 +11,12 @@ Two forms are known, by their fields, a JSON object on each line:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.eval import stats
 from scope_cpp.eval.task import Item, Output, Score, Source, Task
 from scope_cpp.eval.tasks import find
 from scope_cpp.eval.tasks.data import BadRow, Row, Skipped, rows
@@ -45,6 +46,8 @@ class FileScore:
         What was odd about which output.
     missing : tuple of str
         Ids of items without an output: they count as wrong.
+    sample : Sample
+        What a bootstrap draws from: the scores of all outputs, missing ones included.
     """
 
     task: str
@@ -55,6 +58,7 @@ class FileScore:
     by_item: dict[str, float]
     problems: tuple[str, ...]
     missing: tuple[str, ...]
+    sample: stats.Sample = field(repr=False, compare=False)
 
     @property
     def percent(self) -> float:
@@ -195,6 +199,7 @@ def _summed(
             for problem in score.problems
         ),
         missing=missing,
+        sample=stats.sample_of(task, list(scores.values())),
     )
 
 

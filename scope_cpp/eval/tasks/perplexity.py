@@ -1,7 +1,8 @@
 """Perplexity of a long continuation under eviction: a text is read as if it were generated.
 
 Documents of the file (between ``<|endoftext|>``) are tokenized one by one, each with the model's
-BOS, put end to end and cut into windows of equal length. The first tokens of a window are the
+BOS, put end to end and cut into windows of equal length; those that a small vocabulary has no
+tokens for are skipped. The first tokens of a window are the
 prompt, every further one is decoded through the bounded cache, and its logarithmic probability
 under the logits before it counts. Scores are mean negative log-likelihoods in nats per token
 (perplexity is their exponential), for each quarter of a window and in all.
@@ -10,7 +11,8 @@ under the logits before it counts. Scores are mean negative log-likelihoods in n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from scope_cpp.errors import ScopeError, UsageError
@@ -52,13 +54,7 @@ class Perplexity(Task):
         path = data_path(self, source)
         if source.tokenize is None:
             raise UsageError(f"the task {self.name} needs a model's tokenizer: name a model")
-        wanted = values["windows"] * size
-        tokens: list[int] = []
-        for document in read_text(path).split(_SEPARATOR):
-            if len(tokens) >= wanted:
-                break
-            if document.strip():
-                tokens += source.tokenize(document.strip())
+        tokens = _tokens(path, source, source.tokenize, values["windows"] * size)
         n = min(len(tokens) // size, values["windows"])
         if not n:
             raise ScopeError(
@@ -98,3 +94,29 @@ class Perplexity(Task):
     def total(self, scores: Sequence[Score]) -> float:
         """Return the mean over windows, which are equally long."""
         return math.fsum(score.value for score in scores) / len(scores) if scores else math.nan
+
+
+def _tokens(
+    path: Path, source: Source, tokenize: Callable[[str], list[int]], wanted: int
+) -> list[int]:
+    """Return at least the `wanted` tokens of the documents of a file, or all that there are.
+
+    Raises
+    ------
+    UsageError
+        No document can be tokenized.
+    """
+    tokens: list[int] = []
+    refused: list[UsageError] = []
+    for document in filter(None, map(str.strip, read_text(path).split(_SEPARATOR))):
+        if len(tokens) >= wanted:
+            break
+        try:
+            tokens += tokenize(document)
+        except UsageError as reason:
+            refused.append(reason)
+    if refused and not tokens:
+        raise refused[0]
+    if refused:
+        source.warn(f"{path}: {len(refused)} documents skipped, the first as {refused[0]}")
+    return tokens
