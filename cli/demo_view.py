@@ -195,7 +195,7 @@ def _cells(outcome: Outcome, shades: str) -> dict[str, str]:
             "right": _percent(outcome.accuracy, 0, "%"),
             "quarters": quarters,
             "cells": f"{outcome.cells:,}",
-            "memory": format_bytes(outcome.kv_bytes),
+            "memory": format_bytes(outcome.memory_bytes),
             "speed": "" if speed is None else f"{speed:,.0f}",
         }
     return {name: f"{value:>{_COLUMNS[name].width}}" for name, value in values.items()}

@@ -69,6 +69,7 @@ class Report:
             "cells_capacity": stats.cells_capacity,
             "cells_allocated": stats.cells_allocated,
             "kv_bytes": stats.kv_bytes,
+            "query_bytes": stats.query_bytes,
             "evicted": stats.evicted,
             "selections": stats.selections,
             "attention_loss": stats.attention_loss,
@@ -98,6 +99,7 @@ def timings(stats: Stats) -> dict[str, float]:
 def status_line(stats: Stats) -> str:
     """Sum a generation up in one line."""
     rows = f" ({stats.rows_used:.0f} rows a layer)" if stats.dead_rows else ""
+    beside = f" + {format_bytes(stats.query_bytes)} of queries" if stats.query_bytes else ""
     return " | ".join(
         (
             f"prompt {stats.n_prompt} tokens, {stats.prompt_per_second:.1f} t/s",
@@ -105,6 +107,6 @@ def status_line(stats: Stats) -> str:
             f"cells {stats.cells_used}/{stats.cells_capacity}{rows}",
             f"evicted {stats.evicted}",
             f"attention loss {stats.attention_loss:.2%}",
-            f"KV {format_bytes(stats.kv_bytes)}",
+            f"KV {format_bytes(stats.kv_bytes)}{beside}",
         )
     )

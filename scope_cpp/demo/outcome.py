@@ -138,6 +138,11 @@ class Outcome:
         return max((text.stats.kv_bytes for text in self.texts), default=0)
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes of K and V and of what is kept beside them, the largest of the sheets."""
+        return max((text.stats.memory_bytes for text in self.texts), default=0)
+
+    @property
     def evicted(self) -> int:
         """Cells given up, over all sheets."""
         return sum(text.stats.evicted for text in self.texts)
@@ -159,6 +164,7 @@ class Outcome:
             "questions": self.n_questions,
             "cells_peak": self.cells,
             "kv_bytes": self.kv_bytes,
+            "memory_bytes": self.memory_bytes,
             "evicted": self.evicted,
             "kept_of_prompt": self.kept_of("prompt"),
             "kept_of_output": self.kept_of("output"),

@@ -21,6 +21,8 @@ class CacheStats:
     attention_loss
         Share of the attention, in the queries scored at a selection, that fell on rows which that
         selection gave up: the mean over selections, 0 where the policy reads no attention.
+    query_bytes
+        Bytes of main memory, beside the cache, in queries of the prompt that weigh new cells.
     score_seconds, select_seconds, move_seconds
         Time in native scores, in the policy, in native moves.
     """
@@ -31,6 +33,7 @@ class CacheStats:
     evicted: int = 0
     selections: int = 0
     attention_loss: float = 0.0
+    query_bytes: int = 0
     score_seconds: float = 0.0
     select_seconds: float = 0.0
     move_seconds: float = 0.0

@@ -63,6 +63,11 @@ class Foresight:
             asked = asked.with_prompt(keys, dead[:, at])
         self.asked = asked
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that are kept for the output."""
+        return 0 if self.asked is None else sum(part.nbytes for part in vars(self.asked).values())
+
     def end(self) -> None:
         """Forget all queries."""
         self.asked = None

@@ -106,6 +106,8 @@ def test_cells_are_within_the_budget_and_the_same_for_all(whole: dict[str, Any])
         assert row["evicted"] > 0
         assert row["cells_peak"] < full["cells_peak"]
         assert row["kv_bytes"] <= full["kv_bytes"]
+        asks = row["policy"] == "scope-foresight"
+        assert (row["memory_bytes"] > row["kv_bytes"]) == asks
         assert (row["kept_of_prompt"] == 1) == row["policy"].startswith("scope-")
 
 
@@ -127,7 +129,7 @@ def test_accuracy_is_what_a_recount_of_the_texts_gives(whole: dict[str, Any]) ->
 
 def numbers_of(lines: list[str]) -> list[tuple[str, ...]]:
     """Title, per cents and cells of each row of a table, as shown."""
-    form = re.compile(r"([\w ]+?) +\S+ +(\d+)%((?: +\d+){4}) +([\d,]+)  ")
+    form = re.compile(r"([\w ]+?) +\S+ +(\d+)%((?: +\d+){4}) +([\d,]+) +[\d.]+ ")
     found = [match for line in lines if (match := form.match(line))]
     return [(m[1], m[2], *m[3].split(), m[4].replace(",", "")) for m in found]
 

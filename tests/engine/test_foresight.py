@@ -255,6 +255,7 @@ def test_a_prompt_with_fewer_queries_than_asked_for(tiny: Tiny, chosen: tuple[st
         cache.prefill(PROMPT[:4])
         asked = cache.state().asked
         assert asked is not None and asked.queries.shape[2] == 2  # the second half
+        assert cache.stats.query_bytes == sum(part.nbytes for part in vars(asked).values()) > 0
         decode_each(cache, OUTPUT)
         assert kv_evict.n_used(cache.context.ptr) == cache.stats.cells_used <= 30
 
