@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from scope_cpp.reference.tiny_model import write_tiny_model
 from tests.hub_stand_in import Hub, serve
+
+# no deadline: a slow machine is not a bug
+settings.register_profile("scope", deadline=None)
+settings.load_profile("scope")
 
 Tiny = Callable[..., Path]
 

@@ -384,10 +384,7 @@ def test_a_model_is_no_conversation(path: Path, running: Conversation) -> None:
 
 
 @given(st.data())
-# no deadline: a slow machine is not a bug
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_changed_byte(
     good: Path, tmp_path: Path, running: Conversation, data: st.DataObject
 ) -> None:
