@@ -22,15 +22,26 @@ class BenchFlags:
     """What is measured, and how often."""
 
     tests: Annotated[
-        str,
+        str | None,
         _test(
             "--test",
             metavar="KIND,...",
             help="gen: a token at a depth. prompt: time to the first token. memory: the same cache "
             "with a prompt that is read. turn: the tenth of a conversation. python: the share of "
-            "Python in a token.",
+            "Python in a token. parallel: texts that are written at once.",
+            show_default="gen; with -np parallel",
         ),
-    ] = "gen"
+    ] = None
+    n_parallel: Annotated[
+        str | None,
+        _test(
+            "--parallel",
+            "-np",
+            metavar="N,...",
+            help="Texts to write at once.",
+            show_default="1,2,4,8",
+        ),
+    ] = None
     n_prompt: Annotated[
         str | None,
         _test(
@@ -38,7 +49,7 @@ class BenchFlags:
             "-p",
             metavar="N,...",
             help="Tokens of the prompt.",
-            show_default="2048; python 64, turn 128",
+            show_default="2048; parallel 512, python 64, turn 128",
         ),
     ] = None
     n_gen: Annotated[
@@ -206,9 +217,10 @@ def request_of(
             use_mmap=not row.no_mmap,
             seed=test.seed,
         ),
-        tests=names("--test", test.tests),
+        tests=names("--test", test.tests or ("gen" if test.n_parallel is None else "parallel")),
         n_prompts=numbers("-p", test.n_prompt),
         depths=numbers("-d", test.n_depth),
+        n_parallel=numbers("-np", test.n_parallel) or (1, 2, 4, 8),
         n_gen=test.n_gen,
         repetitions=test.repetitions,
         flash=names("-fa", row.flash_attn),

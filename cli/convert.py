@@ -91,15 +91,19 @@ def _fetch(flags: ModelFlags) -> str:
 
 def load_model(path: str, flags: PlacementFlags) -> Model:
     """Load the model where and how the flags say."""
-    return Model.load(
-        path,
-        n_gpu_layers=gpu_layers(flags.n_gpu_layers),
-        use_mmap=not flags.no_mmap,
-        use_mlock=flags.mlock,
-        split_mode=flags.split_mode,
-        main_gpu=flags.main_gpu,
-        tensor_split=_shares(flags.tensor_split),
-    )
+    return Model.load(path, **placement(flags))
+
+
+def placement(flags: PlacementFlags) -> dict[str, Any]:
+    """Return where and how the model is loaded, as arguments of `Model.load`."""
+    return {
+        "n_gpu_layers": gpu_layers(flags.n_gpu_layers),
+        "use_mmap": not flags.no_mmap,
+        "use_mlock": flags.mlock,
+        "split_mode": flags.split_mode,
+        "main_gpu": flags.main_gpu,
+        "tensor_split": _shares(flags.tensor_split),
+    }
 
 
 def settings(budget: BudgetFlags, policy: PolicyFlags, compute: ComputeFlags) -> Settings:

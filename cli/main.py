@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .app import ScopeCommand, ScopeGroup
+from .batch import batch
 from .bench import bench
 from .chat import chat
 from .demo import demo
@@ -20,6 +21,8 @@ from .generate import generate
 from .groups import as_command
 from .inspect import inspect
 from .plot import app as plot_app
+from .ray_flags import RayCommand
+from .serve import serve
 
 app = typer.Typer(
     name="scope",
@@ -29,8 +32,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for function in (demo, chat, generate, inspect, doctor, bench):
-    app.command(cls=ScopeCommand)(as_command(function))
+for function in (demo, chat, generate, batch, serve, inspect, doctor, bench):
+    kind = RayCommand if function is batch else ScopeCommand
+    app.command(cls=kind)(as_command(function))
 app.add_typer(eval_app)
 app.add_typer(plot_app)
 

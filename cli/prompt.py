@@ -34,11 +34,7 @@ def read_prompt(flags: PromptFlags) -> str:
 
 def format_prompt(model: Model, flags: PromptFlags, text: str) -> tuple[str, list[str], bool]:
     """Return the prompt as the model reads it, its stop strings, and whether it is a chat."""
-    template = flags.chat_template
-    if flags.chat_template_file is not None:
-        if template is not None:
-            raise UsageError("--chat-template and --chat-template-file: leave one out")
-        template = read_text("--chat-template-file", flags.chat_template_file)
+    template = template_of(flags.chat_template, flags.chat_template_file)
     if not flags.chat and flags.system_prompt is None and template is None:
         return text, [], False
     from scope_cpp.engine.chat import format_chat
@@ -48,6 +44,21 @@ def format_prompt(model: Model, flags: PromptFlags, text: str) -> tuple[str, lis
         messages.insert(0, {"role": "system", "content": flags.system_prompt})
     prompt, stops = format_chat(model, messages, template)
     return prompt, stops, True
+
+
+def template_of(template: str | None, file: str | None) -> str | None:
+    """Return the template that is given as text or as a file; ``None`` if none is.
+
+    Raises
+    ------
+    UsageError
+        If both are given, or the file can't be read.
+    """
+    if file is None:
+        return template
+    if template is not None:
+        raise UsageError("--chat-template and --chat-template-file: leave one out")
+    return read_text("--chat-template-file", file)
 
 
 def read_text(flag: str, path: str) -> str:

@@ -10,6 +10,12 @@
 // fills cells without a word to us, so that what is said of an empty cell means nothing, and a token that comes to lie
 // in a cell revives it
 
+void llama_kv_evict::mask_dead(uint32_t ikv, const std::vector<int32_t> & own, float * mask) const {
+    for (size_t i = 0; i < own.size(); ++i) {
+        mask[i] = is_dead(ikv, own[i]) ? -INFINITY : 0.0f;
+    }
+}
+
 void llama_kv_evict::mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const {
     if (!has_dead()) {
         return;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 //
 // graphs of their own
@@ -78,8 +79,41 @@ ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out) {
     return rest ? ggml_add(ctx, cur, rest) : cur;
 }
 
+// the cells to compute with: those of the sequence where they are few of the first n_kv and can be gathered, padded by
+// the first of them; else all n_kv
+std::vector<int32_t> llama_kv_evict::own_cells(llama_seq_id seq, int64_t n_kv, bool can_gather) const {
+    const auto & cur = cells().seq_pos_get(seq);
+
+    const int64_t n_own = GGML_PAD((int64_t) cur.size(), 256);
+
+    std::vector<int32_t> res;
+    if (can_gather && n_own > 0 && 2*n_own <= n_kv) {
+        for (const auto & [_, i] : cur) {
+            res.push_back(i);
+        }
+        res.resize(n_own, res[0]);
+    } else {
+        res.resize(n_kv);
+        std::iota(res.begin(), res.end(), 0);
+    }
+
+    return res;
+}
+
+// the rows of K, or of V where it is not transposed, in some cells: [n_embd_head, n_cells, n_head_kv]. get_rows converts
+// to F32; back in their own type they are multiplied, and rounded, as where they lie
+ggml_tensor * llama_kv_evict::build_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, ggml_tensor * own) const {
+    ggml_tensor * cur = ggml_get_rows(ctx, ggml_view_2d(ctx, t, t->ne[0], t->ne[1], t->nb[1], 0), own);
+
+    if (t->type != GGML_TYPE_F32) {
+        cur = ggml_cast(ctx, cur, t->type);
+    }
+
+    return ggml_view_3d(ctx, cur, n_embd_head, own->ne[0], n_head_kv, cur->nb[1], ggml_row_size(cur->type, n_embd_head), 0);
+}
+
 ggml_tensor * llama_kv_evict::build_layer_scores(
-        ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const {
+        ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const {
     const auto & hparams = lctx.get_model().hparams;
 
     ggml_tensor * k = kv.layers[ikv].k;
@@ -87,7 +121,8 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
     const int64_t n_gqa = n_head/n_head_kv;
 
     // [n_embd_head, n_kv, n_head_kv]
-    k = ggml_view_3d(ctx, k, n_embd_head_k, n_kv, n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
+    k = own ? build_rows(ctx, k, n_embd_head_k, own)
+            : ggml_view_3d(ctx, k, n_embd_head_k, n_kv, n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
 
     // [n_embd_head, n_gqa*n_query, n_head_kv]: one matrix product per KV head serves its whole group
     ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].q, rows);
@@ -112,7 +147,7 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
     return sum_blocks(ctx, kq, n_out);
 }
 
-bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out) {
+bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, bool gather) {
     auto & g = g_scores;
 
     graph_begin(g, n_kv, n_query, n_out);
@@ -134,9 +169,16 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out) 
         g.inps.push_back(dead);
     }
 
+    ggml_tensor * own = nullptr;
+    if (gather) {
+        own = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_kv);
+        ggml_set_input(own);
+        g.inps.push_back(own);
+    }
+
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
         auto * seen = dead ? ggml_add(ctx, mask, ggml_view_1d(ctx, dead, n_kv, ikv*dead->nb[1])) : mask;
-        auto * out  = build_layer_scores(ctx, ikv, n_kv, n_query, n_out, rows, seen);
+        auto * out  = build_layer_scores(ctx, ikv, n_kv, n_query, n_out, rows, seen, own);
         ggml_set_output(out);
         ggml_build_forward_expand(g.gf, out);
         g.outs.push_back(out);
@@ -145,8 +187,10 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out) 
     return graph_alloc(g);
 }
 
-void llama_kv_evict::set_mask(llama_seq_id seq, int64_t n_kv, int64_t n_query) {
+void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own, int64_t n_query) {
     const auto & cur = cells();
+
+    const int64_t n_kv = own.size();
 
     const llama_pos pos_max = cur.seq_pos_max(seq);
     const int64_t   n_gqa   = n_head/n_head_kv;
@@ -160,7 +204,10 @@ void llama_kv_evict::set_mask(llama_seq_id seq, int64_t n_kv, int64_t n_query) {
         float * data = mask.data() + iq*n_gqa*n_kv;
 
         for (int64_t i = 0; i < n_kv; ++i) {
-            if (!cur.is_empty(i) && cur.seq_has(i, seq) && cur.pos_get(i) <= pos) {
+            // a cell that comes again only fills up
+            const bool again = i > 0 && own[i] == own[0];
+
+            if (!again && !cur.is_empty(own[i]) && cur.seq_has(own[i], seq) && cur.pos_get(own[i]) <= pos) {
                 data[i] = 0.0f;
             }
         }
@@ -176,7 +223,7 @@ void llama_kv_evict::set_mask(llama_seq_id seq, int64_t n_kv, int64_t n_query) {
 
     for (uint32_t ikv = 0; has_dead() && ikv < n_layer(); ++ikv) {
         auto * dead = g_scores.inps[2];
-        mask_dead(ikv, n_kv, mask.data());
+        mask_dead(ikv, own, mask.data());
         ggml_backend_tensor_set(dead, mask.data(), ikv*dead->nb[1], dead->nb[1]);
     }
 }
@@ -200,6 +247,10 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     lctx.synchronize();
 
+    const std::vector<int32_t> own = own_cells(seq, n_kv, true);
+
+    const bool gather = (int64_t) own.size() < n_kv;
+
     const bool summed = !by_head && is_summed(seq, n_query);
     sums[seq].read = true;
     if (summed) {
@@ -209,22 +260,35 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     const int64_t n_out = by_head ? n_head/n_head_kv : 1;
 
-    const bool same = g_scores.n0 == n_kv && g_scores.n1 == n_query && g_scores.n2 == n_out && g_scores.inps.size() == 2u + has_dead();
-    if (!same && !build_scores(n_kv, n_query, n_out)) {
+    const int64_t n_own = own.size();
+
+    const bool same = g_scores.n0 == n_own && g_scores.n1 == n_query && g_scores.n2 == n_out
+            && g_scores.inps.size() == 2u + has_dead() + gather && gathers == gather;
+    if (!same && !build_scores(n_own, n_query, n_out, gather)) {
         return LLAMA_KV_EVICT_ALLOC;
     }
-    set_mask(seq, n_kv, n_query);
+    gathers = gather;
+    set_mask(seq, own, n_query);
+    if (gather) {
+        ggml_backend_tensor_set(g_scores.inps.back(), own.data(), 0, ggml_nbytes(g_scores.inps.back()));
+    }
     if (!graph_compute(g_scores)) {
         return LLAMA_KV_EVICT_COMPUTE;
     }
 
-    std::vector<float> data(n_kv*n_out*n_head_kv);
+    // where each cell stands; those of others weigh nothing
+    std::vector<int32_t> at(n_kv, -1);
+    for (int64_t i = n_own; i-- > 0; ) {
+        at[own[i]] = i;
+    }
+
+    std::vector<float> data(n_own*n_out*n_head_kv);
 
     for (const auto * cur : g_scores.outs) {
         ggml_backend_tensor_get(cur, data.data(), 0, data.size()*sizeof(float));
         for (int64_t ih = 0; ih < n_out*n_head_kv; ++ih) {
             for (int32_t i = 0; i < n_ids; ++i) {
-                *out++ = data[ih*n_kv + ids[i]];
+                *out++ = at[ids[i]] < 0 ? 0.0f : data[ih*n_own + at[ids[i]]];
             }
         }
     }

@@ -81,6 +81,7 @@ struct llama_kv_evict {
     bool    has_dead() const { return !dead.empty(); }
     bool    is_dead (uint32_t ikv, uint32_t cell) const { return has_dead() && dead[ikv*cells().size() + cell]; }
     void    mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const;
+    void    mask_dead(uint32_t ikv, const std::vector<int32_t> & own, float * mask) const;
     void    revive(uint32_t cell);
     void    renew(const llama_ubatch & ubatch);
     void    prune_dead(); // forget those of empty cells, and that there are any if there are none
@@ -134,17 +135,20 @@ private:
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 
     llama_kv_evict_graph g_scores;
+    bool                 gathers = false; // g_scores looks at the cells of one sequence only
     llama_kv_evict_graph g_moves;
     llama_kv_evict_graph g_likeness;
 
     bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
     bool         graph_alloc  (llama_kv_evict_graph & g);
     bool         graph_compute(llama_kv_evict_graph & g);
-    bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out);
-    ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
+    bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out, bool gather);
+    ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const;
+    ggml_tensor * build_rows  (ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, ggml_tensor * own) const;
     ggml_tensor * build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const;
-    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new);
-    void         set_likeness (int64_t first, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
+    std::vector<int32_t> own_cells(llama_seq_id seq, int64_t n_kv, bool can_gather) const;
+    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather);
+    void         set_likeness (const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
     int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out) const;
     float &      length       (bool values, uint32_t ikv, uint32_t ih, uint32_t cell);
     int32_t      find_lengths (llama_seq_id seq, const int32_t * ids, int32_t n_ids);
@@ -152,7 +156,7 @@ private:
     void         move_lengths (const int32_t * src, const int32_t * dst, int32_t n_move);
     bool         build_moves  (int64_t n_move);
     bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
-    void         set_mask     (llama_seq_id seq, int64_t n_kv, int64_t n_query);
+    void         set_mask     (llama_seq_id seq, const std::vector<int32_t> & own, int64_t n_query);
     int32_t      check_moves  (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const;
     void         remove       (llama_seq_id seq, const int32_t * rm, int32_t n_rm);
 };

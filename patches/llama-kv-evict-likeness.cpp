@@ -97,7 +97,7 @@ int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int3
     return LLAMA_KV_EVICT_OK;
 }
 
-bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new) {
+bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather) {
     auto & g = g_likeness;
 
     graph_begin(g, first, n_old, n_new);
@@ -111,6 +111,9 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new)
         ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_old, 1, n_head_kv, n_layer()),
         ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_old, 1, n_head_kv, n_layer()),
     };
+    if (gather) {
+        g.inps.push_back(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_old));
+    }
     for (auto * inp : g.inps) {
         ggml_set_input(inp);
     }
@@ -123,7 +126,9 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new)
                 return ggml_view_3d(ctx, inp, inp->ne[0], inp->ne[1], inp->ne[2], inp->nb[1], inp->nb[2], ikv*inp->nb[3]);
             };
 
-            if (values && v_trans) {
+            if (gather) {
+                t = build_rows(ctx, t, n, g.inps[4]);
+            } else if (values && v_trans) {
                 const size_t size = ggml_type_size(t->type);
                 const size_t line = cells().size()*size;
                 t = ggml_view_3d(ctx, t, n_old, n, n_head_kv, line, n*line, first*size);
@@ -149,8 +154,8 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new)
     return graph_alloc(g);
 }
 
-// of the cells from first on, for n_add new ones: unit rows, padded to those of the graph, and factors
-void llama_kv_evict::set_likeness(int64_t first, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight) {
+// of some cells, for n_add new ones: unit rows, padded to those of the graph, and factors
+void llama_kv_evict::set_likeness(const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight) {
     auto & inps = g_likeness.inps;
 
     ggml_backend_tensor_set(inps[0], unit_k.data(), 0, ggml_nbytes(inps[0]));
@@ -164,12 +169,15 @@ void llama_kv_evict::set_likeness(int64_t first, const std::vector<float> & unit
 
         float * cur = factors.data();
         for (uint32_t i = 0; i < n_layer()*n_head_kv; ++i) {
-            const float * len = lengths.data() + (values*n_layer()*n_head_kv + i)*cells().size() + first;
+            const float * len = lengths.data() + (values*n_layer()*n_head_kv + i)*cells().size();
             for (int64_t j = 0; j < n_old; ++j) {
-                *cur++ = std::isnan(len[j]) ? 0.0f : whole/len[j];
+                *cur++ = std::isnan(len[own[j]]) ? 0.0f : whole/len[own[j]];
             }
         }
         ggml_backend_tensor_set(inps[2 + values], factors.data(), 0, ggml_nbytes(inps[2 + values]));
+    }
+    if (inps.size() > 4) {
+        ggml_backend_tensor_set(inps[4], own, 0, ggml_nbytes(inps[4]));
     }
 }
 
@@ -209,6 +217,12 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
     // llama.cpp pads what it attends to alike, so that the graph stays the same while the cache grows
     const int64_t n_kv = std::min<int64_t>(kv.get_size(), GGML_PAD(cells().used_max_p1(), 256));
 
+    // columns of a transposed V can't be gathered
+    const std::vector<int32_t> own = own_cells(seq, n_kv, !v_trans);
+
+    const bool    gather = (int64_t) own.size() < n_kv;
+    const int64_t n_own  = own.size();
+
     std::vector<float> unit_k;
     std::vector<float> unit_v;
     std::vector<float> data;
@@ -227,20 +241,26 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
             }
         }
 
-        for (int64_t first = 0; first < n_kv; first += n_block) {
-            const int64_t n_old = std::min(n_block, n_kv - first);
+        for (int64_t first = 0; first < n_own; first += n_block) {
+            const int64_t n_old = std::min(n_block, n_own - first);
             const int64_t n_add = add.size();
 
-            const bool same = g_likeness.n0 == first && g_likeness.n1 == n_old && g_likeness.n2 == n_add;
-            if (!same && !build_likeness(first, n_old, n_add)) {
+            const int64_t start = gather ? -2 : first; // the graph's first cell, if it has one
+
+            const bool same = g_likeness.n0 == start && g_likeness.n1 == n_old && g_likeness.n2 == n_add;
+            if (!same && !build_likeness(start, n_old, n_add, gather)) {
                 return LLAMA_KV_EVICT_ALLOC;
             }
-            set_likeness(first, unit_k, unit_v, value_weight);
+            set_likeness(own.data() + first, unit_k, unit_v, value_weight);
             if (!graph_compute(g_likeness)) {
                 return LLAMA_KV_EVICT_COMPUTE;
             }
 
             // where in the list each cell stands: only those before the new one count, and no dead row
+            std::vector<int32_t> at(cells().size(), -1);
+            for (int64_t j = n_old; j-- > 0; ) {
+                at[own[first + j]] = j;
+            }
             std::vector<int32_t> order(n_old);
 
             data.resize(n_old*n_add*n_head_kv);
@@ -248,8 +268,8 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
             for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
                 std::fill(order.begin(), order.end(), n_ids);
                 for (int32_t j = 0; j < i0 + n_i; ++j) {
-                    if (ids[j] >= first && ids[j] < first + n_old && !is_dead(ikv, ids[j])) {
-                        order[ids[j] - first] = j;
+                    if (at[ids[j]] >= 0 && !is_dead(ikv, ids[j])) {
+                        order[at[ids[j]]] = j;
                     }
                 }
                 ggml_backend_tensor_get(g_likeness.outs[ikv], data.data(), 0, data.size()*sizeof(float));

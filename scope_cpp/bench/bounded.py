@@ -16,7 +16,7 @@ from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 
-_COUNTERS = ("selections", "score_seconds", "select_seconds", "move_seconds")
+COUNTERS = ("selections", "score_seconds", "select_seconds", "move_seconds")
 GREEDY = SamplingParams(temp=0, ignore_eos=True)
 
 
@@ -37,7 +37,7 @@ def describe(ctx: Any, decode: Any, prefill: Any) -> dict[str, Any]:
 
 def counters(cache: BoundedCache) -> dict[str, float]:
     """Return the cache's running sums."""
-    return {name: getattr(cache.stats, name) for name in _COUNTERS}
+    return {name: getattr(cache.stats, name) for name in COUNTERS}
 
 
 def state(cache: BoundedCache) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import random
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 from scope_cpp.native.library import llama_cpp
@@ -32,22 +33,33 @@ def cells_without_gap(ctx: Any) -> int:
 
 
 class Filler:
-    """Places cells in sequence 0 of a context that has room for two sequences.
+    """Places cells in a sequence of a context that has a spare one.
 
     Parameters
     ----------
     ctx
         Its cache is empty, and stays so.
     decode
-        Computes tokens from a position on, in sequence 0.
+        Computes tokens from a position on, in that sequence.
     tokens
         What is computed, from the first one on as often as needed.
     n_batch
         Most tokens that `decode` takes.
+    seq, spare
+        The sequence, and one that is empty.
     """
 
-    def __init__(self, ctx: Any, decode: Decode, tokens: Sequence[int], n_batch: int) -> None:
+    def __init__(
+        self,
+        ctx: Any,
+        decode: Decode,
+        tokens: Sequence[int],
+        n_batch: int,
+        seq: int = 0,
+        spare: int = 1,
+    ) -> None:
         self._ctx, self._decode = ctx, decode
+        self._seq, self._spare = seq, spare
         self._tokens = tokens[: min(CHUNK, n_batch)]
         self._memory = llama_cpp.llama_get_memory(ctx)
         self._state: Any = None
@@ -55,12 +67,18 @@ class Filler:
     def take_chunk(self) -> None:
         """Compute the chunk and keep its cells aside."""
         self._decode(self._tokens, 0)
-        size = llama_cpp.llama_state_seq_get_size(self._ctx, 0)
+        size = llama_cpp.llama_state_seq_get_size(self._ctx, self._seq)
         self._state = (ctypes.c_uint8 * size)()
-        written = llama_cpp.llama_state_seq_get_data(self._ctx, self._state, size, 0)
+        written = llama_cpp.llama_state_seq_get_data(self._ctx, self._state, size, self._seq)
         if written != size:
             raise RuntimeError("llama.cpp did not give the state of the sequence")
         llama_cpp.llama_memory_clear(self._memory, False)
+
+    def into(self, seq: int, spare: int, decode: Decode) -> Filler:
+        """Return a filler of another sequence, with the same chunk."""
+        other = copy(self)
+        other._seq, other._spare, other._decode = seq, spare, decode
+        return other
 
     def place(self, start: int, n: int) -> None:
         """Put `n` cells at positions ``start, start + 1, …``, behind those that there are.
@@ -75,9 +93,9 @@ class Filler:
             self._copy(pos)
 
     def _copy(self, pos: int) -> None:
-        lib, memory, state = llama_cpp, self._memory, self._state
-        if not lib.llama_state_seq_set_data(self._ctx, state, len(state), 1):
+        lib, memory, state, spare = llama_cpp, self._memory, self._state, self._spare
+        if not lib.llama_state_seq_set_data(self._ctx, state, len(state), spare):
             raise RuntimeError("llama.cpp did not take the state of the sequence")
-        lib.llama_memory_seq_add(memory, 1, 0, -1, pos)
-        lib.llama_memory_seq_cp(memory, 1, 0, -1, -1)
-        lib.llama_memory_seq_rm(memory, 1, -1, -1)
+        lib.llama_memory_seq_add(memory, spare, 0, -1, pos)
+        lib.llama_memory_seq_cp(memory, spare, self._seq, -1, -1)
+        lib.llama_memory_seq_rm(memory, spare, -1, -1)

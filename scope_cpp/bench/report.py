@@ -46,6 +46,11 @@ COLUMNS = (
         always=False,
     ),
     Column("vs same cells", "{vs_same:.3f} ({vs_same_min:.3f}–{vs_same_max:.3f})", always=False),
+    Column("vs one", "{vs_one:.3f} ({vs_one_min:.3f}–{vs_one_max:.3f})", always=False),
+    Column("vs full in this KV", "{vs_kv:.3f} ({vs_kv_min:.3f}–{vs_kv_max:.3f})", always=False),
+    Column("texts", "{n_rows}", always=False),
+    Column("full texts in this KV", "{full_rows}", always=False),
+    Column("room", "{room:.1f}×", always=False),
     Column("cells", "{cells_used}"),
     Column("KV MiB", "{kv_mib:.2f}"),
     Column("KV of full", "{kv_of_full:.1%}", always=False),
@@ -62,14 +67,18 @@ COLUMNS = (
 )
 
 LEGEND = """\
-ms: of a token, or of a whole reading where the test is pp or a turn; the median of the repetitions'
-means, their minimum and maximum, and the distance of their quartiles. "vs": the ratio of times,
-repetition by repetition, the median (minimum–maximum): 0.25 is four times as fast. "full": the full
-cache at the same depth with the same attention path; "faster full": the faster of the two; "same
-cells": the full cache of as many cells. cells: counted by llama.cpp at the end. KV: as llama.cpp
-reports it. anon: what is resident and maps no file, so without mapped weights. selections: in a
-repetition. select, moves: of choosing (scores and NumPy) and of copying rows, a token. Python: of a
-step without a selection, outside of native calls."""
+ms: of a token (of one of each text, where several are written at once), or of a whole reading where
+the test is pp or a turn; the median of the repetitions' means, their minimum and maximum, and the
+distance of their quartiles. "vs": the ratio of times, repetition by repetition, the median
+(minimum–maximum): 0.25 is four times as fast. "full": the full cache at the same depth with the
+same attention path; "faster full": the faster of the two; "same cells": the full cache of as many
+cells. "one", "full in this KV": the ratio of times for one token, against one text alone, and
+against as many texts of the full cache as there is room for in these cells, to their ends (one,
+where there is room for none), each with its faster attention path. room: how many times as many
+texts. cells: counted by llama.cpp at the end. KV: as llama.cpp reports it. anon: what is resident
+and maps no file, so without mapped weights. selections: in a repetition. select, moves: of choosing
+(scores and NumPy) and of copying rows, a step. Python: of a step without a selection, outside of
+native calls."""
 
 
 def render(report: Report, form: str, command: Sequence[str]) -> str:

@@ -15,15 +15,17 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY
 from scope_cpp.errors import UsageError
 
-TESTS = ("gen", "prompt", "memory", "turn", "python")
+TESTS = ("gen", "prompt", "memory", "turn", "python", "parallel")
 FLASH = ("on", "off")
 
 # what a test takes where the user says nothing
-_N_PROMPT = {"python": 64, "turn": 128}
+_N_PROMPT = {"python": 64, "turn": 128, "parallel": 512}
 _N_STEPS = {"gen": 32, "memory": 4, "turn": 32, "python": 64}
 _REPETITIONS = {"memory": 1}
 _FILL = {"memory": "read"}
 _OUTPUT = {"gen": 2048, "memory": 8192}
+# of texts that are written at once, which are measured in the middle
+_ROWS_OUTPUT = 4096
 N_TURNS = 10
 AROUND_A_TURN = 64  # tokens that a chat template may put around a message
 
@@ -40,6 +42,8 @@ class Request:
         Some of `TESTS`.
     n_prompts, depths
         Lengths of the prompt, and positions at which generation is measured; empty: the test's own.
+    n_parallel
+        Numbers of texts to write at once.
     n_gen, repetitions
         Tokens of a repetition, and how many there are; ``None``: the test's own.
     flash
@@ -60,6 +64,7 @@ class Request:
     tests: tuple[str, ...] = ("gen",)
     n_prompts: tuple[int, ...] = ()
     depths: tuple[int, ...] = ()
+    n_parallel: tuple[int, ...] = (1, 2, 4, 8)
     n_gen: int | None = None
     repetitions: int | None = None
     flash: tuple[str, ...] = FLASH
@@ -85,6 +90,7 @@ class Request:
         for what, numbers, least in (
             ("-p", self.n_prompts, 1),
             ("-d", self.depths, 1),
+            ("-np", self.n_parallel, 1),
             ("-n", (self.n_gen,), 1),
             ("-r", (self.repetitions,), 1),
             ("--beta", (self.beta,), 2),
@@ -107,7 +113,13 @@ class Request:
         UsageError
             If a depth lies within a prompt, or the cells do not suffice for a policy.
         """
-        build = {"gen": _at_depths, "memory": _at_depths, "prompt": _prompts, "python": _python}
+        build = {
+            "gen": _at_depths,
+            "memory": _at_depths,
+            "prompt": _prompts,
+            "python": _python,
+            "parallel": _parallel,
+        }
         return list(dict.fromkeys(build.get(test, _turns)(self, test, model)))
 
     def prompts(self, test: str) -> tuple[int, ...]:
@@ -139,11 +151,7 @@ def _at_depths(request: Request, test: str, model: Model) -> Iterator[Row]:
     for n_prompt in request.prompts(test):
         depths = request.depths or (n_prompt + _OUTPUT[test],)
         for depth in depths:
-            if depth < n_prompt:
-                raise UsageError(
-                    f"-d {depth} lies within the prompt of {n_prompt} tokens: give -d {n_prompt} "
-                    "or more, or a shorter prompt (-p)"
-                )
+            _check_depth(depth, n_prompt)
             plain = Row(test, "full", "on", depth + 1, n_steps=n_steps, depth=depth, fill=fill)
             plain = replace(plain, n_prompt=n_prompt if fill == "read" else 0)
             yield from _both_paths(plain)
@@ -187,6 +195,26 @@ def _python(request: Request, test: str, model: Model) -> Iterator[Row]:
             yield replace(row, depth=n_prompt, n_steps=n_steps)
 
 
+def _parallel(request: Request, test: str, model: Model) -> Iterator[Row]:
+    """Texts at once, one alone, and as many of the full cache as have room in the same cells."""
+    n_steps, rounds = request.steps(test), request.rounds(test)
+    for n_prompt, chosen in product(request.prompts(test), request.depths or (None,)):
+        depth = n_prompt + _ROWS_OUTPUT // 2 if chosen is None else chosen
+        _check_depth(depth, n_prompt)
+        longest = max(_ROWS_OUTPUT, depth - n_prompt + (rounds + 2) * n_steps)
+        asked = replace(request, budget=request.budget or str(n_prompt + request.beta))
+        bounded = [
+            replace(row, depth=depth, n_steps=n_steps, n_rows=n, cells=n * row.cells)
+            for row in _bounded(asked, test, model, n_prompt, longest)
+            for n in dict.fromkeys((1, *request.n_parallel))
+        ]
+        full = Row(test, "bounded", "on", 0, n_steps=n_steps, n_prompt=n_prompt, depth=depth)
+        full = replace(full, policy="full", n_predict=longest, budget="100%")
+        for n in dict.fromkeys(max(1, row.full_rows) for row in bounded):
+            yield from _both_paths(replace(full, n_rows=n, cells=n * full.full_cells))
+        yield from bounded
+
+
 def _turns(request: Request, test: str, model: Model) -> Iterator[Row]:
     """Conversations with room for all: what they read depends on nothing that gave way."""
     longest = request.steps(test)
@@ -216,6 +244,14 @@ def _bounded(
         row = Row(test, "bounded", flash, 0, n_prompt=n_prompt, n_predict=longest, **chosen)
         row = replace(row, beta=request.beta, budget=request.budget)
         yield replace(row, cells=sizes_of(row, request.compute, model).capacity)
+
+
+def _check_depth(depth: int, n_prompt: int) -> None:
+    if depth < n_prompt:
+        raise UsageError(
+            f"-d {depth} lies within the prompt of {n_prompt} tokens: give -d {n_prompt} or more, "
+            "or a shorter prompt (-p)"
+        )
 
 
 def _both_paths(row: Row) -> Iterator[Row]:

@@ -39,7 +39,7 @@ class Row:
     Attributes
     ----------
     test
-        Kind of the test: ``gen``, ``memory``, ``prompt``, ``turn`` or ``python``.
+        Kind of the test: ``gen``, ``memory``, ``prompt``, ``turn``, ``python`` or ``parallel``.
     role
         ``full``: the full cache at the depth. ``same``: it at as many cells as a bounded row has.
         ``hooks``: that with our library, hooks not initialised. ``bounded``: a policy.
@@ -64,6 +64,8 @@ class Row:
         Cells of the output's pool; or of prompt and output, as text, which then counts.
     n_turns
         Turns of a conversation.
+    n_rows
+        Texts that are written at once; `cells` are those of all.
     """
 
     test: str
@@ -83,6 +85,7 @@ class Row:
     beta: int = 0
     budget: str | None = None
     n_turns: int = 0
+    n_rows: int = 1
 
     @property
     def bounded(self) -> bool:
@@ -105,7 +108,18 @@ class Row:
             return f"turn {self.n_turns}" if self.bounded else f"pp{self.n_read} @ d{self.filled}"
         if self.test == "prompt":
             return f"pp{self.n_read}"
-        return f"tg{self.n_steps} @ d{self.filled}"
+        rows = f" x{self.n_rows}" if self.test == "parallel" else ""
+        return f"tg{self.n_steps} @ d{self.filled}{rows}"
+
+    @property
+    def full_cells(self) -> int:
+        """Cells that the full cache takes for one text."""
+        return self.n_prompt + self.n_predict
+
+    @property
+    def full_rows(self) -> int:
+        """Texts for which the full cache has room in these cells."""
+        return self.cells // self.full_cells
 
     @property
     def filled(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from scope_cpp.bench.run import Outcome
@@ -51,6 +52,35 @@ def find_same(of: Outcome, outcomes: Sequence[Outcome]) -> Outcome | None:
     return None
 
 
+def find_one(of: Outcome, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the row that writes one text alone, and is else the same; on the faster path."""
+    row = of.row
+    if row.n_rows == 1:
+        return None
+    alone = replace(row, n_rows=1, cells=row.cells // row.n_rows)
+    found = [
+        item for item in outcomes if replace(item.row, flash=row.flash) == alone and item.measured
+    ]
+    return min(found, key=_median_ms, default=None)
+
+
+def find_in_kv(of: Outcome, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the faster full cache of as many texts as have room in the row's cells; at least one.
+
+    Of the row's own kind: written at once.
+    """
+    row = of.row
+    if row.test != "parallel" or row.policy == "full":
+        return None
+    wanted = "full", row.depth, max(1, row.full_rows)
+    full = [
+        item
+        for item in outcomes
+        if (item.row.policy, item.row.depth, item.row.n_rows) == wanted and item.measured
+    ]
+    return min(full, key=_median_ms, default=None)
+
+
 def record(of: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return a row's settings and numbers; what does not apply or was not measured is None."""
     numbers = _numbers(of) if of.measured else {}
@@ -69,6 +99,9 @@ def record(of: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "fill": row.fill,
         "library": _library(of),
         "budget": row.cells,
+        "n_rows": row.n_rows if row.test == "parallel" else None,
+        "full_rows": row.full_rows if row.test == "parallel" else None,
+        "room": row.full_cells * row.n_rows / row.cells if row.test == "parallel" else None,
         "error": of.error,
         **dict.fromkeys(_NUMBERS),
         **dict.fromkeys(_COMPARED),
@@ -97,7 +130,13 @@ _NUMBERS = (
     "move_ms",
     "python_ms",
 )
-_BASES = {"full": find_full, "fastest": find_fastest, "same": find_same}
+_BASES = {
+    "full": find_full,
+    "fastest": find_fastest,
+    "same": find_same,
+    "one": find_one,
+    "kv": find_in_kv,
+}
 _SAVED = {"peak_rss_saved_mib": "peak_rss", "anonymous_saved_mib": "anonymous_rss"}
 _COMPARED = (
     *(f"vs_{base}{what}" for base in _BASES for what in ("", "_min", "_max", "_row")),
@@ -141,7 +180,7 @@ def _library(of: Outcome) -> str | None:
 def _numbers(of: Outcome) -> dict[str, Any]:
     blocks, row = of.blocks, of.row
     times = [block_ms(block) for block in blocks]
-    tokens = row.n_read if row.test in ("prompt", "turn") else 1
+    tokens = row.n_read if row.test in ("prompt", "turn") else row.n_rows
     tokens = of.facts.get("turn_tokens", tokens)
     speeds = [1e3 * tokens / ms for ms in times]
     n_steps = sum(len(block["seconds"]) for block in blocks)
@@ -188,7 +227,8 @@ def _compared(of: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         base = find(of, outcomes)
         if base is None or base is of:
             continue
-        values = ratios(of.blocks, base.blocks)
+        share = base.row.n_rows / of.row.n_rows
+        values = [share * ratio for ratio in ratios(of.blocks, base.blocks)]
         if not values:
             continue
         found[f"vs_{key}"] = statistics.median(values)

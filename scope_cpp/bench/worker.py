@@ -94,6 +94,10 @@ def _kind(test: str) -> Callable[[Row, Compute], Subject]:
         from scope_cpp.bench.turn import TurnRow
 
         return TurnRow
+    if test == "parallel":
+        from scope_cpp.bench.parallel import ParallelRow
+
+        return ParallelRow
     kinds: dict[str, Callable[[Row, Compute], Subject]] = {
         "prompt": bounded.PromptRow,
         "python": bounded.PythonRow,

@@ -298,6 +298,7 @@ class BoundedCache:
             self._scorer.foresight.begin(self._n_asked, ids, self.ledger.dead)
         else:
             self._scorer.foresight.end()
+        self.stats.query_bytes = self._scorer.foresight.n_bytes
 
     def _chunk_size(self, n_left: int, size: int) -> int:
         """Tokens of a prompt to read at once, of `n_left`: queries to be kept fit into the ring."""

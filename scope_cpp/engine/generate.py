@@ -34,7 +34,10 @@ class Stats:
     Attributes
     ----------
     n_prompt, n_generated
-        Tokens read and written.
+        Tokens of the prompt, and tokens written.
+    n_shared
+        Tokens of the prompt that were there already and not read: another sequence's, see
+        `scope_cpp.engine.parallel`.
     cells_used, cells_peak
         Cells now and at most.
     dead_rows
@@ -50,12 +53,15 @@ class Stats:
         Mean share of the attention that fell on rows given up, when they were.
     prompt_seconds, generation_seconds
         Time to read the prompt and to write the output.
+    query_bytes
+        Bytes of main memory beside the cache: queries of the prompt that weigh new cells.
     score_seconds, select_seconds, move_seconds
         What of it went into native scores, the policy and native moves.
     """
 
     n_prompt: int = 0
     n_generated: int = 0
+    n_shared: int = 0
     cells_used: int = 0
     cells_peak: int = 0
     dead_rows: float = 0.0
@@ -65,11 +71,17 @@ class Stats:
     evicted: int = 0
     selections: int = 0
     attention_loss: float = 0.0
+    query_bytes: int = 0
     prompt_seconds: float = 0.0
     generation_seconds: float = 0.0
     score_seconds: float = 0.0
     select_seconds: float = 0.0
     move_seconds: float = 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the KV cache and of what is kept beside it."""
+        return self.kv_bytes + self.query_bytes
 
     @property
     def rows_used(self) -> float:
@@ -79,7 +91,8 @@ class Stats:
     @property
     def prompt_per_second(self) -> float:
         """Prompt tokens per second; 0 before the prompt is read."""
-        return self.n_prompt / self.prompt_seconds if self.prompt_seconds else 0.0
+        n_read = self.n_prompt - self.n_shared
+        return n_read / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def generated_per_second(self) -> float:
@@ -159,6 +172,47 @@ def write(
         yield new, token, None
 
 
+class Meter:
+    """Statistics of one sequence, token by token, and the line about the trained length."""
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        n_prompt: int,
+        capacity: int,
+        warn: Warn,
+        n_shared: int = 0,
+    ) -> None:
+        self._model, self._warn = model, warn
+        self._stats = Stats(
+            n_prompt=n_prompt,
+            n_shared=n_shared,
+            cells_capacity=capacity,
+            cells_allocated=context.n_cells,
+            kv_bytes=kv_evict.n_bytes(context.ptr),
+        )
+
+    def tick(self, seconds: float) -> None:
+        """Account for one more token; the first ends the reading of the prompt."""
+        stats = self._stats
+        n = stats.n_generated + 1
+        prompt = seconds if n == 1 else stats.prompt_seconds
+        self._stats = replace(
+            stats, n_generated=n, prompt_seconds=prompt, generation_seconds=seconds - prompt
+        )
+        n_train = self._model.n_ctx_train
+        if n == max(1, n_train - stats.n_prompt + 1):
+            self._warn(
+                f"position {n_train} is the last that {self._model.path.name} was trained on: "
+                "a bounded cache saves memory, but what the model writes from here on may degrade"
+            )
+
+    def stats(self, cache: BoundedCache) -> Stats:
+        """Statistics so far."""
+        return replace(self._stats, **vars(cache.stats))
+
+
 class Generation:
     """One bounded generation: iterate over it for responses; a context manager.
 
@@ -201,8 +255,8 @@ class Generation:
     ) -> None:
         settings = settings or Settings()
         self.model, self.settings, self.warn = model, settings, warn
-        self.tokens = _tokens(model, prompt, parse_special)
-        self.n_predict = _longest(settings, len(self.tokens), n_predict)
+        self.tokens = prompt_tokens(model, prompt, parse_special)
+        self.n_predict = longest_output(settings, len(self.tokens), n_predict)
         self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
         settings = attention.resolve(settings, model, bounded=self.sizes.bounded)
         if self.sizes.bounded:
@@ -225,12 +279,7 @@ class Generation:
                 bounded=self.sizes.bounded,
             )
             self._opened = opened.pop_all()
-        self._stats = Stats(
-            n_prompt=len(self.tokens),
-            cells_capacity=self.sizes.capacity,
-            cells_allocated=self.context.n_cells,
-            kv_bytes=kv_evict.n_bytes(self.context.ptr),
-        )
+        self._meter = Meter(model, self.context, len(self.tokens), self.sizes.capacity, warn)
         self._responses = self._generate()
 
     def __enter__(self) -> Generation:
@@ -249,7 +298,7 @@ class Generation:
     @property
     def stats(self) -> Stats:
         """Statistics so far."""
-        return replace(self._stats, **vars(self.cache.stats))
+        return self._meter.stats(self.cache)
 
     def __iter__(self) -> Iterator[Response]:
         """Generate; the last response has a finish reason. A second loop goes on with the first."""
@@ -259,22 +308,9 @@ class Generation:
         started = time.perf_counter()
         steps = generate_step(self.cache, self.sampler, self.tokens, self.model.is_eog)
         written = write(self.model, steps, self._text, self.n_predict)
-        for n, (text, token, reason) in enumerate(written, start=1):
-            self._tick(n, time.perf_counter() - started)
+        for text, token, reason in written:
+            self._meter.tick(time.perf_counter() - started)
             yield Response(text, token, reason, self.stats)
-
-    def _tick(self, n: int, seconds: float) -> None:
-        """Account for the `n`-th token; the first ends the reading of the prompt."""
-        prompt = seconds if n == 1 else self._stats.prompt_seconds
-        self._stats = replace(
-            self._stats, n_generated=n, prompt_seconds=prompt, generation_seconds=seconds - prompt
-        )
-        n_train = self.model.n_ctx_train
-        if n == max(1, n_train - len(self.tokens) + 1):
-            self.warn(
-                f"position {n_train} is the last that {self.model.path.name} was trained on: "
-                "a bounded cache saves memory, but what the model writes from here on may degrade"
-            )
 
 
 def generate(model: Model, prompt: str | Sequence[int], **kwargs: object) -> tuple[str, Response]:
@@ -290,7 +326,8 @@ def generate(model: Model, prompt: str | Sequence[int], **kwargs: object) -> tup
     return "".join(response.text for response in responses), responses[-1]
 
 
-def _tokens(model: Model, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
+def prompt_tokens(model: Model, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
+    """Tokens of a prompt; UsageError if there are none."""
     if isinstance(prompt, str):
         if not prompt:
             raise UsageError("the prompt is empty: give a text with -p or -f")
@@ -300,8 +337,14 @@ def _tokens(model: Model, prompt: str | Sequence[int], parse_special: bool) -> l
     return list(prompt)
 
 
-def _longest(settings: Settings, n_prompt: int, n_predict: int | None) -> int | None:
-    """Longest output: what is asked for, and what ``ctx_size`` leaves beside the prompt."""
+def longest_output(settings: Settings, n_prompt: int, n_predict: int | None) -> int | None:
+    """Longest output: what is asked for, and what ``ctx_size`` leaves beside the prompt.
+
+    Raises
+    ------
+    UsageError
+        If that is less than one token.
+    """
     if n_predict is not None and n_predict < 1:
         raise UsageError(f"the longest output is {n_predict} tokens: give at least 1")
     if settings.ctx_size is None:

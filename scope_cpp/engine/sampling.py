@@ -110,6 +110,45 @@ def _check_whole(name: str, value: Any, low: int, high: int) -> None:
         raise UsageError(f"{name} is {value!r}: give a whole number within {low} to {high}")
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """A token and how likely the model took it to be.
+
+    Attributes
+    ----------
+    token, text
+        Its id and its bytes.
+    logprob
+        Natural logarithm of its probability.
+    """
+
+    token: int
+    text: bytes
+    logprob: float
+
+
+def alternatives(
+    model: Model, logits: NDArray[np.float32], token: int, n: int
+) -> tuple[Alternative, ...]:
+    """Return `token`, then the `n` most likely ones, the most likely first.
+
+    Parameters
+    ----------
+    model
+    logits
+        float32 (n_vocab,): the model's own, before bias, penalties and temperature.
+    token, n
+    """
+    shifted = logits.astype(np.float64) - float(logits.max())
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    likely = np.argpartition(-logprobs, n - 1)[:n] if 0 < n < logits.size else np.arange(n)
+    ordered = likely[np.lexsort((likely, -logprobs[likely]))]
+    return tuple(
+        Alternative(i, model.token_to_piece(i, special=True), float(logprobs[i]))
+        for i in (token, *map(int, ordered))
+    )
+
+
 # SamplingParams field -> key and type in a GGUF
 _MODEL_DEFAULTS = {
     "temp": ("temp", float),

@@ -145,12 +145,19 @@ class Sizes:
     warnings: tuple[str, ...]
 
 
-def resolve(settings: Settings, model: Model, n_prompt: int, n_predict: int | None) -> Sizes:
+def resolve(
+    settings: Settings,
+    model: Model,
+    n_prompt: int,
+    n_predict: int | None,
+    free: int | None = None,
+) -> Sizes:
     """Derive capacity and pools from the settings.
 
     The budget covers prompt and output. If both fit into it nothing is bounded, unless the options
     themselves name smaller pools. Otherwise the prefill policy takes its share first, and the
-    decode policy divides the rest.
+    decode policy divides the rest. `free` are the bytes that cells may take; without it the machine
+    is asked.
 
     Raises
     ------
@@ -160,7 +167,7 @@ def resolve(settings: Settings, model: Model, n_prompt: int, n_predict: int | No
     decode, prefill = settings.policies()
     if decode.name == "full" and n_predict is None:
         raise UsageError("--policy full needs the longest output: give -n or -c")
-    n_cells = _budget_cells(settings, model, n_prompt, n_predict, decode)
+    n_cells = _budget_cells(settings, model, n_prompt, n_predict, decode, free)
     fits = n_predict is not None and n_prompt + n_predict <= n_cells
     if n_predict and fits and not _bound_by_options(decode, prefill, n_prompt, n_predict):
         return Sizes(n_prompt + n_predict, False, decode, prefill, ())
@@ -207,17 +214,24 @@ def _least_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int
 
 
 def _budget_cells(
-    settings: Settings, model: Model, n_prompt: int, n_predict: int | None, decode: DecodePolicy
+    settings: Settings,
+    model: Model,
+    n_prompt: int,
+    n_predict: int | None,
+    decode: DecodePolicy,
+    free: int | None,
 ) -> int:
     parsed = dial.parse_budget(settings.budget)
     if decode.name == "full" and settings.budget is None:
         parsed = dial.parse_budget("100%")
+    if free is None:
+        free = free_memory(gpu=settings.offload_kqv and model.offloaded)
     return dial.cells(
         parsed,
         n_prompt=n_prompt,
         n_predict=n_predict,
         bytes_per_cell=max(1, bytes_per_cell(model, settings.type_k, settings.type_v)),
-        free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
+        free_memory=free,
     )
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scope_cpp.errors import ScopeError, UsageError
-from scope_cpp.eval.files import FORMAT, cannot_write, dump, lock, read_json, replace
 from scope_cpp.eval.record import Prediction
+from scope_cpp.files import FORMAT, cannot_write, dump, lock, read_json, replace
 
 _NEEDED = ("model", "task", "items", "seed", "template", "temp", "rows", "versions")
 

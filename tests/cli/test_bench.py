@@ -166,6 +166,22 @@ def test_other_tests(run: Run, tiny: Path, test: str) -> None:
         assert same["test"].startswith(f"pp{bounded['facts']['turn_tokens']} @")
 
 
+def test_texts_at_once(run: Run, tiny: Path) -> None:
+    args = ("-np", "1,3", "-p", 20, "-d", 90, "-n", 4, "-r", 1, "-fa", "on", "--beta", "40")
+    result = run("bench", tiny, *args, "--policy", "scope-slide")
+    assert result.exit_code == 0, result.stderr
+    rows = parse_markdown(result.stdout)
+    assert [(row["policy"], row["texts"], row["test"]) for row in rows] == [
+        ("full", "1", "tg4 @ d90 x1"),
+        ("full", "1", "tg4 @ d90 x1"),
+        ("scope-slide", "1", "tg4 @ d90 x1"),
+        ("scope-slide", "3", "tg4 @ d90 x3"),
+    ]
+    assert rows[-1]["budget"] == "180" and rows[-1]["full texts in this KV"] == "0"
+    assert rows[-1]["room"] == "68.6×"  # 20 and 4096 cells against 20 and 40
+    assert float(rows[-1]["vs one"].split()[0]) > 0
+
+
 def test_rows_on_another_library(run: Run, tiny: Path) -> None:
     folder = os.environ.get("SCOPE_STOCK_LIB")
     if not folder:

@@ -47,12 +47,10 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as err:
         raise ScopeError(f"{path} cannot be read: {err.strerror}") from None
     except ValueError as err:
-        raise ScopeError(
-            f"{path} is damaged ({err}): start the run anew in another folder"
-        ) from None
+        raise ScopeError(f"{path} is damaged ({err}): give another place to begin anew") from None
     version = values.get("format") if isinstance(values, dict) else None
     if not isinstance(version, int):
-        raise ScopeError(f"{path} is damaged (no format): start the run anew in another folder")
+        raise ScopeError(f"{path} is damaged (no format): give another place to begin anew")
     if version > FORMAT:
         raise ScopeError(
             f"{path} has format {version}, this version of scope-cpp knows {FORMAT}: update it"

@@ -1,0 +1,181 @@
+"""How many rows at once, and in how many cells: by what the rows may need, and what is free."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from scope_cpp.batch.requests import Requests
+from scope_cpp.batch.rows import Row
+from scope_cpp.engine import budget as dial
+from scope_cpp.engine.budget import bytes_per_cell, format_bytes
+from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.parallel.demand import Room, assess
+from scope_cpp.engine.settings import CHAT_CELLS
+from scope_cpp.errors import ScopeError, UsageError
+
+# Rows at once, if nothing is said and as many fit
+MOST_ROWS = 8
+# Of so many of the longest rows with the same options the cells are worked out
+_LOOKED_AT = 256
+_GROUPS = 64
+
+
+@dataclass(frozen=True)
+class Census:
+    """What a file of rows comes to.
+
+    Attributes
+    ----------
+    n_rows
+    cells
+        Most cells that one of the longest rows may need; `CHAT_CELLS` where that can't be known.
+    prompt
+        Tokens of the longest of their prompts.
+    """
+
+    n_rows: int | None = None
+    cells: int = CHAT_CELLS
+    prompt: int = CHAT_CELLS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows at once, their cells, and those of them that prompts may rest in."""
+
+    n_parallel: int
+    n_cells: int
+    prefix_cells: int
+
+
+class Longest:
+    """Keeps the longest rows of those that pass by, of each set of options."""
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self._groups: dict[str, list[tuple[int, int, Row]]] = {}
+
+    def add(self, row: Row) -> None:
+        """Look at a row."""
+        self.n_rows += 1
+        if row.error is not None:
+            return
+        key = repr((row.options.n_predict, sorted(row.options.settings.items())))
+        if key not in self._groups and len(self._groups) >= _GROUPS:
+            key = ""
+        group = self._groups.setdefault(key, [])
+        push = heapq.heappush if len(group) < _LOOKED_AT else heapq.heappushpop
+        push(group, (_length(row), row.index, row))
+
+    def rows(self) -> Iterable[Row]:
+        """Return the longest ones."""
+        return [row for group in self._groups.values() for _, _, row in group]
+
+    def census(self, requests: Requests) -> Census:
+        """Work out what the rows come to; those that are wrong are left out."""
+        room = Room(sys.maxsize, 1, requests.defaults.settings)
+        cells = prompt = 1
+        for row in self.rows():
+            try:
+                request = requests.of(row)
+                cells = max(cells, assess(request, requests.model, room).n_cells)
+            except ScopeError:
+                continue  # the engine refuses it by name
+            prompt = max(prompt, len(request.prompt))
+        return Census(self.n_rows, cells, prompt)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What there is room for: free bytes, and those that a cell takes."""
+
+    free: int
+    cell: int = 1
+
+    @classmethod
+    def of(cls, requests: Requests, parts: int = 1) -> Memory:
+        """Return a part of the memory that is free now, where the cells will lie.
+
+        Raises
+        ------
+        ScopeError
+            If there is none for a single one.
+        """
+        model, settings = requests.model, requests.defaults.settings
+        size = max(1, bytes_per_cell(model, settings.type_k, settings.type_v))
+        free = free_memory(gpu=settings.offload_kqv and model.offloaded) // parts
+        if free < size:
+            raise ScopeError(
+                f"{format_bytes(free)} of memory are free, a cell takes {format_bytes(size)}: end "
+                "other programs"
+            )
+        return cls(free, size)
+
+    def cells(self, flag: str, text: str) -> int:
+        """Return the cells that a flag's value stands for, see `scope_cpp.engine.budget`.
+
+        Raises
+        ------
+        UsageError
+            If it is no number of cells, or more than there is memory for.
+        """
+        if text.strip() == "0":
+            return 0
+        try:
+            parsed = dial.parse_budget(text)
+            if parsed.kind == "percent":
+                raise UsageError("of what? give cells (8192, 8k), memory (512MiB) or auto")
+            return dial.cells(
+                parsed, n_prompt=0, n_predict=None, bytes_per_cell=self.cell, free_memory=self.free
+            )
+        except UsageError as err:
+            raise UsageError(f"{flag} {text}: {err}") from None
+
+
+def layout(
+    census: Census,
+    memory: Memory,
+    *,
+    n_parallel: int | None = None,
+    cells: str | None = None,
+    prefix_cells: str | None = None,
+) -> Layout:
+    """Return how many rows run at once in how many cells.
+
+    Parameters
+    ----------
+    census, memory
+        Half of the memory is taken at most, if `cells` does not say more.
+    n_parallel
+        ``None``: as many as fit, `MOST_ROWS` at most.
+    cells
+        ``None``: what so many rows may need.
+    prefix_cells
+        ``None``: the longest prompt's.
+
+    Raises
+    ------
+    UsageError
+        If `cells` are no number of cells, or more than there is memory for.
+    """
+    half = memory.cells("--cells", "auto")
+    asked = None if cells is None else memory.cells("--cells", cells)
+    if n_parallel is None:
+        most = min(MOST_ROWS, census.n_rows or MOST_ROWS)
+        n_parallel = max(1, min(most, (asked or half) // census.cells))
+    n_cells = asked
+    if n_cells is None:
+        free = memory.free // memory.cell
+        n_cells = max(min(n_parallel * census.cells, half), min(census.cells, free))
+    rest = census.prompt
+    if prefix_cells is not None:
+        rest = memory.cells("--prefix-cells", prefix_cells)
+    return Layout(n_parallel, n_cells, min(rest, n_cells))
+
+
+def _length(row: Row) -> int:
+    if row.messages is not None:
+        return sum(len(message["content"]) for message in row.messages)
+    return len(row.prompt or "")

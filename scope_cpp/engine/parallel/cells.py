@@ -1,0 +1,147 @@
+"""The cells of one context: which sequences are free, which share a beginning, which rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from scope_cpp.engine.context import Context, ContextParams
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.demand import Demand
+from scope_cpp.engine.parallel.prefixes import LEAST, Prefixes
+from scope_cpp.errors import UsageError
+from scope_cpp.native import kv_evict
+from scope_cpp.native.library import llama_cpp
+
+# Prompts that rest at once. Each takes a ring of queries beside its cells.
+MOST_RESTING = 8
+
+
+class Cells:
+    """A context of `n_cells` for `n_parallel` rows; prompts may rest in `prefix_cells` of them.
+
+    `n_queries` of each sequence are recorded from the start, 0 for none.
+
+    Attributes
+    ----------
+    context
+    countable
+        Whether llama.cpp's cells can be looked at. Where not (recurrent state, sliding windows)
+        nothing is shared and nothing rests.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: ContextParams,
+        *,
+        n_parallel: int,
+        n_cells: int,
+        prefix_cells: int,
+        n_queries: int,
+    ) -> None:
+        n_resting = MOST_RESTING if prefix_cells >= LEAST else 0
+        if n_cells < 1:
+            raise UsageError(f"{n_cells} cells in all: give at least 1")
+        most = int(llama_cpp.llama_max_parallel_sequences()) - n_resting
+        most = min(most, params.n_batch, n_cells)
+        if not 1 <= n_parallel <= most:
+            raise UsageError(f"{n_parallel} rows at once: give 1 to {most}")
+        self._n_cells, self._prefix_cells, self._n_resting = n_cells, prefix_cells, n_resting
+        self.context = Context(model, replace(params, n_seq_max=n_parallel + n_resting))
+        self.countable = kv_evict.n_cells(self.context.ptr) > 0
+        if self.countable:
+            with suppress(kv_evict.NativeError):  # a bounded row is refused by name
+                self.context.record_queries(n_queries)
+        self._free = list(range(n_parallel + n_resting))[::-1]
+        self._prefixes = Prefixes()
+
+    def take(self, demand: Demand, running: Sequence[int], promised: int) -> tuple[int, int] | None:
+        """Find a sequence and cells for a row; prompts that rest give way.
+
+        Parameters
+        ----------
+        demand
+        running
+            Sequences of the rows that run.
+        promised
+            Cells that these may still take; where cells can't be counted, those they have as well.
+
+        Returns
+        -------
+        seq, n_shared
+            The sequence, and how many of the prompt's tokens lie in it already; ``None`` if the
+            row must wait.
+        """
+        if demand.ring > self.context.n_recorded:
+            if running:
+                return None  # more is recorded from now on, which can begin without a cell only
+            self.forget_resting()
+        source, n_shared = self._prefixes.find(demand.tokens, demand.n_shareable)
+        needed = promised + demand.n_cells - n_shared
+        if self._n_held(running, source, n_shared) + needed > self._n_cells:
+            return None
+        seq = self._free.pop()
+        if n_shared:
+            self._prefixes.touch(source)
+            llama_cpp.llama_memory_seq_cp(self.context.memory, source, seq, 0, n_shared)
+        while self._prefixes.resting and self.used() + needed > self._n_cells:
+            self.clear(self._prefixes.resting[0])
+        return seq, n_shared
+
+    def used(self) -> int:
+        """Cells in use, by llama.cpp's count."""
+        return kv_evict.n_used(self.context.ptr)
+
+    def note(self, seq: int, tokens: Sequence[int]) -> None:
+        """Note that a sequence begins with these tokens: others may share them from now on."""
+        if self.countable and len(tokens) >= LEAST:
+            self._prefixes.add(seq, tokens)
+
+    def finish(self, seq: int, tokens: Sequence[int]) -> None:
+        """Take the cells of a row that has ended; those of its first `tokens` may rest."""
+        tokens = tokens[: self._prefix_cells]
+        if not self._n_resting or not self.countable or len(tokens) < LEAST:
+            self.clear(seq)
+            return
+        self.note(seq, tokens)
+        llama_cpp.llama_memory_seq_rm(self.context.memory, seq, len(tokens), -1)
+        kv_evict.forget(self.context.ptr, seq)
+        for useless in self._prefixes.rest(seq):
+            self.clear(useless)
+        resting = self._prefixes.resting
+        while len(resting) > self._n_resting or self.n_resting_cells() > self._prefix_cells:
+            self.clear(resting[0])
+
+    def clear(self, seq: int) -> None:
+        """Free a sequence and its cells, but for those that others have too."""
+        llama_cpp.llama_memory_seq_rm(self.context.memory, seq, -1, -1)
+        kv_evict.forget(self.context.ptr, seq)
+        self._prefixes.remove(seq)
+        self._free.append(seq)
+
+    def forget_resting(self) -> None:
+        """Free all prompts that rest."""
+        while self._prefixes.resting:
+            self.clear(self._prefixes.resting[0])
+
+    def n_resting_cells(self) -> int:
+        """Cells of the prompts that rest, rows that share them or not."""
+        return self._n_held(self._prefixes.resting, -1, 0)
+
+    def _n_held(self, seqs: Sequence[int], source: int, n_shared: int) -> int:
+        """Cells of some sequences, and the first `n_shared` of one more."""
+        ptr = self.context.ptr
+        held = np.zeros(kv_evict.n_cells(ptr), np.bool_)
+        for seq in seqs:
+            held[kv_evict.cells(ptr, seq)[1]] = True
+        if n_shared:
+            held[kv_evict.cells(ptr, source)[1][:n_shared]] = True
+        return int(held.sum())
+
+    def close(self) -> None:
+        """Free the context."""
+        self.context.close()

@@ -1,0 +1,321 @@
+"""The engine: rows come and go, one `llama_decode` at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Hashable
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scope_cpp.engine import attention, capability
+from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.context import Row as Entry
+from scope_cpp.engine.generate import Warn, context_params
+from scope_cpp.engine.interrupts import whole_step
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.cells import Cells
+from scope_cpp.engine.parallel.demand import Room, assess, usual_ring
+from scope_cpp.engine.parallel.request import Event, Request
+from scope_cpp.engine.parallel.row import Row
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import ScopeError, UsageError
+
+# Most tokens of a prompt in a batch with rows that write: they wait for all of it
+PROMPT_PART = 128
+
+
+class ParallelEngine:
+    """Many bounded generations in one context; a context manager. Not thread-safe.
+
+    Rows are admitted first come, first served, as soon as the most cells that they may ever need
+    are free: what all running rows may still take is kept for them. One prompt is read at a time,
+    in parts, in the same batches as the next tokens of the rows that write. A prompt that begins
+    with the tokens of one that lies in the cache shares its cells, see `Demand.n_shareable`.
+
+    A row writes the tokens that it writes alone, but for the rounding of llama.cpp's arithmetic,
+    which depends on how many tokens are in a batch and on which cells they lie in: logits differ
+    in their last digits, and where two tokens are as likely as that, the other one may be taken.
+    ``flash_attn="auto"`` is the fused attention here, which passes over the cells of other rows;
+    for a row alone on a CPU it is the plain one, see `attention`.
+
+    Parameters
+    ----------
+    model
+        Stays open while the engine is used.
+    n_parallel
+        Most rows that run at once.
+    n_cells
+        Cells of the cache, all rows together: never exceeded.
+    settings
+        The context's dials, and what a request without settings of its own gets.
+    prefix_cells
+        Most cells in which finished rows may rest, for later prompts that begin alike: their
+        prompts, and their outputs too if nothing was evicted. They are given up, least recently
+        used first, as soon as a row needs them.
+    warn
+        Called once with each line that the user should know.
+
+    Attributes
+    ----------
+    n_parallel, n_cells, settings
+        As given.
+    context
+        llama.cpp's.
+    n_generated
+        Tokens written so far.
+
+    Raises
+    ------
+    UsageError
+        If there are no rows, no cells, or more rows than llama.cpp allows.
+    ScopeError
+        If there is no memory for the context.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_parallel: int,
+        n_cells: int,
+        settings: Settings | None = None,
+        prefix_cells: int = 0,
+        warn: Warn = warnings.warn,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.model, self._warn = model, warn
+        self._warned: set[str] = set()
+        self.n_parallel, self.n_cells = n_parallel, n_cells
+        self.n_generated = 0
+        self._n_evicted = 0
+        self._room = Room(n_cells, n_parallel, self.settings)
+        self._rows: dict[Hashable, Row] = {}
+        self._waiting: deque[Row] = deque()
+        self._running: list[Row] = []
+        self._said: list[Event] = []
+        bounds = self.settings.policies()[0].name != "full"
+        resolved = attention.resolve(self.settings, model, bounded=bounds and n_parallel == 1)
+        self._kinds = resolved.type_k, resolved.type_v, resolved.flash_attn
+        self._refusal: str | None = None
+        self._cells = Cells(
+            model,
+            context_params(resolved, n_cells),
+            n_parallel=n_parallel,
+            n_cells=n_cells,
+            prefix_cells=prefix_cells,
+            n_queries=usual_ring(self.settings) if bounds else 0,
+        )
+        self.context = self._cells.context
+        self._batch = max(n_parallel, min(resolved.n_ubatch, self.context.n_batch))
+
+    def __enter__(self) -> ParallelEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- requests -------------------------------------------------------------------------
+
+    def submit(self, request: Request, key: Hashable) -> None:
+        """Let a row wait for its turn; rows are admitted in this order.
+
+        Raises
+        ------
+        UsageError
+            If the request is wrong, needs more cells than there are, or the key is in use.
+        ScopeError
+            If the model's cache can't be bounded.
+        """
+        if key in self._rows:
+            raise UsageError(f"there is a row {key!r} already: give each a key of its own")
+        demand = assess(request, self.model, self._room)
+        if demand.sizes.bounded:
+            self._require_eviction()
+        row = Row(key, request, demand, self.model, self._warn_once)
+        for line in demand.sizes.warnings:
+            self._warn_once(line)
+        self._rows[key] = row
+        self._waiting.append(row)
+
+    def worst_case(self, request: Request) -> int:
+        """Return the most cells that a row may need: prompt and pools. Raises as `submit`."""
+        return assess(request, self.model, self._room).n_cells
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget a row, waiting or running; its cells are free at once. Unknown: nothing."""
+        row = self._rows.get(key)
+        if row in self._running:
+            self._remove(row)
+        elif row is not None:
+            self._waiting.remove(row)
+            self._forget(row)
+        self._said = [event for event in self._said if event.key != key]
+
+    def _require_eviction(self) -> None:
+        """Refuse a bounded row where cells can't be evicted; llama.cpp is asked once."""
+        if self._refusal is None:
+            try:
+                capability.require(self.model.path, self.model.arch, *self._kinds)
+            except ScopeError as err:
+                self._refusal = str(err)
+            else:
+                self._refusal = ""
+        if self._refusal:
+            raise ScopeError(self._refusal)
+
+    def _warn_once(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
+            self._warn(line)
+
+    def _forget(self, row: Row) -> None:
+        del self._rows[row.key]
+        row.close()
+
+    # -- steps ----------------------------------------------------------------------------
+
+    def step(self) -> list[Event]:
+        """Run at most one `llama_decode`; return what the rows say, none if there is no row.
+
+        A Ctrl-C in the middle is raised at the end; the next step returns what was said then.
+        """
+        with whole_step():
+            self._admit()
+            if self._running:
+                self._advance()
+        said, self._said = self._said, []
+        return said
+
+    def _admit(self) -> None:
+        """Let rows enter that wait, the first first, as long as no other one reads its prompt."""
+        while self._waiting and len(self._running) < self.n_parallel:
+            row = self._waiting[0]
+            if any(other.reading for other in self._running):
+                return
+            seqs = [other.cache.seq for other in self._running]
+            taken = self._cells.take(row.demand, seqs, self._promised())
+            if taken is None:
+                return
+            self._waiting.popleft()
+            try:
+                row.begin(self.context, *taken)
+            except ScopeError as err:
+                self._forget(row)
+                self._cells.clear(taken[0])
+                self._said.append(Event(row.key, None, err))
+            else:
+                self._running.append(row)
+
+    def _promised(self) -> int:
+        """Cells that running rows may still take; with those they have where none are counted."""
+        if self._cells.countable:
+            return sum(row.growth for row in self._running)
+        return sum(row.demand.n_cells for row in self._running)
+
+    def _advance(self) -> None:
+        """Decode the next token of each row that writes, and a part of the prompt that is read."""
+        n_writing = sum(not row.reading for row in self._running)
+        limit = min(self._batch - n_writing, PROMPT_PART) if n_writing else self._batch
+        batch: list[Entry] = []
+        fed: list[tuple[Row, int]] = []
+        for row in tuple(self._running):
+            try:
+                entries = row.feed(limit)
+            except ScopeError as err:
+                self._fail(row, err)
+            else:
+                fed.append((row, len(entries)))
+                batch += entries
+        try:
+            if batch:
+                self.context.decode_rows(batch)
+        except ScopeError as err:
+            for row, _ in fed:
+                self._fail(row, err)
+            return
+        end = 0
+        for row, n in fed:
+            end += n
+            try:
+                self._take_note(row, n, end - 1)
+            except ScopeError as err:
+                self._fail(row, err)
+
+    def _take_note(self, row: Row, n: int, last: int) -> None:
+        """Account for `n` tokens of a row, the last of them the batch's `last`-th."""
+        was_reading = row.reading
+        if not row.decoded(n):
+            return
+        if was_reading:
+            self._cells.note(row.cache.seq, row.whole)
+        event = row.say(last)
+        assert event.response is not None
+        self.n_generated += 1
+        self._said.append(event)
+        if event.response.finish_reason is not None:
+            self._remove(row, done=True)
+
+    def _fail(self, row: Row, err: ScopeError) -> None:
+        self._said.append(Event(row.key, None, err))
+        self._remove(row)
+
+    def _remove(self, row: Row, done: bool = False) -> None:
+        """Let a running row go; what is whole of one that is `done` may rest."""
+        self._running.remove(row)
+        self._n_evicted += row.cache.stats.evicted
+        self._forget(row)
+        if done:
+            self._cells.finish(row.cache.seq, row.whole)
+        else:
+            self._cells.clear(row.cache.seq)
+
+    # -- what there is --------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a row runs or waits, or something is said that no step has returned."""
+        return bool(self._running or self._waiting or self._said)
+
+    @property
+    def n_running(self) -> int:
+        """Rows that run."""
+        return len(self._running)
+
+    @property
+    def n_waiting(self) -> int:
+        """Rows that wait."""
+        return len(self._waiting)
+
+    @property
+    def n_evicted(self) -> int:
+        """Cells evicted so far, in all rows."""
+        return self._n_evicted + sum(row.cache.stats.evicted for row in self._running)
+
+    def cells_used(self) -> int:
+        """Cells in use, resting prompts included, by llama.cpp's count."""
+        if self._cells.countable:
+            return self._cells.used()
+        return sum(row.cache.stats.cells_used for row in self._running)
+
+    def positions(self, key: Hashable) -> NDArray[np.int32] | None:
+        """True positions of a running row, see `BoundedCache.positions`; ``None`` if it is none."""
+        row = self._rows.get(key)
+        return row.cache.positions() if row in self._running else None
+
+    @property
+    def caches(self) -> list[BoundedCache]:
+        """Caches of the running rows, in the order of their admission."""
+        return [row.cache for row in self._running]
+
+    def close(self) -> None:
+        """Forget all rows and free the context; further calls do nothing."""
+        for row in tuple(self._rows.values()):
+            self._forget(row)
+        self._running.clear()
+        self._waiting.clear()
+        self._cells.close()

@@ -1,0 +1,65 @@
+"""What goes into the engine and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from scope_cpp.engine.generate import Response
+from scope_cpp.engine.sampling import Alternative, SamplingParams
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import ScopeError
+
+__all__ = ["Alternative", "Event", "Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row: what `Generation` takes.
+
+    Attributes
+    ----------
+    prompt
+        Text, or token ids.
+    n_predict
+        Longest output in tokens; ``None`` for no limit.
+    settings
+        Policy, prefill, granularity, options, budget and context size of this row; ``None`` takes
+        the engine's. The context's dials (KV types, batches, threads, flash attention, offload)
+        must be the engine's.
+    sampling, stop, parse_special
+        See `Generation`.
+    logprobs
+        ``None`` for none; else with each token its log probability and that of so many of the
+        most likely ones, of the model's own distribution (before bias, penalties, temperature).
+    """
+
+    prompt: str | tuple[int, ...]
+    n_predict: int | None = None
+    settings: Settings | None = None
+    sampling: SamplingParams = SamplingParams()
+    stop: tuple[str, ...] = ()
+    parse_special: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step of one row.
+
+    Attributes
+    ----------
+    key
+        The row, as it was submitted.
+    response
+        As of a `Generation`; the last one has a finish reason. ``None`` with an error.
+    error
+        The row ended with this: its cells are free, the other rows go on.
+    logprobs
+        Of the response's token first, then of the most likely ones, as many as were asked for.
+    """
+
+    key: Hashable
+    response: Response | None
+    error: ScopeError | None = None
+    logprobs: tuple[Alternative, ...] = ()

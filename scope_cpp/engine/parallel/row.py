@@ -1,0 +1,154 @@
+"""One row: a sequence of its own, from its prompt to its last token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+
+from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.context import Context
+from scope_cpp.engine.context import Row as Entry
+from scope_cpp.engine.generate import Meter, Response, Warn, write
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.demand import Demand
+from scope_cpp.engine.parallel.request import Event, Request
+from scope_cpp.engine.sampling import Sampler, alternatives
+from scope_cpp.engine.text import TextStream
+
+
+class Row:
+    """A request that waits; after `begin` it runs.
+
+    Each step `feed` tells what to decode, `decoded` takes note of it, and `say` samples from it
+    once the prompt is read.
+
+    Attributes
+    ----------
+    cache
+        Its cells; there once it runs.
+    token
+        The last token, not decoded yet; ``None`` while the prompt is read.
+
+    Raises
+    ------
+    UsageError
+        For a wrong stop string, grammar or bias.
+    """
+
+    cache: BoundedCache
+
+    def __init__(
+        self, key: Hashable, request: Request, demand: Demand, model: Model, warn: Warn
+    ) -> None:
+        self.key, self.request, self.demand, self.model = key, request, demand, model
+        self.token: int | None = None
+        self._output: list[int] = []
+        self._warn = warn
+        text = TextStream(request.stop)
+        self._sampler = Sampler(model, request.sampling)
+        self._written = write(model, iter(self._last, None), text, demand.n_predict)
+        self._chunk: Sequence[int] = ()
+        self._started = 0.0
+
+    def begin(self, context: Context, seq: int, n_shared: int) -> None:
+        """Run as sequence `seq`, which has the cells of the first `n_shared` tokens already.
+
+        Raises
+        ------
+        ScopeError
+            If the cache can't be bounded.
+        """
+        demand, sizes = self.demand, self.demand.sizes
+        self._started = time.perf_counter()
+        self.cache = BoundedCache(
+            context,
+            sizes.capacity,
+            sizes.decode,
+            sizes.prefill,
+            whole_cells=demand.whole_cells,
+            n_predict=demand.n_predict,
+            bounded=sizes.bounded,
+            seq=seq,
+        )
+        if n_shared:
+            self.cache.adopt(n_shared)
+        self.cache.begin_prompt(demand.tokens)
+        n_prompt = len(demand.tokens)
+        self._meter = Meter(self.model, context, n_prompt, sizes.capacity, self._warn, n_shared)
+
+    @property
+    def reading(self) -> bool:
+        """Whether the prompt is not read yet."""
+        return self.token is None
+
+    @property
+    def growth(self) -> int:
+        """Cells that the row may still take beyond those that it has."""
+        return self.demand.n_cells - self.cache.stats.cells_used
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Tokens, from the first on, whose cells are all there and were never touched or weighed.
+
+        The output's are, if none was evicted yet.
+        """
+        prompt = self.demand.tokens
+        if self.cache.n_past < len(prompt) or not self.demand.keeps_prompt:
+            return ()
+        if self.cache.stats.evicted:
+            return prompt
+        return (*prompt, *self._output[: self.cache.n_past - len(prompt)])
+
+    def feed(self, limit: int) -> list[Entry]:
+        """Make room for what comes next, and return it: a token, or at most `limit` of the prompt.
+
+        The prompt is divided as it would be alone, for the sake of policies that choose while they
+        read; a division that exceeds the limit is decoded in several goes.
+        """
+        cache = self.cache
+        if self.token is not None:
+            cache.make_room()
+            return [Entry(self.token, cache.n_past, cache.seq, True)]
+        self._chunk = self._chunk or cache.next_chunk()
+        part, self._chunk = self._chunk[:limit], self._chunk[limit:]
+        last = len(self.demand.tokens) - 1
+        return [
+            Entry(token, pos, cache.seq, pos == last)
+            for pos, token in enumerate(part, start=cache.n_past)
+        ]
+
+    def decoded(self, n: int) -> bool:
+        """Take note that what `feed` gave, `n` tokens, was decoded; whether the prompt is read."""
+        self.cache.decoded(n)
+        if not self.reading:
+            return True
+        if self.cache.n_past < len(self.demand.tokens):
+            return False
+        self.cache.next_chunk()  # there is none: the output begins
+        self._sampler.accept_prompt(self.demand.tokens)
+        return True
+
+    def say(self, i: int) -> Event:
+        """Sample from the `i`-th output of the last batch.
+
+        Raises
+        ------
+        ScopeError
+            If the grammar allows no token.
+        """
+        context = self.cache.context
+        self.token = token = self._sampler.sample(context.ptr, i)
+        self._output.append(token)
+        text, _, reason = next(self._written)
+        self._meter.tick(time.perf_counter() - self._started)
+        n = self.request.logprobs
+        likely = () if n is None else alternatives(self.model, context.logits(i), token, n)
+        response = Response(text, token, reason, self._meter.stats(self.cache))
+        return Event(self.key, response, logprobs=likely)
+
+    def close(self) -> None:
+        """Free the sampler."""
+        self._sampler.close()
+
+    def _last(self) -> int | None:
+        return self.token

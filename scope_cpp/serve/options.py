@@ -1,0 +1,175 @@
+"""What the server is asked to be."""
+
+from __future__ import annotations
+
+import math
+import socket
+from dataclasses import dataclass
+
+from scope_cpp.engine import budget as dial
+from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.serve.auth import is_loopback
+
+CELLS_PER_ROW = 4096  # of the cache, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Options:
+    """Address, limits and cache of a server.
+
+    Attributes
+    ----------
+    host, port
+        Where it listens; port 0 takes a free one.
+    api_keys, insecure_no_key
+        Keys of clients. Without any, only this machine is let in, unless that is forced.
+    n_parallel, queue
+        Rows that run at once; rows that may wait beside them.
+    cells, prefix_cache
+        The cache of all rows together, and what of it prompts of finished rows may keep: cells
+        (``8k``) or memory (``512MiB``); see `n_cells` and `prefix_cells`.
+    n_predict
+        Longest answer, in tokens.
+    max_body
+        Bytes of a request.
+    timeout, body_timeout, grace
+        Seconds for an answer from the request's arrival; for a request to arrive; for running
+        answers at the end.
+    max_connections
+        Connections at once.
+    log_prompts
+        Write prompts to the log.
+
+    Raises
+    ------
+    UsageError
+        For a value out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: tuple[str, ...] = ()
+    insecure_no_key: bool = False
+    n_parallel: int = 4
+    queue: int = 64
+    cells: str | None = None
+    prefix_cache: str | None = None
+    n_predict: int = 4096
+    max_body: int = 4 << 20
+    timeout: float = 600.0
+    body_timeout: float = 30.0
+    grace: float = 30.0
+    max_connections: int = 256
+    log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"n_parallel": 1, "queue": 0, "n_predict": 1, "max_body": 1, "max_connections": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise UsageError(f"{_flag(name)} {getattr(self, name)}: give at least {low}")
+        for name in ("timeout", "body_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{_flag(name)} {getattr(self, name)}: give seconds above 0")
+        if not 0 <= self.grace < math.inf:
+            raise UsageError(f"{_flag('grace')} {self.grace}: give seconds, 0 or more")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def n_cells(options: Options, model: Model, settings: Settings) -> int:
+    """Return the cells of all rows together.
+
+    Without a word `CELLS_PER_ROW` for each row, or fewer where half of the free memory holds fewer.
+
+    Raises
+    ------
+    UsageError
+        If that is no number of cells, or over memory.
+    """
+    if options.cells is not None:
+        return _cells("--cells", options.cells, model, settings)
+    most = _cells("--cells", "auto", model, settings)
+    return min(most, CELLS_PER_ROW * options.n_parallel)
+
+
+def prefix_cells(options: Options, model: Model, settings: Settings, most: int) -> int:
+    """Return the cells that prompts of finished rows may keep, of `most`; half of them by default.
+
+    Raises
+    ------
+    UsageError
+        If that is no number of cells, or more than there are.
+    """
+    if options.prefix_cache is None:
+        return most // 2
+    if options.prefix_cache.strip() == "0":
+        return 0
+    wanted = _cells("--prefix-cache", options.prefix_cache, model, settings)
+    if wanted > most:
+        raise UsageError(
+            f"--prefix-cache {options.prefix_cache} is {wanted} cells, the cache has {most}: give "
+            "less, or more --cells"
+        )
+    return wanted
+
+
+def _cells(flag: str, text: str, model: Model, settings: Settings) -> int:
+    try:
+        parsed = dial.parse_budget(text)
+        if parsed.kind == "percent":
+            raise UsageError("a share has no whole here: give cells (8192, 8k) or memory (512MiB)")
+        return dial.cells(
+            parsed,
+            n_prompt=0,
+            n_predict=None,
+            bytes_per_cell=max(1, bytes_per_cell(model, settings.type_k, settings.type_v)),
+            free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
+        )
+    except UsageError as err:
+        raise UsageError(f"{flag} {text}: {err}") from None
+
+
+def bind(options: Options) -> socket.socket:
+    """Listen where the options say; clients that come before the model is there wait.
+
+    Raises
+    ------
+    UsageError
+        If others could come in without a key, or the host is unknown.
+    ScopeError
+        If the port is taken.
+    """
+    try:
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+    except OSError as err:
+        raise UsageError(f"--host {options.host}: {err.strerror or err}") from None
+    family, kind, number, _, address = found[0]
+    if not (is_loopback(str(address[0])) or options.api_keys or options.insecure_no_key):
+        raise UsageError(
+            f"--host {options.host} lets other machines in: give them --api-key KEY, or let "
+            "everybody in with --insecure-no-key"
+        )
+    listener = socket.socket(family, kind, number)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as err:
+        listener.close()
+        raise ScopeError(
+            f"cannot listen on {options.host} port {options.port} ({err.strerror}): "
+            "give another --port"
+        ) from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Address of a server that listens there."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

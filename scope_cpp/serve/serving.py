@@ -1,0 +1,127 @@
+"""What answers are made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import model_defaults
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import UsageError
+from scope_cpp.reference.shipped import MODEL
+from scope_cpp.serve.errors import ApiError, bad_request
+from scope_cpp.serve.options import Options, n_cells
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers are made with.
+
+    Attributes
+    ----------
+    model, name
+        The model, and what clients call it.
+    settings, sampling
+        Of a request that says nothing else; `sampling` by the names of `SamplingParams`.
+    template
+        Chat template instead of the model's.
+    n_predict
+        Longest answer.
+    n_cells
+        Cells of all rows together.
+    most_rows
+        Most answers of one request.
+    longest_piece
+        Bytes of the longest token.
+    """
+
+    model: Model
+    name: str
+    settings: Settings
+    sampling: Mapping[str, Any]
+    template: str | None
+    n_predict: int
+    n_cells: int
+    most_rows: int
+    longest_piece: int
+
+    def tokenize(self, body: Body, text: str, param: str, parse_special: bool) -> tuple[int, ...]:
+        """Return the tokens of a prompt.
+
+        A text that can't fit, however it is read, is refused unread: that takes a vocabulary with
+        many special tokens minutes.
+
+        Raises
+        ------
+        ApiError
+            400.
+        """
+        n_bytes = len(text.encode())
+        if self._stays_whole(body) and n_bytes >= self.n_cells * self.longest_piece:
+            raise bad_request(
+                f"the prompt has {n_bytes} bytes: {self.n_cells} cells can't hold that, give less",
+                param,
+                "context_length_exceeded",
+            )
+        try:
+            return tuple(self.model.tokenize(text, add_special=True, parse_special=parse_special))
+        except UsageError as err:
+            raise bad_request(str(err), param) from None
+
+    def _stays_whole(self, body: Body) -> bool:
+        return (body.get("prefill") or self.settings.prefill) == "full"
+
+    def require_model(self, body: Body) -> None:
+        """Refuse a request that names another model."""
+        name = body.get("model")
+        if name is not None and name != self.name:
+            raise unknown_model(name, self.name)
+
+
+def make_serving(
+    model: Model,
+    options: Options,
+    name: str | None,
+    settings: Settings,
+    sampling: Mapping[str, Any],
+    template: str | None,
+) -> Serving:
+    """Put together what answers are made with; see `Serving`.
+
+    Parameters
+    ----------
+    name
+        ``None``: that of the model's file.
+    sampling
+        What the user set; the model's own values are below it.
+
+    Raises
+    ------
+    UsageError
+        If the cells are none, or over memory.
+    """
+    return Serving(
+        model,
+        name or ("reference" if model.path == MODEL else model.path.stem),
+        settings,
+        {**model_defaults(model), **sampling},
+        template,
+        options.n_predict,
+        n_cells(options, model, settings),
+        options.n_parallel + options.queue,
+        max(len(model.token_to_piece(token, special=True)) for token in range(model.n_vocab)),
+    )
+
+
+def unknown_model(name: str, known: str) -> ApiError:
+    """The error for a model that is not served."""
+    return ApiError(
+        404,
+        f"there is no model {name[:64]!r}: this server has {known!r}",
+        param="model",
+        code="model_not_found",
+    )

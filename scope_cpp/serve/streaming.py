@@ -1,0 +1,186 @@
+"""How answers are sent, at once or as server-sent events, as long as their clients are there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from scope_cpp.serve.choice import Choice, Piece
+from scope_cpp.serve.errors import ApiError, shutting_down
+from scope_cpp.serve.form import Asked, Form, Object, counts, usage
+from scope_cpp.serve.limits import Disconnected, Receive
+from scope_cpp.serve.ticket import Ticket, Update
+
+T = TypeVar("T")
+
+_LAST_SECONDS = 5.0  # for a client to take what is left
+_DONE = b"data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # proxies shall pass events on at once
+]
+
+
+async def while_there(receive: Receive, work: Awaitable[T], deadline: float) -> T:
+    """Return what `work` returns; cancel it when its client goes away or time is up.
+
+    Parameters
+    ----------
+    receive
+        Of the request, its body read already.
+    deadline
+        Of `time.monotonic`.
+
+    Raises
+    ------
+    Disconnected
+    ApiError
+        504.
+    """
+    working: asyncio.Future[T] = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(receive))
+    tasks: set[asyncio.Future[Any]] = {working, watching}
+    try:
+        seconds = max(0.0, deadline - time.monotonic())
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if watching.done():
+            raise Disconnected
+        raise ApiError(
+            504,
+            "the answer took longer than the server allows: ask for fewer tokens",
+            code="timeout",
+            headers={"X-Should-Retry": "false"},  # OpenAI's clients would
+        )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@dataclass
+class Answer:
+    """The answers to one request.
+
+    Attributes
+    ----------
+    asked, form
+        What was asked, and how answers look.
+    ticket
+        The rows.
+    choices
+        One for each row.
+    deadline
+        Of `time.monotonic`.
+    """
+
+    asked: Asked
+    form: Form
+    ticket: Ticket
+    choices: Sequence[Choice]
+    deadline: float
+
+    def take(self, index: int, update: Update) -> Piece:
+        """Return what is new of an answer.
+
+        Raises
+        ------
+        ApiError
+            If the row failed, or was ended before it began.
+        """
+        piece = self.choices[index].take(update)
+        if update.cut and not self.choices[index].started:
+            raise shutting_down()
+        return piece
+
+    @property
+    def usage(self) -> Object:
+        """Tokens so far."""
+        return usage(self.asked.n_prompt, self.choices)
+
+    async def whole(self) -> Object:
+        """Wait for all answers; return the object to send.
+
+        Raises
+        ------
+        ApiError
+            If one of them failed.
+        """
+        pieces: list[list[Piece]] = [[] for _ in self.choices]
+        async for index, update in self.ticket:
+            pieces[index].append(self.take(index, update))
+        more = {"scope": [counts(choice) for choice in self.choices]} if self.asked.scope else {}
+        return self.form.whole(
+            [self.form.choice(i, parts) for i, parts in enumerate(pieces)],
+            usage=self.usage,
+            **more,
+        )
+
+    async def chunks(self, first: tuple[int, Update]) -> AsyncIterator[Object]:
+        """Yield the objects of a stream; `first` is the first update, which was waited for."""
+        extra = {"usage": None} if self.asked.usage else {}
+        for index in range(len(self.choices)):
+            opening = self.form.opening(index)
+            if opening is not None:
+                yield self.form.chunk([opening], **extra)
+        index, update = first
+        while True:
+            piece = self.take(index, update)
+            more = {"scope": counts(self.choices[index])} if self.asked.scope else {}
+            if piece.text or piece.tokens or piece.finish_reason or self.choices[index].picture:
+                yield self.form.chunk([self.form.part(index, piece)], **extra, **more)
+            try:
+                index, update = await self.ticket.__anext__()
+            except StopAsyncIteration:
+                break
+        if self.asked.usage:
+            yield self.form.chunk([], usage=self.usage)
+
+
+class EventStream:
+    """The response that streams an answer; an ASGI application.
+
+    What goes wrong after its first byte is told in an event of its own, as OpenAI does.
+    """
+
+    def __init__(self, answer: Answer, first: tuple[int, Update], done: Callable[[], None]) -> None:
+        self._answer, self._first, self._done = answer, first, done
+
+    async def __call__(self, scope: Any, receive: Receive, send: Any) -> None:
+        """Send it all, as long as the client is there."""
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            last = _DONE
+            try:
+                await while_there(receive, self._send(send), self._answer.deadline)
+            except ApiError as err:
+                last = event(err.body) + _DONE
+            with contextlib.suppress(asyncio.TimeoutError):  # a client that does not read
+                end = {"type": "http.response.body", "body": last}
+                await asyncio.wait_for(send(end), _LAST_SECONDS)
+        except Disconnected:
+            pass
+        finally:
+            self._done()
+
+    async def _send(self, send: Any) -> None:
+        async for chunk in self._answer.chunks(self._first):
+            await send({"type": "http.response.body", "body": event(chunk), "more_body": True})
+
+
+def event(value: Object) -> bytes:
+    """Return a server-sent event."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"data: {text}\n\n".encode()

@@ -1,0 +1,1 @@
+"""What scripts/soak_serve.py is made of."""
