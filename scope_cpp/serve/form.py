@@ -22,8 +22,8 @@ class Asked:
     ----------
     rows
         One for each answer.
-    n_prompt
-        Tokens of the prompts, each prompt counted once.
+    n_prompt, n
+        Tokens of the prompts, each prompt counted once; answers to each.
     stream, usage
         Send the answers as they are written; and the usage at the end of that.
     scope, picture
@@ -34,6 +34,7 @@ class Asked:
 
     rows: Sequence[Request]
     n_prompt: int
+    n: int
     stream: bool
     usage: bool
     scope: bool
@@ -49,6 +50,7 @@ def asked(body: Object, rows: Sequence[Request], prompts: Sequence[str]) -> Aske
     return Asked(
         rows=rows,
         n_prompt=sum(len(row.prompt) for row in rows[::n]),
+        n=n,
         stream=bool(body.get("stream")),
         usage=bool(options.get("include_usage")),
         scope=scope is not None,
@@ -95,13 +97,15 @@ class Form:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def usage(n_prompt: int, choices: Sequence[Choice]) -> Object:
+def usage(asked: Asked, choices: Sequence[Choice]) -> Object:
     """Tokens of a request: each prompt counts once, however many answers it gets."""
     n_generated = sum(choice.stats.n_generated for choice in choices)
+    n_shared = sum(choice.stats.n_shared for choice in choices[:: asked.n])
     return {
-        "prompt_tokens": n_prompt,
+        "prompt_tokens": asked.n_prompt,
         "completion_tokens": n_generated,
-        "total_tokens": n_prompt + n_generated,
+        "total_tokens": asked.n_prompt + n_generated,
+        "prompt_tokens_details": {"cached_tokens": n_shared},
     }
 
 

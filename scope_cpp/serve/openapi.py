@@ -28,7 +28,12 @@ def _maybe(value: Object) -> Object:
 
 
 _ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=_MAYBE_TEXT, code=_MAYBE_TEXT))
-_USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
+_USAGE = _object(
+    prompt_tokens=_COUNT,
+    completion_tokens=_COUNT,
+    total_tokens=_COUNT,
+    prompt_tokens_details=_object(cached_tokens=_COUNT),
+)
 _REASON = {"type": "string", "enum": ["stop", "length"]}
 _TOKEN = _object(token=_TEXT, logprob=_NUMBER, bytes=_list(_COUNT))
 _CHAT_LOGPROBS = _object(

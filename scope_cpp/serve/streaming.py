@@ -108,7 +108,7 @@ class Answer:
     @property
     def usage(self) -> Object:
         """Tokens so far."""
-        return usage(self.asked.n_prompt, self.choices)
+        return usage(self.asked, self.choices)
 
     async def whole(self) -> Object:
         """Wait for all answers; return the object to send.

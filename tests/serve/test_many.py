@@ -199,10 +199,14 @@ def test_a_prompt_that_comes_back_is_not_read_again(tiny: Tiny) -> None:
         n_prompt = len(server.model.tokenize(prompt))
         with server.client() as client:
             ask = client.completions.create
-            first = ask(model="tiny", prompt=prompt, max_tokens=5).choices[0].text
+            first = ask(model="tiny", prompt=prompt, max_tokens=5)
+            assert first.usage.prompt_tokens_details.cached_tokens == 0
             rested = server.metrics()["scope_cells_used"]
             assert n_prompt <= rested <= n_prompt + 5
-            assert ask(model="tiny", prompt=prompt, max_tokens=5).choices[0].text == first
+            again = ask(model="tiny", prompt=prompt, max_tokens=5)
+            assert again.choices[0].text == first.choices[0].text
+            # the last token is read for its logits
+            assert again.usage.prompt_tokens_details.cached_tokens == n_prompt - 1
             for i in range(4):
                 ask(model="tiny", prompt=f"{i} {prompt}", max_tokens=5)
                 assert server.metrics()["scope_cells_used"] <= 200
