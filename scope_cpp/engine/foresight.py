@@ -12,7 +12,7 @@ from scope_cpp.policies.scores.foresight import VALUE_WEIGHT, Asked
 # cells whose rows are read at once while the prompt is gone through
 CHUNK = 256
 # queries that are kept take no more memory, and no more time for each token, than this
-MOST_BYTES = 32 * 2**20
+MOST_BYTES = 16 * 2**20
 # the largest float16: a query beyond it attends to one cell, whatever its length
 MOST = np.float32(65504)
 
