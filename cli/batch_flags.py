@@ -241,8 +241,8 @@ def defaults_of(
     UsageError
         For a value out of range, or a file that can't be read.
     """
-    from scope_cpp.batch.options import NO_LIMIT
     from scope_cpp.batch.requests import Defaults
+    from scope_cpp.engine.parallel.options import NO_LIMIT
     from scope_cpp.errors import UsageError
 
     from . import convert

@@ -4,7 +4,7 @@
 ``rows``               what a row is, and that its id is its own
 ``formats``            which format a file has; ``input_lines``, ``parse`` and ``table`` (CSV)
                        make rows of it
-``openai, options``    what a request of OpenAI asks; what a row may set for itself
+``openai``             what a request of OpenAI asks
 ``source``             the input, as often as it is needed or once, no further than needed
 ``requests``           rows to requests of the engine, through the model's chat template
 ``runner``             the engine as rows in, records out: what a worker elsewhere does too

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scope_cpp.batch.options import Options, parse_options, shown
+from scope_cpp.engine.parallel.options import Options, parse_options, shown
 from scope_cpp.errors import UsageError
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

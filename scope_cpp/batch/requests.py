@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from scope_cpp.batch.options import NO_LIMIT, Options
 from scope_cpp.batch.rows import Row
 from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.chat import format_chat
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel import Request
+from scope_cpp.engine.parallel.options import NO_LIMIT, Options
 from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
@@ -160,19 +160,8 @@ class Requests:
 
 
 def _settings(base: Settings, options: Options) -> Settings:
-    """The command's settings with the row's over them.
-
-    A row with a policy of its own takes none of the command's policy options.
-    """
-    values = dict(options.settings)
-    if "policy" not in values and "prefill" not in values:
-        own = values.get("options", ())
-        named = {option.partition("=")[0] for option in own}
-        kept = (option for option in base.options if option.partition("=")[0] not in named)
-        values["options"] = (*kept, *own)
-    else:
-        values.setdefault("options", ())
-    settings = replace(base, **values)
+    """The command's settings with the row's over them; results must not depend on the machine."""
+    settings = options.over(base)
     if parse_budget(settings.budget).kind == "auto":
         raise UsageError(
             "budget auto depends on the memory that is free just then, and so would the results: "

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scope_cpp.batch.options import Options
+from scope_cpp.engine.parallel.options import Options
 
 INVALID_LINE = "invalid_line"
 DUPLICATE_ID = "duplicate_id"

@@ -9,9 +9,9 @@ from typing import Any
 
 from scope_cpp.batch.input_lines import MOST_LINE, Line
 from scope_cpp.batch.openai import read_body
-from scope_cpp.batch.options import option_names
 from scope_cpp.batch.parse import bad_line, filled, invalid
 from scope_cpp.batch.rows import Row, digest_of
+from scope_cpp.engine.parallel.options import option_names
 from scope_cpp.errors import UsageError
 
 # cells that are texts as they stand; all others are JSON

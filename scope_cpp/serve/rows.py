@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scope_cpp.batch.options import Options, parse_options
 from scope_cpp.engine.grammar import grammar_source
 from scope_cpp.engine.parallel import Request
+from scope_cpp.engine.parallel.options import Options, parse_options
 from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams
-from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 from scope_cpp.serve.bounds import require_modest
 from scope_cpp.serve.errors import bad_request
@@ -78,7 +77,7 @@ def make_rows(
         )
     try:
         options = parse_options({name: body[name] for name in _ROW if name in body})
-        settings = _settings(serving.settings, options)
+        settings = options.over(serving.settings)
         sampling = _sampling(serving, options)
     except UsageError as err:
         raise bad_request(str(err)) from None
@@ -111,16 +110,6 @@ def _check_prompt(serving: Serving, tokens: Sequence[int], param: str, whole: bo
             param,
             "context_length_exceeded",
         )
-
-
-def _settings(base: Settings, options: Options) -> Settings:
-    """The server's settings with the row's over them; options of another policy do not go over."""
-    values = dict(options.settings)
-    if "policy" in values or "prefill" in values:
-        values.setdefault("options", ())
-    else:
-        values["options"] = (*base.options, *values.get("options", ()))
-    return replace(base, **values)
 
 
 def _sampling(serving: Serving, options: Options) -> SamplingParams:

@@ -16,13 +16,13 @@ import pytest
 from scope_cpp.batch.asked import Asked
 from scope_cpp.batch.config import config_path
 from scope_cpp.batch.job import Job
-from scope_cpp.batch.options import NO_LIMIT
 from scope_cpp.batch.requests import Defaults, Requests, row_seed
 from scope_cpp.batch.run import run
 from scope_cpp.batch.runner import EngineRunner, Plan
 from scope_cpp.batch.source import StreamFeed
 from scope_cpp.engine.generate import generate
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.options import NO_LIMIT
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.errors import ScopeError, UsageError
 from tests.batch.conftest import BUDGET, ROWS

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from scope_cpp.batch.options import Options
 from scope_cpp.batch.requests import Defaults, Requests
 from scope_cpp.batch.rows import FAILED, Failure, Row
 from scope_cpp.batch.sizes import Census, Layout, Longest, Memory, layout
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.options import Options
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 
 NO_LIMIT = -1
@@ -33,6 +34,21 @@ class Options:
     stop: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def over(self, base: Settings) -> Settings:
+        """Return settings with the row's over them.
+
+        A row with a policy of its own takes none of the policy options below.
+        """
+        values = dict(self.settings)
+        if "policy" in values or "prefill" in values:
+            values.setdefault("options", ())
+        else:
+            own = values.get("options", ())
+            named = {option.partition("=")[0] for option in own}
+            kept = (option for option in base.options if option.partition("=")[0] not in named)
+            values["options"] = (*kept, *own)
+        return replace(base, **values)
 
 
 @dataclass(frozen=True)
