@@ -32,7 +32,8 @@ def picture(pos: NDArray[np.int32] | None, stats: Stats, most: int = MOST_BINS) 
         ``used``, ``capacity``, ``evicted``: cells. ``n_prompt``, ``n_past``: positions read, and
         all. ``kept``: for each ``bin`` positions the share of their rows, over all heads, that are
         still there, 0 to 100. ``pools``: rows of a head (the mean) in the ``prompt``, in the
-        ``history`` of the output, and its ``recent`` end, which every head has in full.
+        ``history`` of the output, and its ``recent`` end, which every head has in full. ``at``:
+        ``n_past`` and ``evicted`` when this was seen; later counts may be put over the others.
     """
     n_past = stats.n_prompt + max(0, stats.n_generated - 1)  # the last token is not decoded yet
     if pos is not None and pos.size:
@@ -60,6 +61,7 @@ def picture(pos: NDArray[np.int32] | None, stats: Stats, most: int = MOST_BINS) 
             for name, part in zip(("prompt", "history", "recent"), parts, strict=True)
         },
         "bin": width,
+        "at": {"n_past": n_past, "evicted": stats.evicted},
         "kept": [round(100 * float(part.mean())) for part in _bins(shares, width)],
     }
 

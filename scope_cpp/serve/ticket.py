@@ -77,8 +77,7 @@ class Update:
         self.texts += later.texts
         self.logprobs += later.logprobs
         self.stats = later.stats or self.stats
-        if "kept" in (later.picture or ()) or "kept" not in (self.picture or ()):
-            self.picture = later.picture
+        self.picture = (self.picture or {}) | (later.picture or {}) or None
         self.finish_reason, self.error, self.cut = later.finish_reason, later.error, later.cut
 
 

@@ -23,6 +23,7 @@ def test_a_row_per_head() -> None:
         "n_past": 8,
         "pools": {"prompt": 2.5, "history": 0.5, "recent": 2.0},
         "bin": 1,
+        "at": {"n_past": 8, "evicted": 3},
         "kept": [100, 100, 50, 0, 50, 0, 100, 100],
     }
 

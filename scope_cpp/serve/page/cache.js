@@ -2,6 +2,7 @@
 //
 //   { used, capacity, evicted,       cells
 //     n_prompt, n_past,              positions read, and all
+//     at: { n_past, evicted },       when what follows was seen: the counts above may be newer
 //     bin, kept: [100, 50, ...],     for each `bin` positions: % of the rows of all heads still there
 //     pools: { prompt, history, recent } }     rows of a head in each, the mean
 //
@@ -34,12 +35,13 @@ export class CacheView {
 
   // The answer is written: what came after the last picture is known if nothing was evicted since.
   end() {
-    if (!this.#shown || this.#newest.evicted !== this.#shown.evicted || this.#shown.bin > 1) return;
-    const { kept, pools, n_past } = this.#shown;
-    const n = this.#newest.n_past - n_past;
+    if (!this.#shown || this.#newest.evicted !== this.#shown.at.evicted || this.#shown.bin > 1) return;
+    const { kept, pools, at } = this.#shown;
+    const n = this.#newest.n_past - at.n_past;
     this.show({
       ...this.#shown,
       ...this.#newest,
+      at: this.#newest,
       kept: [...kept, ...Array(n).fill(100)],
       pools: { ...pools, recent: pools.recent + n },
     });
@@ -88,8 +90,8 @@ export class CacheView {
   }
 
   // A square for each bin in lines, filled from below by the share that is kept.
-  #map({ kept, bin, n_prompt, n_past, pools }) {
-    const firstRecent = n_past - pools.recent;
+  #map({ kept, bin, n_prompt, at, pools }) {
+    const firstRecent = at.n_past - pools.recent;
     const columns = narrow.matches ? 64 : 32;
     const drawn = { gone: "", prompt: "", history: "", recent: "" };
     const side = 1 - GAP;
@@ -108,7 +110,7 @@ export class CacheView {
     for (const [name, d] of Object.entries(drawn)) map.querySelector(`.${name}`).setAttribute("d", d);
     map.setAttribute(
       "aria-label",
-      `${whole(n_past)} positions, of which the first ${whole(n_prompt)} are the prompt; ` +
+      `${whole(at.n_past)} positions, of which the first ${whole(n_prompt)} are the prompt; ` +
         `${kept.filter((share) => share === 0).length * bin} are given up in all layers and heads`,
     );
     find("scale").textContent = bin === 1 ? "one in each square" : `${bin} in each square`;
