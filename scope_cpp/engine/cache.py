@@ -287,7 +287,8 @@ class BoundedCache:
             # behind the prompt, as far away as the cells that can be held
             pos = self._n_end + self.capacity
             n_query = min(n, self._n_asked, self._scorer.ring)
-            self._scorer.foresight.collect(n_query, self._n_asked, pos)
+            left = self._n_end - self.n_past
+            self._scorer.foresight.collect(n_query, left, self._n_asked, pos)
 
     def _look_ahead(self) -> None:
         """Let the queries that were collected weigh the output, if the policy wants them."""

@@ -29,7 +29,7 @@ class Foresight:
     def __init__(self, context: Context, seq: int) -> None:
         self.context, self.seq = context, seq
         self.asked: Asked | None = None
-        self._collected: list[NDArray[np.float16]] = []
+        self._collected: NDArray[np.float16] | None = None
 
     def most_queries(self) -> int:
         """Queries that may be kept."""
@@ -37,26 +37,30 @@ class Foresight:
         numbers = kv_evict.n_layer(ptr) * kv_evict.n_head(ptr) * kv_evict.head_size(ptr)
         return MOST_BYTES // max(1, 2 * numbers)
 
-    def collect(self, n_query: int, n_most: int, pos: int) -> None:
+    def collect(self, n_query: int, n_left: int, n_most: int, pos: int) -> None:
         """Keep the last `n_query` recorded queries, as they would be at `pos`.
 
-        Of all that were collected, the last `n_most` stay.
+        They are those of a prompt of which `n_left` tokens follow; the last `n_most` are wanted.
         """
         queries = kv_evict.queries(self.context.ptr, self.seq, n_query, pos)
-        self._collected.append(np.clip(queries, -MOST, MOST).astype(np.float16))
-        while sum(part.shape[2] for part in self._collected[1:]) >= n_most:
-            del self._collected[0]
+        if self._collected is None or self._collected.shape[2] != n_most:
+            shape = (*queries.shape[:2], n_most, queries.shape[3])
+            self._collected = np.zeros(shape, np.float16)
+        end = n_most - n_left
+        n = min(n_query, end)
+        np.clip(queries, -MOST, MOST, out=queries)
+        self._collected[:, :, end - n : end] = queries[:, :, n_query - n :]
 
     def begin(self, n_query: int, ids: NDArray[np.int32], dead: NDArray[np.bool_]) -> None:
-        """End the prompt, whose cells are `ids`: the last `n_query` collected queries weigh now.
+        """End the prompt, whose cells are `ids`: the last `n_query` queries weigh now.
 
         Rows that are `dead`, bool (layer, n), are left out.
         """
         ptr = self.context.ptr
-        none = np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16)
-        parts, self._collected = self._collected, []
-        queries = np.concatenate(parts, axis=2) if parts and n_query else none
-        asked = Asked.anew(queries[:, :, -n_query:] if n_query else none)
+        queries, self._collected = self._collected, None
+        if queries is None or not n_query:
+            queries = np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16)
+        asked = Asked.anew(queries)
         for first in range(0, ids.size if asked.prompt.size else 0, CHUNK):
             at = slice(first, first + CHUNK)
             keys = kv_evict.rows(ptr, self.seq, ids[at])
@@ -70,8 +74,7 @@ class Foresight:
 
     def end(self) -> None:
         """Forget all queries."""
-        self.asked = None
-        self._collected = []
+        self.asked = self._collected = None
 
     def weigh(self, ids: NDArray[np.int32], n_new: int, by_head: bool) -> NDArray[np.float32]:
         """Weigh the last `n_new` of the cells `ids`; see `Asked.weigh`.

@@ -14,7 +14,7 @@ from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy
 # Queries that are recorded per sequence. Those of a longer interval are scored in several calls.
 DECODE_QUERIES = 32
 PROMPT_QUERIES = 64
-AHEAD_QUERIES = 128
+AHEAD_QUERIES = 64
 
 
 class Scorer:
