@@ -8,7 +8,7 @@ from typing import Any
 from scope_cpp.bench.fill import CHUNK, Filler, cells_without_gap, random_tokens
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import settings_of, sizes_of
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Generation, context_params
 from scope_cpp.engine.model import Model

@@ -10,7 +10,7 @@ from scope_cpp.bench.bounded import COUNTERS, GREEDY, describe, load
 from scope_cpp.bench.fill import Filler, random_tokens
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import settings_of
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.parallel import ParallelEngine, Request
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp

@@ -10,7 +10,7 @@ import numpy as np
 from scope_cpp.demo.outcome import Outcome, Shares, Text
 from scope_cpp.demo.rows import ROWS, Row
 from scope_cpp.demo.sheet import Sheet
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.generate import Response, Stats, sample_each, write
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from scope_cpp.engine import room, transcript
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache import rewind
+from scope_cpp.engine.cache.bounded import BoundedCache
+from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import context_params
 from scope_cpp.engine.model import Model
@@ -109,19 +111,19 @@ class CachedTurns:
         """
         old = self.cache
         was = old.capacity, old.decode_policy, old.prefill_policy
-        before = old.state()
+        before = snapshot(old)
         try:
             if old.stats.cells_used > capacity:
                 room.shrink(old, self.turns, capacity, decode)
-            moved = old.state(places=False)
+            moved = snapshot(old, places=False)
             self.context.close()
             self._open_context(capacity, decode, prefill, settings)
-            self.cache.take(moved)
+            restore(self.cache, moved)
             self.cache.stats.cells_peak = self.cache.stats.cells_used
         except BaseException:
             self.context.close()
             self._open_context(*was, self.settings)
-            self.cache.take(before)
+            restore(self.cache, before)
             raise
         self.settings = self._applied = settings
 
@@ -177,7 +179,7 @@ class CachedTurns:
             self._read_turn(turn)
         except BaseException:
             self.turns.remove(turn)
-            if not self.cache.forget_after(turn.start):
+            if not rewind.forget_after(self.cache, turn.start):
                 self._lose_cells()
             raise
         return turn
@@ -191,7 +193,7 @@ class CachedTurns:
         """Make room, read the tokens of a turn, and be ready for its answer."""
         cache = self.cache
         cache.begin_turn()
-        turn.before = cache.mark()
+        turn.before = rewind.mark(cache)
         n, size = len(turn.tokens), min(self.settings.n_ubatch, self.context.n_batch)
         pool = room.answer_pool(cache.decode_policy, self._longest(n))
         make_room: Callable[[int], None] | None = None
@@ -212,13 +214,13 @@ class CachedTurns:
         cache.read(turn.tokens, size, make_room)
         cache.begin_output(self._longest(0))
         turn.n_last = cache.n_last
-        turn.after = cache.mark()
+        turn.after = rewind.mark(cache)
 
     def read_again(self) -> None:
         """Compute the logits at the end of the last prompt once more."""
         turn = self.turns[-1]
         tail = turn.tokens[len(turn.tokens) - turn.n_last :]
-        if turn.after is None or not self.cache.return_to(turn.after, tail):
+        if turn.after is None or not rewind.return_to(self.cache, turn.after, tail):
             self._read_anew(self.turns)
 
     # -- writing --------------------------------------------------------------------------
@@ -261,7 +263,7 @@ class CachedTurns:
         dropped = turn.n_decoded - n
         if dropped > 0:
             try:
-                self.cache.rollback_unselected(dropped)
+                rewind.rollback_unselected(self.cache, dropped)
             except ScopeError:
                 return  # the next turn reads the answer anew, without them
             turn.trimmed = turn.answer[n : turn.n_decoded]
@@ -308,7 +310,7 @@ class CachedTurns:
             dropped = len(turn.tokens) - n
             if self.turns and self.turns[-1] is turn:
                 with suppress(ScopeError):
-                    self.cache.rollback(dropped)
+                    rewind.rollback(self.cache, dropped)
                     turn.shorten(n, n_chars)
                     return at + n_chars
         self.go_back(k, keep_prompt=False)
@@ -321,7 +323,7 @@ class CachedTurns:
         rest = self.turns[: k + keep_prompt]
         if keep_prompt:
             turn.forget_answer()
-        if mark is None or not self.cache.return_to(mark):
+        if mark is None or not rewind.return_to(self.cache, mark):
             self._read_anew(rest)
         self.turns = rest
 
@@ -361,7 +363,7 @@ class CachedTurns:
                 for token in [*turn.answer[: turn.n_decoded], *turn.trimmed]:
                     self.cache.decode(token)
                 if turn.trimmed:
-                    self.cache.rollback(len(turn.trimmed))
+                    rewind.rollback(self.cache, len(turn.trimmed))
             self._lost = False
         finally:
             self.turns = turns

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine import attention, capability, room, transcript
 from scope_cpp.engine.answer import Answer, Duties, Prompt
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cached_turns import CachedTurns, evicts
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Stats, Warn

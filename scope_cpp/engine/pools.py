@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cached_turns import CachedTurns
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.turns import Region, count_cells

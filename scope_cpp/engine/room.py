@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.turns import Region, Turn, common_prefix, give_way, n_rows, thin_prompts
 from scope_cpp.errors import ScopeError
 from scope_cpp.policies import DecodePolicy

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.cache_state import CacheState
-from scope_cpp.engine.cache_stats import CacheStats
-from scope_cpp.engine.ledger import Ledger
-from scope_cpp.engine.marks import Mark
+from scope_cpp.engine.cache.ledger import Ledger
+from scope_cpp.engine.cache.marks import Mark
+from scope_cpp.engine.cache.state import CacheState, restore, snapshot
+from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.session_values import COMPUTE, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings, conversation_policies
 from scope_cpp.engine.turns import Clock, Progress, Region, Turn
@@ -24,7 +24,7 @@ from scope_cpp.native import kv_evict
 from scope_cpp.policies.scores.foresight import Asked
 
 if TYPE_CHECKING:
-    from scope_cpp.engine.cache import BoundedCache
+    from scope_cpp.engine.cache.bounded import BoundedCache
     from scope_cpp.engine.conversation import Conversation
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -42,7 +42,7 @@ _OF_ALL = ("budget", "ctx_size", "type_k", "type_v", "flash_attn")
 
 def export_state(conversation: Conversation) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the state of a conversation: for the header, and as arrays."""
-    state, progress = conversation.cache.state(), conversation.progress()
+    state, progress = snapshot(conversation.cache), conversation.progress()
     turns, marks = progress.turns, [mark for mark, _ in state.marks]
     settings = list(dict.fromkeys(turn.settings for turn in turns))
     parts = [getattr(turn, part) for turn in turns for part in _PARTS]
@@ -128,7 +128,8 @@ def import_state(conversation: Conversation, meta: dict[str, Any], arrays: Array
     _require((turns[-1].stop + turns[-1].n_decoded if turns else 0) == counters[0], "turns")
     _require(all(turn.index < len(attempts) for turn in turns), "turns")
     clock = from_json(Clock, meta.get("clock"))
-    cache.take(
+    restore(
+        cache,
         CacheState(
             native=native,
             places=cache.bounded,
@@ -137,7 +138,7 @@ def import_state(conversation: Conversation, meta: dict[str, Any], arrays: Array
             ledger=ledger,
             marks=tuple((mark, mark) for mark in marks),
             asked=asked,
-        )
+        ),
     )
     conversation.take(Progress(messages, list(attempts), turns, clock))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scope_cpp.engine.marks import Mark
+from scope_cpp.engine.cache.marks import Mark
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
 from scope_cpp.policies.base import BoolArray, FloatArray, IntArray, PrefillPolicy, View

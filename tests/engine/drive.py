@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model

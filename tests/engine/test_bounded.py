@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache import rewind
+from scope_cpp.engine.cache.bounded import BoundedCache
+from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from tests.conftest import Tiny
@@ -173,7 +175,7 @@ def test_what_a_prefill_left_is_asked(tiny: Tiny, prefill: str) -> None:
         cache.prefill(PROMPT)
         assert cache.n_prompt_cells < N_PROMPT
         assert cache.ledger.dead.any() == (prefill == "pyramidkv")
-        by_hand, found = asked_by_hand(cache), cache.state().asked
+        by_hand, found = asked_by_hand(cache), snapshot(cache).asked
         assert found is not None
         for at, one in by_hand.asked.items():
             total = naive.log_total(one.prompt)
@@ -217,7 +219,7 @@ def test_a_saved_state_goes_on_bit_by_bit(
     with bounded(tiny(), N_PROMPT, N_OUTPUT, CAPACITY, **fields) as cache:
         cache.prefill(PROMPT)
         for begin in (0, 17, 43):
-            states.append((begin, cache.state()))
+            states.append((begin, snapshot(cache)))
             end = {0: 17, 17: 43, 43: N_OUTPUT}[begin]
             first.append(decode_each(cache, OUTPUT[begin:end]))
         logits = np.concatenate(first)
@@ -225,7 +227,7 @@ def test_a_saved_state_goes_on_bit_by_bit(
         assert cache.stats.evicted > 20
     for begin, state in states:
         with bounded(tiny(), N_PROMPT, N_OUTPUT, CAPACITY, **fields) as fresh:
-            fresh.take(state)
+            restore(fresh, state)
             assert np.array_equal(decode_each(fresh, OUTPUT[begin:]), logits[begin:])
             assert np.array_equal(fresh.positions(), ends[0][0])
             assert np.array_equal(fresh.ledger.scores, ends[0][1])
@@ -237,13 +239,13 @@ def test_after_the_prompt_nothing_competes(tiny: Tiny, chosen: tuple[str, ...]) 
     fields: dict[str, Any] = {"policy": "scope-slide", "options": chosen}
     with bounded(tiny(), N_PROMPT, N_OUTPUT, CAPACITY, **fields) as cache:
         cache.prefill(PROMPT)
-        mark, runs = cache.mark(), []
+        mark, runs = rewind.mark(cache), []
         for _ in range(2):
             decode_each(cache, OUTPUT)
             runs.append((cache.positions(), cache.ledger.scores))
-            mark.asked = cache.state().asked
+            mark.asked = snapshot(cache).asked
             assert mark.asked is not None and np.isfinite(mark.asked.output).all()
-            assert cache.return_to(mark)
+            assert rewind.return_to(cache, mark)
         assert cache.stats.evicted == 0 and np.array_equal(runs[0][0], runs[1][0])
         assert runs[1][1] == pytest.approx(runs[0][1], rel=2e-3, abs=2e-4)
 
@@ -253,7 +255,7 @@ def test_a_prompt_with_fewer_queries_than_asked_for(tiny: Tiny, chosen: tuple[st
     fields: dict[str, Any] = {"policy": "scope-slide", "options": chosen}
     with bounded(tiny(), 4, N_OUTPUT, 30, **fields) as cache:
         cache.prefill(PROMPT[:4])
-        asked = cache.state().asked
+        asked = snapshot(cache).asked
         assert asked is not None and asked.queries.shape[2] == 2  # the second half
         assert cache.stats.query_bytes == sum(part.nbytes for part in vars(asked).values()) > 0
         decode_each(cache, OUTPUT)
@@ -286,7 +288,7 @@ def test_a_shared_prompt_has_no_queries(tiny: Tiny) -> None:
             cache = make_cache(context, N_PROMPT, N_OUTPUT, seq=1, **plain, options=chosen)
             cache.adopt(N_PROMPT)
             decode_each(cache, OUTPUT)
-            assert cache.stats.evicted > 20 and cache.state().asked is None
+            assert cache.stats.evicted > 20 and snapshot(cache).asked is None
             held.append(kept(cache))
     assert np.array_equal(held[0], held[1])
 
@@ -305,7 +307,7 @@ def test_only_a_prompt_of_its_own_is_asked(tiny: Tiny) -> None:
     with converse(tiny(), 600, **{**TALK, "options": ("ahead=40",)}) as talk:
         for text in ("the cat is in the house and the rat is on it, and there is a hat", "no"):
             say(talk, text)
-            asked = talk.cache.state().asked
+            asked = snapshot(talk.cache).asked
             assert asked is not None
             n_read = len(talk.cached.turns[-1].tokens)
             assert asked.queries.shape[2] == min(40, (n_read + 1) // 2)
@@ -326,7 +328,7 @@ def test_queries_that_were_forgotten_are_found_again(tiny: Tiny, size: dict[str,
             assert turn.after is not None
             turn.after.asked = None
         mark = talk.cached.turns[-1].after
-        assert mark is not None and not talk.cache.return_to(mark)
+        assert mark is not None and not rewind.return_to(talk.cache, mark)
         assert finish(talk, talk.regenerate()) == answer
         assert same(holds(talk), before)
         assert np.array_equal(talk.context.logits(), logits)
@@ -336,19 +338,19 @@ def test_foresight_begins_with_the_next_answer(tiny: Tiny) -> None:
     """Switched on, off, and kept while the context changes its size."""
     with converse(tiny(), 600, **{**TALK, "options": TALK["options"][:3]}) as talk:
         say(talk, "a cat")
-        assert talk.cache.state().asked is None
+        assert snapshot(talk.cache).asked is None
         talk.set_policy(options=TALK["options"])
         say(talk, "the rat")
-        asked = talk.cache.state().asked
+        asked = snapshot(talk.cache).asked
         assert asked is not None
         talk.set_budget(500)
-        moved = talk.cache.state().asked
+        moved = snapshot(talk.cache).asked
         assert moved is not None and moved.queries is asked.queries
         say(talk, "there")
         check_budget(talk)
         talk.set_policy(policy="streaming-llm", options=())
         say(talk, "a hat")
-        assert talk.cache.state().asked is None
+        assert snapshot(talk.cache).asked is None
         first = finish(talk, talk.regenerate())
         assert finish(talk, talk.regenerate()) == first
         check_budget(talk)

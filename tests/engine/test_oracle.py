@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
-from scope_cpp.engine.scorer import PROMPT_QUERIES
+from scope_cpp.engine.cache.bounded import BoundedCache
+from scope_cpp.engine.cache.scorer import PROMPT_QUERIES
 from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,

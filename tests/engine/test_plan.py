@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope_cpp.engine.ledger import Ledger
-from scope_cpp.engine.plan import MOVES_MULTIPLE, Plan, plan_eviction
+from scope_cpp.engine.cache.ledger import Ledger
+from scope_cpp.engine.cache.plan import MOVES_MULTIPLE, Plan, plan_eviction
 from scope_cpp.errors import ScopeError
 
 Bool = npt.NDArray[np.bool_]

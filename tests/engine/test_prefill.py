@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model

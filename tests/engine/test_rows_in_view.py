@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
 from tests.engine.drive import GRANULARITIES, Spy, bounded, decode_each, options, random_tokens

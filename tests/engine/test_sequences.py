@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp

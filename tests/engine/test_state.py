@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
-from scope_cpp.engine.cache_state import CacheState
+from scope_cpp.engine.cache import rewind
+from scope_cpp.engine.cache.bounded import BoundedCache
+from scope_cpp.engine.cache.state import CacheState, restore, snapshot
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
@@ -53,12 +54,12 @@ def test_a_restored_cache_goes_on_as_the_first_would(
         cache.prefill(PROMPT)
         decode_each(cache, BEFORE)
         assert cache.stats.evicted > 0
-        state, saved_rows = cache.state(), cache.positions()
+        state, saved_rows = snapshot(cache), cache.positions()
         n_evicted = cache.stats.evicted
         logits = decode_each(cache, AFTER)
         rows, stats = cache.positions(), cache.stats
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, kv, **fields) as fresh:
-        fresh.take(state)
+        restore(fresh, state)
         assert np.array_equal(fresh.positions(), saved_rows)
         assert kv_evict.n_used(fresh.context.ptr) == fresh.stats.cells_used
         assert fresh.stats.evicted == n_evicted
@@ -76,7 +77,7 @@ def test_taking_a_state_changes_nothing(tiny: Tiny) -> None:
             cache.prefill(PROMPT)
             decode_each(cache, BEFORE)
             if takes:
-                assert same(cache.state(), cache.state())
+                assert same(snapshot(cache), snapshot(cache))
             runs.append((decode_each(cache, AFTER), cache.positions()))
     assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))
 
@@ -86,23 +87,23 @@ def test_a_state_replaces_what_the_cache_held(tiny: Tiny) -> None:
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="h2o") as cache:
         cache.prefill(PROMPT)
         decode_each(cache, BEFORE)
-        state = cache.state()
+        state = snapshot(cache)
         first = decode_each(cache, AFTER)
         decode_each(cache, JUNK)
         for _ in range(2):
-            cache.take(state)
+            restore(cache, state)
             assert np.array_equal(decode_each(cache, AFTER), first)
 
 
 def test_a_state_of_another_model_is_refused(tiny: Tiny) -> None:
     with bounded(tiny(n_layer=3), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as other:
         other.prefill(PROMPT)
-        state = other.state()
+        state = snapshot(other)
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
         cache.prefill(PROMPT)
         logits = cache.context.logits()
         with pytest.raises(ScopeError):
-            cache.take(state)
+            restore(cache, state)
         assert cache.n_past == N_PROMPT and kept(cache).max() == N_PROMPT - 1
         assert np.array_equal(cache.context.logits(), logits)
         decode_each(cache, BEFORE)
@@ -121,7 +122,7 @@ def start(cache: BoundedCache) -> None:
 def test_damaged_cells_are_refused(tiny: Tiny, damage: str) -> None:
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
         start(cache)
-        good = cache.state()
+        good = snapshot(cache)
         flipped = good.native.copy()
         flipped[0] ^= 0xFF
         bad = {
@@ -131,17 +132,17 @@ def test_damaged_cells_are_refused(tiny: Tiny, damage: str) -> None:
             "flipped": flipped,
         }
         with pytest.raises(ScopeError):
-            cache.take(replace(good, native=bad[damage]))
-        assert same(cache.state(), good)
+            restore(cache, replace(good, native=bad[damage]))
+        assert same(snapshot(cache), good)
 
 
 def test_cells_of_another_ledger_are_refused(tiny: Tiny) -> None:
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
         cache.prefill(PROMPT)
-        short = cache.state()
+        short = snapshot(cache)
         decode_each(cache, BEFORE[:5])
         with pytest.raises(ScopeError, match="the cells are not those"):
-            cache.take(replace(cache.state(), native=short.native))
+            restore(cache, replace(snapshot(cache), native=short.native))
 
 
 @pytest.mark.parametrize("n_junk", [1, 5, 12])
@@ -160,7 +161,7 @@ def test_tokens_taken_back_leave_no_trace(tiny: Tiny, granularity: str, n_junk: 
         assert n_selections > 0
         decode_each(cache, JUNK[:n_junk])
         assert cache.stats.selections == n_selections  # else the rows would rightly differ
-        cache.rollback(n_junk)
+        rewind.rollback(cache, n_junk)
         assert kv_evict.n_used(cache.context.ptr) == cache.stats.cells_used == used
         assert cache.n_past == N_PROMPT + 122
         logits = decode_each(cache, AFTER)
@@ -178,7 +179,7 @@ def test_taking_back_tokens_across_a_selection(tiny: Tiny, policy: str) -> None:
         decode_each(cache, JUNK[:14])
         assert cache.stats.selections > n_selections
         before = kept(cache)
-        cache.rollback(14)
+        rewind.rollback(cache, 14)
         assert np.array_equal(kept(cache), before[:, :, :-14])
         decode_each(cache, AFTER[:150])
         assert kv_evict.n_used(cache.context.ptr) == cache.stats.cells_used <= CAPACITY
@@ -202,7 +203,7 @@ def check_refusals(cache: BoundedCache) -> None:
     cells = [part.tolist() for part in kv_evict.cells(cache.context.ptr, 0)]
     for n in (beta2 + 10, 100, N_BEFORE, n_past, n_past + 1, -1):
         with pytest.raises(ScopeError, match="can't be taken back"):
-            cache.rollback(n)
+            rewind.rollback(cache, n)
     assert [part.tolist() for part in kv_evict.cells(cache.context.ptr, 0)] == cells
     assert cache.n_past == n_past and vars(cache.stats) == stats
     assert np.array_equal(cache.positions(), rows)
@@ -214,7 +215,7 @@ def test_as_many_as_the_recent_window_can_be_taken_back(tiny: Tiny) -> None:
         start(cache)
         n = cache.decode_policy.beta2 - 1  # type: ignore[attr-defined]
         before = kept(cache)
-        cache.rollback(n)
+        rewind.rollback(cache, n)
         assert np.array_equal(kept(cache), before[:, :, :-n])
         decode_each(cache, AFTER)
         assert kv_evict.n_used(cache.context.ptr) == cache.stats.cells_used <= CAPACITY
@@ -224,7 +225,7 @@ def test_nothing_is_taken_back(tiny: Tiny) -> None:
     with bounded(tiny(), N_PROMPT, N_PREDICT, CAPACITY, policy="scope-slide") as cache:
         start(cache)
         rows, n_past = cache.positions(), cache.n_past
-        cache.rollback(0)
+        rewind.rollback(cache, 0)
         assert np.array_equal(cache.positions(), rows) and cache.n_past == n_past
 
 
@@ -235,7 +236,7 @@ def test_a_whole_cache_takes_back_what_it_likes(tiny: Tiny) -> None:
         assert not cache.bounded
         cache.prefill(PROMPT)
         expected = decode_each(cache, AFTER[:50])
-        cache.rollback(50)
+        rewind.rollback(cache, 50)
         assert kv_evict.n_used(context.ptr) == N_PROMPT == cache.stats.cells_used
         assert np.array_equal(decode_each(cache, AFTER[:50]), expected)
 

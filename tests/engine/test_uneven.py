@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scope_cpp.engine.cache import BoundedCache
-from scope_cpp.engine.choice import choose
+from scope_cpp.engine.cache import rewind
+from scope_cpp.engine.cache.bounded import BoundedCache
+from scope_cpp.engine.cache.choice import choose
+from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.engine.settings import Settings, conversation_policies
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
@@ -178,12 +180,12 @@ def test_a_saved_cache_goes_on_bit_by_bit(tiny: Tiny, case: dict[str, Any], flas
     with bounded(path, N_PROMPT, N_OUTPUT, BUDGET, kv, flash, **case) as cache:
         cache.prefill(PROMPT)
         decode_each(cache, OUTPUT[:at])
-        state = cache.state()
+        state = snapshot(cache)
         expected, held = decode_each(cache, OUTPUT[at:]), kept(cache)
         cache.clear()
         cache.prefill(PROMPT[::-1])  # other rows are dead meanwhile
         decode_each(cache, OUTPUT[:30])
-        cache.take(state)
+        restore(cache, state)
         check_dead(cache)
         assert np.array_equal(decode_each(cache, OUTPUT[at:]), expected)
         assert np.array_equal(kept(cache), held)
@@ -194,10 +196,10 @@ def test_a_cache_moved_elsewhere_has_the_same_dead_rows(tiny: Tiny) -> None:
     with bounded(path, N_PROMPT, N_OUTPUT, BUDGET, **case) as cache:
         cache.prefill(PROMPT)
         decode_each(cache, OUTPUT[:50])
-        state, held = cache.state(places=False), kept(cache)
+        state, held = snapshot(cache, places=False), kept(cache)
         expected = decode_each(cache, OUTPUT[50:55])
     with bounded(path, N_PROMPT, N_OUTPUT, BUDGET, **case) as cache:
-        cache.take(state)
+        restore(cache, state)
         assert np.array_equal(kept(cache), held)
         check_dead(cache)
         assert error(decode_each(cache, OUTPUT[50:55]), expected) < 3e-3
@@ -233,7 +235,7 @@ def test_tokens_are_taken_back(tiny: Tiny) -> None:
         cache.prefill(PROMPT)
         decode_each(cache, OUTPUT[:51])
         before = decode_each(cache, OUTPUT[51:54])
-        cache.rollback_unselected(3)
+        rewind.rollback_unselected(cache, 3)
         check_dead(cache)
         assert np.array_equal(decode_each(cache, OUTPUT[51:54]), before)
 

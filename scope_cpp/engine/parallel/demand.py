@@ -6,10 +6,11 @@ import sys
 from dataclasses import dataclass, replace
 
 from scope_cpp.engine.budget import parse_budget
+from scope_cpp.engine.cache.foresight import n_asked
+from scope_cpp.engine.cache.scorer import PROMPT_QUERIES, ring_size
 from scope_cpp.engine.generate import longest_output, prompt_tokens
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.request import Request
-from scope_cpp.engine.scorer import PROMPT_QUERIES, n_asked, ring_size
 from scope_cpp.engine.settings import Settings, Sizes, resolve
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
@@ -78,7 +79,7 @@ class Demand:
         if not self.keeps_prompt:
             return 0
         n = len(self.tokens)
-        own = n_asked(self.sizes.decode, n) if self.sizes.bounded else 0
+        own = n_asked(self.sizes.decode.ahead, n) if self.sizes.bounded else 0
         return n - max(1, own)
 
 

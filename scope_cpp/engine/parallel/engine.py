@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine import attention, capability
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Row as Entry
 from scope_cpp.engine.generate import Warn, context_params
 from scope_cpp.engine.interrupts import whole_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 
-from scope_cpp.engine.cache import BoundedCache
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.context import Row as Entry
 from scope_cpp.engine.generate import Meter, Response, Warn, write

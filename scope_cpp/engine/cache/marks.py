@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.cache_stats import CacheStats
+from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.policies.scores.foresight import Asked
 
 # Marks that keep a copy of the scores: two turns of a conversation
@@ -17,7 +17,7 @@ WITH_SCORES = 4
 
 @dataclass
 class Mark:
-    """A point of a sequence to which `BoundedCache.return_to` returns.
+    """A point of a sequence to which `rewind.return_to` returns.
 
     Attributes
     ----------

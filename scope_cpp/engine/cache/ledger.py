@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.plan import Plan
+from scope_cpp.engine.cache.plan import Plan
 from scope_cpp.errors import ScopeError
 
 
@@ -26,7 +26,7 @@ class Ledger:
         int32 (n,): positions that llama.cpp has for the cells, ascending.
     pos
         int32 (layer, KV head, n): true position of the token whose K and V the row holds; -1 of a
-        dead row, which nothing attends to (`scope_cpp.engine.plan`). Its score is 0.
+        dead row, which nothing attends to (`scope_cpp.engine.cache.plan`). Its score is 0.
     scores
         float32 (layer, head, n): what the policy made of the attention so far; by KV head, or by
         query head where whole cells are evicted.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from scope_cpp.engine.cache.foresight import Foresight
+from scope_cpp.engine.cache.ledger import Ledger
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.foresight import Foresight
-from scope_cpp.engine.ledger import Ledger
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy
 
@@ -114,14 +114,6 @@ def ring_size(decode: DecodePolicy, prefill: PrefillPolicy, reads_prompt: bool) 
         return max(PROMPT_QUERIES, *windows)
     # one query even where no attention is read: moves need the native state
     return max(DECODE_QUERIES, *windows) if decode.needs_scores else 1
-
-
-def n_asked(decode: DecodePolicy, n_read: int) -> int:
-    """Tokens whose queries are asked again, of `n_read` that are read for one output.
-
-    The second half at most: what is asked for stands behind what is told.
-    """
-    return min(decode.ahead, (n_read + 1) // 2)
 
 
 def fixed_window(policy: Policy) -> int:

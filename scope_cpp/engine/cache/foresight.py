@@ -30,35 +30,47 @@ class Foresight:
         self.context, self.seq = context, seq
         self.asked: Asked | None = None
         self._collected: NDArray[np.float16] | None = None
+        self._n_asked = self._n_end = self._pos = 0
 
-    def most_queries(self) -> int:
-        """Queries that may be kept."""
-        ptr = self.context.ptr
-        numbers = kv_evict.n_layer(ptr) * kv_evict.n_head(ptr) * kv_evict.head_size(ptr)
-        return MOST_BYTES // max(1, 2 * numbers)
+    def begin_prompt(self, ahead: int, n_read: int, n_end: int, pos: int) -> None:
+        """Collect queries of a prompt of which `n_read` tokens are read, up to position `n_end`.
 
-    def collect(self, n_query: int, n_left: int, n_most: int, pos: int) -> None:
-        """Keep the last `n_query` recorded queries, as they would be at `pos`.
-
-        They are those of a prompt of which `n_left` tokens follow; the last `n_most` are wanted.
+        Those of its last `ahead` tokens at most, as they would be at `pos`. Of none if that is 0.
         """
-        queries = kv_evict.queries(self.context.ptr, self.seq, n_query, pos)
-        if self._collected is None or self._collected.shape[2] != n_most:
-            shape = (*queries.shape[:2], n_most, queries.shape[3])
-            self._collected = np.zeros(shape, np.float16)
-        end = n_most - n_left
-        n = min(n_query, end)
-        np.clip(queries, -MOST, MOST, out=queries)
-        self._collected[:, :, end - n : end] = queries[:, :, n_query - n :]
+        self._n_asked = min(self._most_queries(), n_asked(ahead, n_read)) if ahead else 0
+        self._n_end, self._pos = n_end, pos
 
-    def begin(self, n_query: int, ids: NDArray[np.int32], dead: NDArray[np.bool_]) -> None:
-        """End the prompt, whose cells are `ids`: the last `n_query` queries weigh now.
+    def chunk_size(self, n_left: int, size: int, ring: int) -> int:
+        """Tokens of a prompt to read at once, of `n_left`: queries to be kept fit into the ring."""
+        if not self._n_asked or min(n_left, size) <= ring:
+            return size
+        before = n_left - self._n_asked
+        return min(size, before if before > 0 else ring)
+
+    def collect(self, n_query: int, n_past: int) -> None:
+        """Keep the last `n_query` recorded queries, if they are wanted, `n_past` tokens being read.
+
+        They are collected in place: a prompt's queries are large.
+        """
+        end = self._n_asked - (self._n_end - n_past)
+        n = min(n_query, end)
+        if not self._n_asked or n <= 0:
+            return
+        queries = kv_evict.queries(self.context.ptr, self.seq, n, self._pos)
+        if self._collected is None or self._collected.shape[2] != self._n_asked:
+            shape = (*queries.shape[:2], self._n_asked, queries.shape[3])
+            self._collected = np.zeros(shape, np.float16)
+        np.clip(queries, -MOST, MOST, out=queries)
+        self._collected[:, :, end - n : end] = queries
+
+    def begin(self, ids: NDArray[np.int32], dead: NDArray[np.bool_]) -> None:
+        """End the prompt, whose cells are `ids`: the queries that were collected weigh now.
 
         Rows that are `dead`, bool (layer, n), are left out.
         """
         ptr = self.context.ptr
         queries, self._collected = self._collected, None
-        if queries is None or not n_query:
+        if queries is None or not self._n_asked:
             queries = np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16)
         asked = Asked.anew(queries)
         for first in range(0, ids.size if asked.prompt.size else 0, CHUNK):
@@ -95,3 +107,17 @@ class Foresight:
         """How alike the last `n_new` cells are to one before them; see `kv_evict.likeness`."""
         ptr = self.context.ptr
         return kv_evict.likeness(ptr, self.seq, ids, n_new, value_weight=VALUE_WEIGHT)
+
+    def _most_queries(self) -> int:
+        """Queries that may be kept."""
+        ptr = self.context.ptr
+        numbers = kv_evict.n_layer(ptr) * kv_evict.n_head(ptr) * kv_evict.head_size(ptr)
+        return MOST_BYTES // max(1, 2 * numbers)
+
+
+def n_asked(ahead: int, n_read: int) -> int:
+    """Tokens whose queries are asked again, of `n_read` that are read for one output.
+
+    The second half at most: what is asked for stands behind what is told.
+    """
+    return min(ahead, (n_read + 1) // 2)

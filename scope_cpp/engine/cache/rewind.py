@@ -1,0 +1,134 @@
+"""Going back in a bounded cache: to a mark, or by some tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from scope_cpp.engine.cache.marks import Mark
+from scope_cpp.engine.cache.scorer import fixed_window
+from scope_cpp.engine.interrupts import whole_step
+from scope_cpp.errors import ScopeError
+from scope_cpp.native.library import llama_cpp
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.cache.bounded import BoundedCache
+
+
+def mark(cache: BoundedCache) -> Mark:
+    """Make a mark here; of older ones all but the latest lose their scores."""
+    cache.sync()
+    scores = cache.ledger.scores.copy()
+    mark = Mark(cache.n_past, cache.counters, replace(cache.stats), scores)
+    mark.asked = cache.scorer.foresight.asked
+    cache.marks.add(mark)
+    return mark
+
+
+def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> bool:
+    """Forget all after a mark; later marks are worthless then.
+
+    Parameters
+    ----------
+    mark
+        A mark of this cache.
+    again
+        The last tokens before the mark, which were decoded as one batch: decode them again,
+        for their logits.
+
+    Returns
+    -------
+    bool
+        False if rows from before the mark were evicted or moved since, or if what it had is
+        no longer known. Nothing is right then but to clear the cache and to read all tokens anew.
+    """
+    begins_output = mark.n_past == mark.counters[1]
+    foreseen = mark.asked is not None or not cache.foresees
+    if not mark.intact or mark.scores is None or (begins_output and not foreseen):
+        return False
+    n_past = mark.n_past - len(again)
+    with whole_step():
+        if not llama_cpp.llama_memory_seq_rm(cache.context.memory, cache.seq, n_past, -1):
+            return False
+        cache.sync()
+        cache.n_past = n_past
+        if again:
+            cache.context.decode(again, n_past, cache.seq)
+            cache.sync()
+        cache.ledger.scores = mark.scores.copy()
+        cache.counters = mark.counters
+        ahead = mark.asked
+        cache.scorer.foresight.asked = ahead and ahead.before_output()
+        peak = cache.stats.cells_peak
+        cache.stats = replace(mark.stats, cells_peak=peak)
+        cache.marks.forget_after(mark.n_past)
+    return _has_window(cache)
+
+
+def forget_after(cache: BoundedCache, n_past: int) -> bool:
+    """Forget the tokens from position `n_past` on, whatever was evicted before it meanwhile.
+
+    Returns
+    -------
+    bool
+        False, and nothing is changed, if rows of these tokens were moved to older cells.
+    """
+    cache.sync()
+    old = cache.ledger.labels < n_past
+    if not (cache.ledger.pos[:, :, old] < n_past).all():
+        return False
+    with whole_step():
+        if not llama_cpp.llama_memory_seq_rm(cache.context.memory, cache.seq, n_past, -1):
+            return False
+        cache.sync()
+        cache.n_past = n_past
+        cache.stats.cells_used = cache.ledger.labels.size if old.size else n_past
+        cache.since = cache.scorer.unscored = 0
+        cache.marks.forget_after(n_past)
+    return True
+
+
+def rollback(cache: BoundedCache, n_tokens: int) -> None:
+    """Forget the last `n_tokens` tokens.
+
+    Raises
+    ------
+    ScopeError
+        If one of them, or a token before them that must be the newest again, was evicted or
+        has been moved: only tokens of the recent window can be taken back.
+    """
+    n_past = cache.n_past - n_tokens
+    cache.sync()
+    ledger = cache.ledger
+    last = ledger.labels >= n_past - 1
+    intact = (ledger.pos[:, :, last] == ledger.labels[last]).all()
+    if n_tokens < 0 or int(last.sum()) != n_tokens + 1 or not intact:
+        raise ScopeError(f"{n_tokens} tokens can't be taken back: some were evicted")
+    llama_cpp.llama_memory_seq_rm(cache.context.memory, cache.seq, n_past, -1)
+    cache.n_past = n_past
+    cache.stats.cells_used -= n_tokens
+    cache.since = max(0, cache.since - n_tokens)
+    cache.scorer.unscored = max(0, cache.scorer.unscored - n_tokens)
+    cache.sync()
+
+
+def rollback_unselected(cache: BoundedCache, n_tokens: int) -> None:
+    """Forget the last `n_tokens` tokens if no selection was made since.
+
+    Raises
+    ------
+    ScopeError
+        If one was, or as `rollback` does.
+    """
+    if cache.bounded and n_tokens > cache.since:
+        raise ScopeError(f"{n_tokens} tokens can't be taken back: a selection weighed them")
+    rollback(cache, n_tokens)
+
+
+def _has_window(cache: BoundedCache) -> bool:
+    """Whether the queries are recorded that a policy that ranks all rows may ask for soon."""
+    if not cache.bounded or not cache.decode_policy.ranks_prompt:
+        return True
+    window = min(fixed_window(cache.decode_policy), cache.n_past)
+    return cache.scorer.n_recorded() >= window
