@@ -132,7 +132,8 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
                 const size_t size = ggml_type_size(t->type);
                 const size_t line = cells().size()*size;
                 t = ggml_view_3d(ctx, t, n_old, n, n_head_kv, line, n*line, first*size);
-                t = ggml_cont(ctx, ggml_transpose(ctx, t));
+                // the CPU widens and transposes much faster than it transposes alone
+                t = ggml_cast(ctx, ggml_transpose(ctx, t), GGML_TYPE_F32);
             } else {
                 t = ggml_view_3d(ctx, t, n, n_old, n_head_kv, t->nb[1], ggml_row_size(t->type, n), first*t->nb[1]);
             }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import View, decode_policies, make_decode
-from scope_cpp.policies.scores.foresight import Asked, unlikeness
+from scope_cpp.policies.scores.foresight import Asked, unlikeness, widened
 
 from .naive import Foresight
 
@@ -134,6 +134,15 @@ def test_extreme_products(sharp: float, keys: float) -> None:
             assert np.isfinite(weights).all() and (weights >= 0).all()
             for item in fields(asked):
                 assert np.isfinite(getattr(asked, item.name)).all()
+
+
+def test_widened() -> None:
+    """Every finite float16, subnormal ones and both zeros included."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)].reshape(2, -1)
+    wide = widened(halves)
+    assert wide.dtype == np.float32
+    assert np.array_equal(wide.view(np.uint32), halves.astype(np.float32).view(np.uint32))
 
 
 def test_unlikeness() -> None:

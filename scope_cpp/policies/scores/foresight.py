@@ -81,10 +81,11 @@ class Asked:
         for i, rows in enumerate(keys):
             found = products(self.queries[i], rows)
             if dead is not None:
-                found[:, :, dead[i]] = LOWEST
-            highest = np.maximum(found.max(axis=-1), self.prompt[i])
-            np.exp(np.subtract(found, highest[..., None], out=found), out=found)
-            totals[i] = highest + np.log(found.sum(axis=-1) + np.exp(self.prompt[i] - highest))
+                found[:, dead[i]] = LOWEST
+            before = self.prompt[i].reshape(len(rows), 1, -1)
+            highest = _exponentials(found, before)
+            total = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
+            totals[i] = (highest + np.log(total)).reshape(totals[i].shape)
         return replace(self, prompt=totals)
 
     def weigh(self, keys: FloatArray) -> tuple[FloatArray, Asked]:
@@ -103,20 +104,23 @@ class Asked:
             With these cells gone through.
         """
         n_layer, n_head, n_query = self.prompt.shape
-        weights = np.ones((n_layer, n_head, keys.shape[2]), np.float32)
+        n_head_kv, n = keys.shape[1:3]
+        weights = np.ones((n_layer, n_head, n), np.float32)
         if n_query == 0:
             return weights, self
         totals = np.empty_like(self.output)
         # layer by layer: what lies between is as large as the attention of all queries
         for i, rows in enumerate(keys):
             found = products(self.queries[i], rows)
-            highest = np.maximum(found.max(axis=-1), self.output[i])
-            np.exp(np.subtract(found, highest[..., None], out=found), out=found)
-            output = found.sum(axis=-1) + np.exp(self.output[i] - highest)
-            everywhere = output + np.exp(np.minimum(self.prompt[i] - highest, MOST))
-            found *= (1 / output + 1 / everywhere)[..., None]
-            weights[i] = found.max(axis=1)
-            totals[i] = highest + np.log(output)
+            before = self.output[i].reshape(n_head_kv, 1, -1)
+            prompt = self.prompt[i].reshape(n_head_kv, 1, -1)
+            highest = _exponentials(found, before)
+            output = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
+            everywhere = output + np.exp(np.minimum(prompt - highest, MOST))
+            found *= 1 / output + 1 / everywhere
+            most = found.reshape(n_head_kv, n, -1, n_query).max(axis=3)
+            weights[i] = most.transpose(0, 2, 1).reshape(n_head, n)
+            totals[i] = (highest + np.log(output)).reshape(n_head, n_query)
         return weights, replace(self, output=totals)
 
 
@@ -126,18 +130,42 @@ def products(queries: NDArray[np.float16], keys: FloatArray) -> FloatArray:
     Parameters
     ----------
     queries
-        float16 (query heads, q, D).
+        float16 (query heads, q, D), finite.
     keys
         float32 (KV heads, n, D).
 
     Returns
     -------
-    float32 (query heads, q, n)
+    float32 (KV heads, n, query heads of the group times q)
+        What is summed up or compared over cells lies side by side for all queries: NumPy is several
+        times faster at that than along a short last axis.
     """
-    n_head, n_query, size = queries.shape
-    groups = queries.astype(np.float32).reshape(len(keys), -1, size)
-    found: FloatArray = groups @ keys.transpose(0, 2, 1)
-    return found.reshape(n_head, n_query, -1)
+    groups = widened(queries).reshape(len(keys), -1, queries.shape[2])
+    return np.ascontiguousarray((groups @ keys.transpose(0, 2, 1)).transpose(0, 2, 1))
+
+
+def widened(halves: NDArray[np.float16]) -> FloatArray:
+    """Finite float16 as float32, as ``astype`` does, in an eighth of the time.
+
+    Sign and mantissa are moved to their places; the exponent's, 5 bits of bias 15, to the lowest of
+    8 bits of bias 127, which a multiplication by 2^112 makes up for, in subnormal numbers too.
+    """
+    bits = halves.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # 0x8fffe000: the sign was spread over the bits below it
+    wide = bits.view(np.float32)
+    wide *= np.float32(2.0**112)
+    return wide
+
+
+def _exponentials(found: FloatArray, before: FloatArray) -> FloatArray:
+    """Replace products by exponentials, relative to the highest of them and `before`: returned.
+
+    Shapes are (KV heads, n, queries) and (KV heads, 1, queries).
+    """
+    highest: FloatArray = np.maximum(found.max(axis=1, keepdims=True), before)
+    np.exp(np.subtract(found, highest, out=found), out=found)
+    return highest
 
 
 def unlikeness(likeness: FloatArray, n_head: int, power: float) -> FloatArray:
