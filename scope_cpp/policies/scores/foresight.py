@@ -36,7 +36,7 @@ VALUE_WEIGHT = 0.5
 
 # in place of a product with a dead row: below all others
 LOWEST = np.float32(-1e30)
-# cells from which on BLAS is faster with them in the rows; the product of fewer is turned afterwards
+# cells from which on BLAS is faster with them in the rows; few cells are turned there afterwards
 WIDE = 64
 # exponents are kept below it: nothing overflows, and what is divided by it is nothing
 MOST = np.float32(80)
