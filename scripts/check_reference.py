@@ -2,6 +2,7 @@
 
     python scripts/check_reference.py MODEL.gguf gates [-n 6]
     python scripts/check_reference.py MODEL.gguf tables [-n 8]
+    python scripts/check_reference.py MODEL.gguf chats [-n 80]
 
 The gates use a held-out seed on which choices may rest, the tables another one.
 """
@@ -15,7 +16,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from reference_training.evaluate import FULL, GATE_SEED, PUBLISHED_SEED, ROWS, evaluate, gates
+from reference_training.evaluate import (
+    FULL,
+    GATE_SEED,
+    PUBLISHED_SEED,
+    ROWS,
+    conversations,
+    evaluate,
+    gates,
+)
 from scope_cpp.reference.task import MIXES, Size
 
 SIZES = (Size(4, 8, 2), Size(24, 40, 12), Size(48, 64, 26), Size(96, 128, 50), Size())
@@ -46,16 +55,28 @@ def tables(path: Path, n: int, progress: Progress) -> None:
             print(f"| {shown} | {mix} | {figures} | {quarters} |", flush=True)
 
 
+def chats(path: Path, n: int, progress: Progress) -> None:
+    """Print how many turns of conversations are answered exactly, as Markdown."""
+    bar = progress.add_task("chats", total=n)
+    print("| turn | it holds | exact |")
+    print("|---|---|---|")
+    found = conversations(path, n, lambda: progress.advance(bar))
+    for (place, holds), count in sorted(found.items()):
+        print(f"| {place} | {holds} | {count.right} of {count.all} |")
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("what", choices=("gates", "tables"))
-    parser.add_argument("-n", type=int, default=6, help="samples of each mix")
+    parser.add_argument("what", choices=("gates", "tables", "chats"))
+    parser.add_argument("-n", type=int, default=6, help="samples of each mix, or chats")
     args = parser.parse_args()
     with Progress(console=Console(stderr=True)) as progress:
         if args.what == "tables":
             tables(args.model, args.n, progress)
+        elif args.what == "chats":
+            chats(args.model, args.n, progress)
         elif not check(args.model, args.n, progress):
             sys.exit(1)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from scope_cpp.native.library import llama_cpp
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
+
+Result = TypeVar("Result")
 
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 # llama.cpp rounds the size of a cache up to this
@@ -73,6 +76,7 @@ class Context:
         self.params = params
         self.n_recorded = 0
         self._batch: Any = None
+        self._threads: ThreadPoolExecutor | None = None
         logs.clear()
         self.ptr: Any = llama_cpp.llama_init_from_model(model.ptr, _native_params(params))
         if not self.ptr:
@@ -93,6 +97,9 @@ class Context:
 
     def close(self) -> None:
         """Free the context; further calls do nothing."""
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
         if self._batch is not None:
             llama_cpp.llama_batch_free(self._batch)
             self._batch = None
@@ -109,6 +116,17 @@ class Context:
     def n_cells(self) -> int:
         """Cells that llama.cpp allocated."""
         return kv_evict.n_cells(self.ptr) or int(llama_cpp.llama_n_ctx(self.ptr))
+
+    def each(
+        self, function: Callable[[int], Result], numbers: Iterable[int], /
+    ) -> Iterable[Result]:
+        """As ``map``, on as many threads as llama.cpp decodes with: for NumPy, which frees them."""
+        n_threads = llama_cpp.llama_n_threads(self.ptr)
+        if n_threads == 1:
+            return map(function, numbers)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(n_threads, "scope-numpy")
+        return self._threads.map(function, numbers)
 
     def record_queries(self, n: int) -> None:
         """Record at least the last `n` queries of each sequence from now on.

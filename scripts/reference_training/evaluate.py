@@ -8,10 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
+from reference_training.data import chat
 from scope_cpp.engine.generate import generate
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
-from scope_cpp.reference.task import MIXES, ReferenceSample, Size, make_samples, stated_answers
+from scope_cpp.reference.task import (
+    HELD_OUT,
+    MIXES,
+    ReferenceSample,
+    Size,
+    make_samples,
+    stated_answers,
+    stream,
+)
+from scope_cpp.reference.vocabulary import EOS_ID, detokenize
 
 # Held-out seeds by purpose: what is published is never looked at for a choice.
 GATE_SEED, PUBLISHED_SEED = 101, 201
@@ -80,6 +90,14 @@ class Result:
         return [float(part.mean()) for part in np.array_split(self.right, 4, axis=1)]
 
 
+@dataclass
+class Counts:
+    """Answers that are exact, of all."""
+
+    right: int = 0
+    all: int = 0
+
+
 def run(model: Model, row: Row, samples: Sequence[ReferenceSample], tick: Tick) -> Result:
     """Generate greedily; `tick` is called after each sample."""
     right, ended = [], []
@@ -111,6 +129,39 @@ def evaluate(
             for row in rows
             for mix in MIXES
         }
+
+
+def conversations(path: Path, n: int, tick: Tick = lambda: None) -> dict[tuple[str, str], Counts]:
+    """Exact answers in `n` held-out conversations, by place and content of the turn.
+
+    A turn is given the true history. It is right if its text is, and if it ends there.
+    """
+    found: dict[tuple[str, str], Counts] = {}
+    with Model.load(path, n_gpu_layers=0) as model:
+        for i in range(n):
+            told = chat(stream(f"{HELD_OUT} chat", i))
+            begins = [k for k in range(1, len(told.ids)) if told.kinds[k] >= 0 > told.kinds[k - 1]]
+            before = 0
+            for begin in begins:
+                end = told.ids.index(EOS_ID, begin)
+                asked, expected = (
+                    detokenize(told.ids[a:b]) for a, b in ((before, begin), (begin, end))
+                )
+                text, last = generate(
+                    model,
+                    told.ids[:begin],
+                    n_predict=end - begin + 20,
+                    settings=FULL.settings(0, 0),
+                )
+                holds = [part for part in ("Facts", "Questions") if part in asked]
+                count = found.setdefault(
+                    ("later" if before else "first", " + ".join(holds)), Counts()
+                )
+                count.all += 1
+                count.right += text == expected and last.finish_reason == "stop"
+                before = end
+            tick()
+    return found
 
 
 def bad_labels(results: Iterable[Result]) -> list[int]:

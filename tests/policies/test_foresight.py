@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_dead_rows_give_nothing(first_chunk_dead: bool) -> None:
     for layer in range(L):
         alone = asked.with_prompt(keys[:, :, ~dead[layer]])
         assert found.prompt[layer] == pytest.approx(alone.prompt[layer], rel=1e-5)
+
+
+def test_threads_change_nothing() -> None:
+    asked, keys = ask(0, 5), draw(1, 90)
+    with ThreadPoolExecutor(2) as threads:
+        alone, together = asked.with_prompt(keys), asked.with_prompt(keys, None, threads.map)
+        assert np.array_equal(alone.prompt, together.prompt)
+        new = draw(2, 7)
+        (weights, after), (same, also) = alone.weigh(new), together.weigh(new, threads.map)
+    assert np.array_equal(weights, same) and np.array_equal(after.output, also.output)
 
 
 def one_head(*rows: tuple[float, ...]) -> np.ndarray:

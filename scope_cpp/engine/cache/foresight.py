@@ -76,7 +76,7 @@ class Foresight:
         for first in range(0, ids.size if asked.prompt.size else 0, CHUNK):
             at = slice(first, first + CHUNK)
             keys = kv_evict.rows(ptr, self.seq, ids[at])
-            asked = asked.with_prompt(keys, dead[:, at])
+            asked = asked.with_prompt(keys, dead[:, at], self.context.each)
         self.asked = asked
 
     @property
@@ -97,7 +97,8 @@ class Foresight:
         """
         assert self.asked is not None
         ptr = self.context.ptr
-        weights, self.asked = self.asked.weigh(kv_evict.rows(ptr, self.seq, ids[-n_new:].copy()))
+        keys = kv_evict.rows(ptr, self.seq, ids[-n_new:].copy())
+        weights, self.asked = self.asked.weigh(keys, self.context.each)
         if not by_head:
             n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
             weights = weights.reshape(n_layer, n_head_kv, -1, n_new).max(axis=2)

@@ -24,7 +24,9 @@ from the scores.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,18 @@ LOWEST = np.float32(-1e30)
 WIDE = 64
 # exponents are kept below it: nothing overflows, and what is divided by it is nothing
 MOST = np.float32(80)
+
+
+Result = TypeVar("Result")
+
+
+class EachLayer(Protocol):
+    """Applies a function to numbers of layers, as ``map`` does."""
+
+    def __call__(
+        self, function: Callable[[int], Result], layers: Iterable[int], /
+    ) -> Iterable[Result]:
+        """Return the results in the order of the layers."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,9 @@ class Asked:
         """As it was when nothing of the output was there."""
         return replace(self, output=np.full_like(self.output, -np.inf))
 
-    def with_prompt(self, keys: FloatArray, dead: BoolArray | None = None) -> Asked:
+    def with_prompt(
+        self, keys: FloatArray, dead: BoolArray | None = None, each: EachLayer = map
+    ) -> Asked:
         """Go through cells of the prompt.
 
         Parameters
@@ -78,25 +94,31 @@ class Asked:
             float32 (L, KV heads, n, D), of these cells.
         dead
             bool (L, n): rows that nothing attends to. Not all of a layer may be dead.
+        each
+            Applies a function to the layers; as ``map``, or on several threads at once.
         """
-        totals = np.empty_like(self.prompt)
-        for i, rows in enumerate(keys):
-            found = products(self.queries[i], rows)
+
+        def total(i: int) -> FloatArray:
+            found = products(self.queries[i], keys[i])
             if dead is not None:
                 found[:, dead[i]] = LOWEST
-            before = self.prompt[i].reshape(len(rows), 1, -1)
+            before = self.prompt[i].reshape(len(found), 1, -1)
             highest = _exponentials(found, before)
-            total = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
-            totals[i] = (highest + np.log(total)).reshape(totals[i].shape)
-        return replace(self, prompt=totals)
+            sums = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
+            logs: FloatArray = (highest + np.log(sums)).reshape(self.prompt[i].shape)
+            return logs
 
-    def weigh(self, keys: FloatArray) -> tuple[FloatArray, Asked]:
+        return replace(self, prompt=np.stack(list(each(total, range(len(keys))))))
+
+    def weigh(self, keys: FloatArray, each: EachLayer = map) -> tuple[FloatArray, Asked]:
         """Weigh new cells of the output.
 
         Parameters
         ----------
         keys
             float32 (L, KV heads, n, D), of the new cells.
+        each
+            As for `with_prompt`.
 
         Returns
         -------
@@ -107,13 +129,11 @@ class Asked:
         """
         n_layer, n_head, n_query = self.prompt.shape
         n_head_kv, n = keys.shape[1:3]
-        weights = np.ones((n_layer, n_head, n), np.float32)
         if n_query == 0:
-            return weights, self
-        totals = np.empty_like(self.output)
-        # layer by layer: what lies between is as large as the attention of all queries
-        for i, rows in enumerate(keys):
-            found = products(self.queries[i], rows)
+            return np.ones((n_layer, n_head, n), np.float32), self
+
+        def weights_and_total(i: int) -> tuple[FloatArray, FloatArray]:
+            found = products(self.queries[i], keys[i])
             before = self.output[i].reshape(n_head_kv, 1, -1)
             prompt = self.prompt[i].reshape(n_head_kv, 1, -1)
             highest = _exponentials(found, before)
@@ -121,9 +141,12 @@ class Asked:
             everywhere = output + np.exp(np.minimum(prompt - highest, MOST))
             found *= 1 / output + 1 / everywhere
             most = found.reshape(n_head_kv, n, -1, n_query).max(axis=3)
-            weights[i] = most.transpose(0, 2, 1).reshape(n_head, n)
-            totals[i] = (highest + np.log(output)).reshape(n_head, n_query)
-        return weights, replace(self, output=totals)
+            total = (highest + np.log(output)).reshape(n_head, n_query)
+            return most.transpose(0, 2, 1).reshape(n_head, n), total
+
+        # layer by layer: what lies between is as large as the attention of all queries
+        weights, totals = zip(*each(weights_and_total, range(n_layer)), strict=True)
+        return np.stack(weights), replace(self, output=np.stack(totals))
 
 
 def products(queries: NDArray[np.float16], keys: FloatArray) -> FloatArray:
