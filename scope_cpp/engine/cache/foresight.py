@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.context import Context
 from scope_cpp.native import kv_evict
-from scope_cpp.policies.scores.foresight import VALUE_WEIGHT, Asked
+from scope_cpp.policies.scores.foresight import VALUE_WEIGHT, Asked, EachLayer
 
 # cells whose rows are read at once while the prompt is gone through
-CHUNK = 256
+CHUNK = 64
+# products of a layer from which on threads gain more than it takes to wake them
+MANY = 2**16
 # queries that are kept take no more memory, and no more time for each token, than this
 MOST_BYTES = 16 * 2**20
 # the largest float16: a query beyond it attends to one cell, whatever its length
@@ -76,7 +78,7 @@ class Foresight:
         for first in range(0, ids.size if asked.prompt.size else 0, CHUNK):
             at = slice(first, first + CHUNK)
             keys = kv_evict.rows(ptr, self.seq, ids[at])
-            asked = asked.with_prompt(keys, dead[:, at], self.context.each)
+            asked = asked.with_prompt(keys, dead[:, at], self._each(asked, keys))
         self.asked = asked
 
     @property
@@ -98,7 +100,7 @@ class Foresight:
         assert self.asked is not None
         ptr = self.context.ptr
         keys = kv_evict.rows(ptr, self.seq, ids[-n_new:].copy())
-        weights, self.asked = self.asked.weigh(keys, self.context.each)
+        weights, self.asked = self.asked.weigh(keys, self._each(self.asked, keys))
         if not by_head:
             n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
             weights = weights.reshape(n_layer, n_head_kv, -1, n_new).max(axis=2)
@@ -108,6 +110,11 @@ class Foresight:
         """How alike the last `n_new` cells are to one before them; see `kv_evict.likeness`."""
         ptr = self.context.ptr
         return kv_evict.likeness(ptr, self.seq, ids, n_new, value_weight=VALUE_WEIGHT)
+
+    def _each(self, asked: Asked, keys: NDArray[np.float32]) -> EachLayer:
+        """How to go through the layers: on several threads where there is much to do."""
+        n_products = asked.prompt[0].size * keys.shape[2]
+        return self.context.each if n_products >= MANY else map
 
     def _most_queries(self) -> int:
         """Queries that may be kept."""
