@@ -143,6 +143,18 @@ def test_text_stays_text(page: Page) -> None:
     assert page.value("document.title") == "scope-cpp"
 
 
+def test_facts_first_and_questions_then(page: Page) -> None:
+    """An empty answer is an answer."""
+    say(page, "Facts: ab=3 cd=4")
+    page.until(DONE)
+    foot = page.value("document.querySelector('#messages li:last-child .foot').textContent")
+    assert "an empty answer" in foot and page.value(LAST) == ""
+    say(page, "Questions: Q1 ab cd")
+    page.until("document.querySelectorAll('#messages li').length == 4")
+    page.until(DONE)
+    assert page.value(LAST).strip() == "Q1 ab cd: ab=3, cd=4;3+4=7. A1=7"
+
+
 def test_an_error_in_words(page: Page) -> None:
     page.value("document.querySelector('#open-settings').click()")
     page.value("document.querySelector('[name=budget]').value = 'plenty'")

@@ -142,20 +142,20 @@ function finish(said, shown) {
   shown.item.removeAttribute("aria-busy");
   cache.end();
   showError(said.fault);
-  if (said.content) {
+  // An empty answer is one too: a message may hold facts alone.
+  if (said.content || (!said.fault && said.reason !== "stopped")) {
     messages.push({ role: "assistant", content: said.content });
     save("messages", messages);
     shown.foot.append(make("span", "note", footnote(said)));
   } else {
-    if (!said.fault && said.reason !== "stopped") showError(new ApiError("The model's answer is empty."));
     shown.item.remove();
     takeBack();
   }
   busy(false);
 }
 
-function footnote({ reason, usage, seconds }) {
-  const words = [REASONS[reason] ?? reason];
+function footnote({ content, reason, usage, seconds }) {
+  const words = [content ? "" : "an empty answer", REASONS[reason] ?? reason];
   if (usage) {
     const each = usage.completion_tokens / seconds;
     words.unshift(`${usage.completion_tokens} tokens, ${each.toFixed(each < 10 ? 1 : 0)} per second`);
