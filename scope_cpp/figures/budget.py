@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 
 from scope_cpp.errors import UsageError
 from scope_cpp.eval.metrics import is_full
-from scope_cpp.figures import curves
+from scope_cpp.figures import curves, style
 from scope_cpp.figures.curves import Curve, Point
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
 from scope_cpp.figures.runs import Measure, Record, Run, cells_name, cells_of, numbered
 from scope_cpp.figures.table import Table, Value
+
+# more lines than that can't be told apart: each method gets a row of its own
+MOST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -57,28 +60,69 @@ class Budget(Figure):
                 rows.append((curve.name, point.at, point.value, low, high))
         return Table(("row", "cells", "score", "ci_low", "ci_high"), tuple(rows))
 
+    @property
+    def size(self) -> tuple[float, float]:
+        """As high as the rows need, where there are rows."""
+        width, height = super().size
+        if len(self.curves) <= MOST_LINES:
+            return width, height
+        return width, max(height, 1.4 + 0.3 * len(self.curves))
+
+    @property
+    def places(self) -> list[float]:
+        """Numbers of cells, ascending."""
+        return sorted({point.at for curve in self.curves for point in curve.points})
+
     def draw(self, canvas: Any) -> None:
-        """Draw a line with a band for each method, over a logarithmic axis."""
+        """Draw a line with a band for each method, over a logarithmic axis; or rows if many."""
+        if len(self.curves) > MOST_LINES:
+            self._draw_rows(canvas)
+            return
         axes = canvas.subplots()
         if self.full is not None:
             curves.level(axes, "full cache", *curves.score_of(self.full), self.measure)
         for curve in self.curves:
             curves.draw(axes, curve, self.measure)
         curves.limit(axes, self.measure)
-        places = sorted({point.at for curve in self.curves for point in curve.points})
         axes.set_xscale("log", base=2)
-        ticks = apart(places)
+        ticks = apart(self.places)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel(self.axis)
         canvas.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=3.5)
+
+    def _draw_rows(self, canvas: Any) -> None:
+        """Draw a row for each method, the best on top, with a marker for each number of cells."""
+        axes, scale = canvas.subplots(), self.measure.factor
+        rows = sorted(self.curves, key=lambda c: sum(p.value for p in c.points) / len(c.points))
+        if self.measure.top is None:  # the lower the better
+            rows.reverse()
+        for number, place in enumerate(self.places):
+            look, shift = style.look(number), 0.22 * ((len(self.places) - 1) / 2 - number)
+            points = [(y + shift, p) for y, c in enumerate(rows) for p in c.points if p.at == place]
+            for y, point in points:
+                if point.ci is not None:
+                    axes.hlines(y, *(scale * end for end in point.ci), color=look.colour, lw=1)
+            values = [scale * point.value for _, point in points]
+            axes.plot(
+                values, [y for y, _ in points], color=look.colour, marker=look.marker,
+                linestyle="", label=f"{place:g} {self.axis}",
+            )  # fmt: skip
+        if self.full is not None:
+            value = scale * curves.score_of(self.full)[0]
+            axes.axvline(value, color="black", linestyle=(0, (6, 3)), lw=1.2, label="full cache")
+        axes.set_yticks(range(len(rows)), [curve.name for curve in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(self.measure.label)
+        axes.grid(axis="x")
+        canvas.legend(loc="outside lower center", ncols=2, frameon=False)
 
     def text(self, width: int, marks: Marks) -> str:
         """Return bars under each other, by number of cells."""
         lines = []
         full = [] if self.full is None else [Point(0, *curves.score_of(self.full))]
         most = curves.largest([*full, *(point for curve in self.curves for point in curve.points)])
-        for place in sorted({point.at for curve in self.curves for point in curve.points}):
+        for place in self.places:
             points = [("full cache", point) for point in full]
             points += [(c.name, p) for c in self.curves for p in c.points if p.at == place]
             lines.append(f"{place:g} {self.axis}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scope_cpp.errors import UsageError
+from scope_cpp.figures import style
 from scope_cpp.figures.budget import apart, budget
 from scope_cpp.figures.marks import UNICODE
 from scope_cpp.figures.prefill import prefill, prompt_cells
@@ -103,6 +104,33 @@ def test_scores_by_budget(budgets: Run) -> None:
     assert isinstance(low, float) and isinstance(high, float)
     assert 0.25 <= low < 7 / 16 < high <= 0.75  # those of single samples
     assert shown.axis == "cells beside the prompt"
+
+
+def test_many_methods_get_rows_whose_names_fit(tmp_path: Path) -> None:
+    """The best on top; lines would cross, and their legend not fit."""
+    pytest.importorskip("matplotlib")
+    rows = {row("full"): FULL}
+    for i in range(12):
+        name = f"scope-slide:mix=0.5:mix_over=model:{i}"
+        for beta in (48, 96):
+            right = [[1] * (i + beta // 48) + [0] * (14 - i - beta // 48)] * 2
+            rows[row(f"{name}, beta {beta}", beta, name, policy="scope-slide")] = right
+    shown = budget(open_run(str(make_run(tmp_path / "many", rows))))
+    with style.canvas(shown.size) as canvas:
+        shown.draw(canvas)
+        canvas.draw_without_rendering()
+        (axes,) = canvas.axes
+        labels = axes.get_yticklabels()
+        assert [label.get_text()[-2:].lstrip(":") for label in labels] == list(map(str, range(12)))
+        boxes = [label.get_window_extent() for label in labels]
+        legend = canvas.legends[0]
+        boxes.append(legend.get_window_extent())
+        assert all(canvas.bbox.x0 <= box.x0 and box.x1 <= canvas.bbox.x1 for box in boxes)
+        assert [text.get_text() for text in legend.get_texts()] == [
+            "48 cells beside the prompt",
+            "96 cells beside the prompt",
+            "full cache",
+        ]
 
 
 def test_budgets_in_a_terminal(budgets: Run) -> None:
