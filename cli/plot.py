@@ -54,7 +54,7 @@ def questions(run: RunFolder, rows: RowsFlags, picture: PictureFlags) -> None:
 
 
 def budget(runs: RunFolders, picture: PictureFlags) -> None:
-    """Draw the accuracy against the decode budget, a line for each method.
+    """Draw the accuracy against the decode budget, a line for each method, or a row if many.
 
     scope plot budget eval-runs/reference -o budget.png
     """
