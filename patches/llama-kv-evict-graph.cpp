@@ -300,9 +300,7 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 // moves
 //
 
-// the rows of a cache tensor, head by head, as 32-bit words: no backend copies quantized rows that are not contiguous,
-// all of them get and set rows of F32
-static ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv) {
+ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv) {
     const size_t size_head = ggml_row_size(t->type, n_embd_head);
 
     ggml_tensor * res = ggml_view_1d(ctx, t, t->ne[0], 0);

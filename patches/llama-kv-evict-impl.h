@@ -28,6 +28,10 @@ struct llama_kv_evict_graph {
 // sum the blocks of n_out columns that dimension 1 consists of
 ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out);
 
+// the rows of a cache tensor, head by head, as 32-bit words: no backend copies quantized rows that are not contiguous,
+// all of them get and set rows of F32
+ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv);
+
 // state of one context. the context owns it and finds it through its cparams
 struct llama_kv_evict {
     llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window);
@@ -74,7 +78,7 @@ struct llama_kv_evict {
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
     int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out);
-    int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out) const;
+    int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out);
     int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
 
     // rows that no query sees, by layer and cell; few contexts ever have any
@@ -137,6 +141,7 @@ private:
     llama_kv_evict_graph g_scores;
     bool                 gathers = false; // g_scores looks at the cells of one sequence only
     llama_kv_evict_graph g_moves;
+    llama_kv_evict_graph g_rows[2]; // of K, and of V
     llama_kv_evict_graph g_likeness;
 
     bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
@@ -149,11 +154,14 @@ private:
     std::vector<int32_t> own_cells(llama_seq_id seq, int64_t n_kv, bool can_gather) const;
     bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather);
     void         set_likeness (const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
-    int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out) const;
+    int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out);
     float &      length       (bool values, uint32_t ikv, uint32_t ih, uint32_t cell);
     int32_t      find_lengths (llama_seq_id seq, const int32_t * ids, int32_t n_ids);
     void         forget_lengths(uint32_t cell);
     void         move_lengths (const int32_t * src, const int32_t * dst, int32_t n_move);
+    bool         build_read   (bool values, int64_t n_ids);
+    int32_t      read_rows    (bool values, const int32_t * ids, int32_t n, int32_t n_ids, float * out);
+    void         read_columns (const int32_t * ids, int32_t n_ids, float * out) const;
     bool         build_moves  (int64_t n_move);
     bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
     void         set_mask     (llama_seq_id seq, const std::vector<int32_t> & own, int64_t n_query);

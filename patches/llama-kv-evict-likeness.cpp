@@ -15,7 +15,7 @@ static constexpr int64_t n_block     = 1024;
 static constexpr int32_t n_block_new = 32;
 
 // cells whose lengths are computed at once
-static constexpr int32_t n_block_lengths = 256;
+static constexpr int32_t n_block_lengths = 64;
 
 static float length_of(const float * row, int64_t n) {
     float sum = 0.0f;
@@ -55,8 +55,6 @@ void llama_kv_evict::move_lengths(const int32_t * src, const int32_t * dst, int3
 }
 
 int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int32_t n_ids) {
-    lengths.resize(2*n_layer()*n_head_kv*cells().size(), NAN);
-
     std::vector<int32_t> unknown;
     std::vector<float>   data;
 
@@ -182,18 +180,29 @@ void llama_kv_evict::set_likeness(const int32_t * own, const std::vector<float> 
     }
 }
 
-int32_t llama_kv_evict::unit_rows(llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out) const {
+// new rows are read once: their lengths are kept on the way
+int32_t llama_kv_evict::unit_rows(llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out) {
     const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
 
     out.resize(n_layer()*n_head_kv*n_ids*n_embd_head);
 
     const int32_t status = rows(seq, values, ids, n_ids, out.data());
-
-    for (float * row = out.data(); row != out.data() + out.size(); row += n_embd_head) {
-        const float len = length_of(row, n_embd_head);
-        std::transform(row, row + n_embd_head, row, [len](float x) { return x/len; });
+    if (status != LLAMA_KV_EVICT_OK) {
+        return status;
     }
-    return status;
+
+    float * row = out.data();
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+            for (int32_t i = 0; i < n_ids; ++i, row += n_embd_head) {
+                const float len = length_of(row, n_embd_head);
+                length(values, ikv, ih, ids[i]) = len;
+                std::transform(row, row + n_embd_head, row, [len](float x) { return x/len; });
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
 }
 
 int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out) {
@@ -210,7 +219,9 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
     std::fill_n(out, n_layer()*n_head_kv*n_new, -1.0f);
 
-    int32_t status = find_lengths(seq, ids, n_ids);
+    lengths.resize(2*n_layer()*n_head_kv*cells().size(), NAN);
+
+    int32_t status = find_lengths(seq, ids, n_ids - n_new);
     if (status != LLAMA_KV_EVICT_OK) {
         return status;
     }

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <vector>
 
-// rows of K and V for the caller. they are read as they lie and converted here: fewer bytes than floats leave the
-// device, and no backend has to know how to convert the type
+// rows of K and V for the caller. they are read as they lie and converted here: fewer bytes than floats leave the device,
+// and no backend has to know how to convert the type
+
+// cells that are gathered at once: they decide the scratch memory
+static constexpr int32_t n_block_rows = 64;
 
 static void to_floats(ggml_type type, const void * src, float * dst, int64_t n) {
     if (type == GGML_TYPE_F32) {
@@ -16,59 +19,115 @@ static void to_floats(ggml_type type, const void * src, float * dst, int64_t n) 
     }
 }
 
-int32_t llama_kv_evict::rows(llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out) const {
+bool llama_kv_evict::build_read(bool values, int64_t n_ids) {
+    auto & g = g_rows[values];
+
+    graph_begin(g, n_ids, 0, 0);
+
+    auto * ctx = g.ctx.get();
+
+    auto * ids = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_ids);
+    ggml_set_input(ids);
+    g.inps = { ids };
+
+    for (const auto & layer : kv.layers) {
+        auto * t   = values ? layer.v : layer.k;
+        auto * cur = ggml_get_rows(ctx, view_words(ctx, t, t->ne[0], 1), ids);
+        ggml_set_output(cur);
+        ggml_build_forward_expand(g.gf, cur);
+        g.outs.push_back(cur);
+    }
+
+    return graph_alloc(g);
+}
+
+// gathered on the device: each layer takes one transfer, however far apart its cells lie. they are n of n_ids, the first
+// of which is out's
+int32_t llama_kv_evict::read_rows(bool values, const int32_t * ids, int32_t n, int32_t n_ids, float * out) {
+    auto & g = g_rows[values];
+
+    if (g.n0 != n && !build_read(values, n)) {
+        return LLAMA_KV_EVICT_ALLOC;
+    }
+    ggml_backend_tensor_set(g.inps[0], ids, 0, ggml_nbytes(g.inps[0]));
+    if (!graph_compute(g)) {
+        return LLAMA_KV_EVICT_COMPUTE;
+    }
+
+    const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
+
+    std::vector<uint8_t> data;
+
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        data.resize(ggml_nbytes(g.outs[ikv]));
+        ggml_backend_tensor_get(g.outs[ikv], data.data(), 0, data.size());
+
+        const ggml_type type      = values ? kv.layers[ikv].v->type : kv.layers[ikv].k->type;
+        const size_t    size_head = ggml_row_size(type, n_embd_head);
+
+        for (int64_t ih = 0; ih < n_head_kv; ++ih) {
+            for (int64_t i = 0; i < n; ++i) {
+                to_floats(type, data.data() + (i*n_head_kv + ih)*size_head, out + ((ikv*n_head_kv + ih)*n_ids + i)*n_embd_head, n_embd_head);
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+// V where it lies transposed, a line for each value: of cells side by side a piece of each line
+void llama_kv_evict::read_columns(const int32_t * ids, int32_t n_ids, float * out) const {
+    const int64_t n_values = n_embd_head_v*n_head_kv;
+
+    std::vector<uint8_t> data;
+    std::vector<float>   lines;
+
+    for (const auto & layer : kv.layers) {
+        const size_t size = ggml_type_size(layer.v->type);
+
+        for (int64_t i0 = 0, i1; i0 < n_ids; i0 = i1) {
+            for (i1 = i0 + 1; i1 < n_ids && ids[i1] == ids[i1 - 1] + 1; ++i1) {}
+            const int64_t n = i1 - i0;
+
+            data .resize(n_values*n*size);
+            lines.resize(n_values*n);
+            ggml_backend_tensor_get_2d(layer.v, data.data(), ids[i0]*size, n*size, n_values, cells().size()*size, n*size);
+            to_floats(layer.v->type, data.data(), lines.data(), lines.size());
+
+            for (int64_t iv = 0; iv < n_values; ++iv) {
+                const int64_t ih = iv/n_embd_head_v;
+                for (int64_t i = 0; i < n; ++i) {
+                    out[(ih*n_ids + i0 + i)*n_embd_head_v + iv % n_embd_head_v] = lines[iv*n + i];
+                }
+            }
+        }
+        out += n_values*n_ids;
+    }
+}
+
+int32_t llama_kv_evict::rows(llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out) {
     if (n_ids < 0) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
-
-    int32_t n_rows = 0; // that must be read to have all of them
-
     for (int32_t i = 0; i < n_ids; ++i) {
         if (ids[i] < 0 || ids[i] >= (int32_t) cells().size() || cells().is_empty(ids[i]) || !cells().seq_has(ids[i], seq)) {
             return LLAMA_KV_EVICT_ARGUMENT;
         }
-        n_rows = std::max(n_rows, ids[i] + 1);
-    }
-    if (n_rows == 0) {
-        return LLAMA_KV_EVICT_OK;
     }
 
     lctx.synchronize();
 
+    if (values && v_trans) {
+        read_columns(ids, n_ids, out);
+        return LLAMA_KV_EVICT_OK;
+    }
+
     const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
-    const bool    transposed  = values && v_trans;
 
-    // a few rows are fetched one by one, many with all that lies between them
-    const bool few = !transposed && n_ids < n_rows/8;
-
-    std::vector<uint8_t> data;
-
-    for (const auto & layer : kv.layers) {
-        const ggml_tensor * t = values ? layer.v : layer.k;
-
-        // transposed, a line has one value of all cells, otherwise the values of one cell
-        const size_t size_head = ggml_row_size(t->type, n_embd_head);
-        const size_t size_line = transposed ? ggml_row_size(t->type, cells().size()) : t->nb[1];
-        const size_t size_elem = ggml_type_size(t->type);
-
-        data.resize(transposed ? n_embd_head*n_head_kv*size_line : (few ? n_ids : n_rows)*size_line);
-        for (int32_t i = 0; i < n_ids && few; ++i) {
-            ggml_backend_tensor_get(t, data.data() + i*size_line, ids[i]*size_line, size_line);
-        }
-        if (!few) {
-            ggml_backend_tensor_get(t, data.data(), 0, data.size());
-        }
-
-        for (int64_t ih = 0; ih < n_head_kv; ++ih) {
-            for (int32_t i = 0; i < n_ids; ++i, out += n_embd_head) {
-                if (!transposed) {
-                    to_floats(t->type, data.data() + (few ? i : ids[i])*size_line + ih*size_head, out, n_embd_head);
-                    continue;
-                }
-                for (int64_t j = 0; j < n_embd_head; ++j) {
-                    to_floats(t->type, data.data() + (ih*n_embd_head + j)*size_line + ids[i]*size_elem, out + j, 1);
-                }
-            }
+    for (int32_t i = 0; i < n_ids; i += n_block_rows) {
+        const int32_t status = read_rows(values, ids + i, std::min(n_block_rows, n_ids - i), n_ids, out + i*n_embd_head);
+        if (status != LLAMA_KV_EVICT_OK) {
+            return status;
         }
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ settings.register_profile("scope", deadline=None)
 settings.load_profile("scope")
 
 Tiny = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C, as processes that tests start must: a shell's background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from scope_cpp.native import kv_evict
 
 Warn = Callable[[str], None]
 
+BOTH = "prompt and output are"
+
 
 class Stop:
     """How much a user wants a run to end.
@@ -117,6 +119,9 @@ def write_output(
     n_prompt, n_forced = len(reading.prompt), len(reading.forced)
     longest = n_forced + n_predict
     settings = row.settings_for(n_prompt, longest)
+    read = n_prompt + n_forced
+    if read > model.n_ctx_train:  # before hours are spent on it
+        warn(_too_long(model, "a prompt is" if n_prompt > model.n_ctx_train else BOTH))
     with Generation(
         model,
         reading.prompt,
@@ -139,16 +144,19 @@ def write_output(
                 kept.append(token)
                 finish = reason or finish
         stats = clock.stats()
-    if n_prompt + stats.n_generated > model.n_ctx_train:
-        what = "a prompt is" if n_prompt > model.n_ctx_train else "prompt and output are"
-        warn(
-            f"{what} longer than the {model.n_ctx_train} positions that {model.path.name} was "
-            "trained on: what it writes there means little; give shorter samples or another model"
-        )
+    if n_prompt + stats.n_generated > model.n_ctx_train >= read:
+        warn(_too_long(model, BOTH))
     ended = kept[:-1] if kept and model.is_eog(kept[-1]) else kept
     loop = find_loop(ended[-WINDOW:]) if n_predict else None
     counts = {**asdict(stats), "cells_seen": clock.seen, "n_forced": n_forced}
     return Output(text, len(kept), finish, tuple(nll)), counts, loop
+
+
+def _too_long(model: Model, what: str) -> str:
+    return (
+        f"{what} longer than the {model.n_ctx_train} positions that {model.path.name} was "
+        "trained on: what it writes there means little; give shorter samples or another model"
+    )
 
 
 class _Clock:

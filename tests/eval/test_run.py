@@ -26,7 +26,7 @@ from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.report import COSTS, LEGEND, flat_records, render, tables
 from scope_cpp.eval.rows import Row
 from scope_cpp.eval.run import Evaluation
-from scope_cpp.eval.sample import Aborted, Stop, read_item, write_output
+from scope_cpp.eval.sample import Aborted, Reading, Stop, read_item, write_output
 from scope_cpp.eval.task import Item, Source
 from scope_cpp.reference.shipped import model_path
 from tests.eval.counting import N_PREDICT, PROMPTS, Counting, evaluation, run
@@ -255,6 +255,21 @@ def test_a_prompt_beyond_the_trained_positions_is_told_once(
     trained = [line for line in lines if "10 positions" in line]
     assert 1 <= len(trained) <= 2
     assert len(set(lines)) == len(lines)
+
+
+@pytest.mark.parametrize("n_ctx_train", [5, 10])
+def test_what_is_read_beyond_the_trained_positions_is_told_before_the_sample_runs(
+    model: Model, monkeypatch: pytest.MonkeyPatch, n_ctx_train: int
+) -> None:
+    monkeypatch.setattr(type(model), "n_ctx_train", n_ctx_train)
+    reading = Reading(prompt=tuple(range(20, 28)), forced=tuple(range(30, 38)), stop=())
+    lines: list[str] = []
+    stop = Stop()
+    stop.asked = 2  # at the first token
+    with pytest.raises(Aborted):
+        write_output(model, reading, 50, row_of("h2o"), GREEDY, stop, lines.append)
+    [line] = [line for line in lines if f"{n_ctx_train} positions" in line]
+    assert line.startswith("a prompt is" if n_ctx_train < 8 else "prompt and output are")
 
 
 def test_more_cells_than_the_budget_fail_the_sample(

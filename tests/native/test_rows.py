@@ -17,7 +17,7 @@ from tests.native.harness import CACHES, KV_TYPES, Session, random_tokens
 from tests.native.heads import Rows, random_keep
 from tests.native.state_bytes import State, parse
 
-N = 60
+N = 150  # more than are read at once
 ARGUMENT = -21
 
 
