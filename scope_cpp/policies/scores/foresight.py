@@ -24,7 +24,7 @@ from the scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -40,8 +40,6 @@ VALUE_WEIGHT = 0.5
 LOWEST = np.float32(-1e30)
 # cells from which on BLAS is faster with them in the rows; few cells are turned there afterwards
 WIDE = 64
-# products that are computed at once, so that they and what is made of them fit into a core's cache
-PIECE = 2**17
 # exponents are kept below it: nothing overflows, and what is divided by it is nothing
 MOST = np.float32(80)
 
@@ -100,19 +98,17 @@ class Asked:
             Applies a function to the layers; as ``map``, or on several threads at once.
         """
 
-        def totals(i: int) -> FloatArray:
-            logs = np.empty_like(self.prompt[i])
-            for heads, rows in self._pieces(keys[i]):
-                found = products(self.queries[i, heads], rows)
-                if dead is not None:
-                    found[:, dead[i]] = LOWEST
-                before = self.prompt[i, heads].reshape(len(rows), 1, -1)
-                highest = _exponentials(found, before)
-                sums = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
-                logs[heads] = (highest + np.log(sums)).reshape(logs[heads].shape)
+        def total(i: int) -> FloatArray:
+            found = products(self.queries[i], keys[i])
+            if dead is not None:
+                found[:, dead[i]] = LOWEST
+            before = self.prompt[i].reshape(len(found), 1, -1)
+            highest = _exponentials(found, before)
+            sums = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
+            logs: FloatArray = (highest + np.log(sums)).reshape(self.prompt[i].shape)
             return logs
 
-        return replace(self, prompt=np.stack(list(each(totals, range(len(keys))))))
+        return replace(self, prompt=np.stack(list(each(total, range(len(keys))))))
 
     def weigh(self, keys: FloatArray, each: EachLayer = map) -> tuple[FloatArray, Asked]:
         """Weigh new cells of the output.
@@ -132,39 +128,25 @@ class Asked:
             With these cells gone through.
         """
         n_layer, n_head, n_query = self.prompt.shape
-        n = keys.shape[2]
+        n_head_kv, n = keys.shape[1:3]
         if n_query == 0:
             return np.ones((n_layer, n_head, n), np.float32), self
 
-        def weights_and_totals(i: int) -> tuple[FloatArray, FloatArray]:
-            weights, logs = np.empty((n_head, n), np.float32), np.empty_like(self.output[i])
-            for heads, rows in self._pieces(keys[i]):
-                found = products(self.queries[i, heads], rows)
-                before = self.output[i, heads].reshape(len(rows), 1, -1)
-                prompt = self.prompt[i, heads].reshape(len(rows), 1, -1)
-                highest = _exponentials(found, before)
-                output = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
-                everywhere = output + np.exp(np.minimum(prompt - highest, MOST))
-                found *= 1 / output + 1 / everywhere
-                most = found.reshape(len(rows), n, -1, n_query).max(axis=3)
-                weights[heads] = most.transpose(0, 2, 1).reshape(-1, n)
-                logs[heads] = (highest + np.log(output)).reshape(logs[heads].shape)
-            return weights, logs
+        def weights_and_total(i: int) -> tuple[FloatArray, FloatArray]:
+            found = products(self.queries[i], keys[i])
+            before = self.output[i].reshape(n_head_kv, 1, -1)
+            prompt = self.prompt[i].reshape(n_head_kv, 1, -1)
+            highest = _exponentials(found, before)
+            output = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
+            everywhere = output + np.exp(np.minimum(prompt - highest, MOST))
+            found *= 1 / output + 1 / everywhere
+            most = found.reshape(n_head_kv, n, -1, n_query).max(axis=3)
+            total = (highest + np.log(output)).reshape(n_head, n_query)
+            return most.transpose(0, 2, 1).reshape(n_head, n), total
 
-        weights, logs = zip(*each(weights_and_totals, range(n_layer)), strict=True)
-        return np.stack(weights), replace(self, output=np.stack(logs))
-
-    def _pieces(self, keys: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
-        """Go through the KV heads of a layer, some at a time.
-
-        Yields their query heads, and their part of keys (KV heads, n, D).
-        """
-        n_head, n_query = self.queries.shape[1:3]
-        size = n_head // len(keys)
-        step = max(1, PIECE // max(1, size * n_query * keys.shape[1]))
-        for first in range(0, len(keys), step):
-            part = keys[first : first + step]
-            yield slice(first * size, (first + len(part)) * size), part
+        # layer by layer: what lies between is as large as the attention of all queries
+        weights, totals = zip(*each(weights_and_total, range(n_layer)), strict=True)
+        return np.stack(weights), replace(self, output=np.stack(totals))
 
 
 def products(queries: NDArray[np.float16], keys: FloatArray) -> FloatArray:
