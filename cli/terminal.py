@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterable
 
 
@@ -55,10 +56,25 @@ def is_terminal() -> bool:
 
 
 def _print(text: str, colour: str) -> None:
+    if is_terminal():
+        text = _wrapped(text)
     if is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         text = f"\x1b[{colour}m{text}\x1b[0m"
     if sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _wrapped(text: str) -> str:
+    """Break lines that are wider than the terminal at spaces; the terminal would break words."""
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # says it is a terminal, and has no size
+        return text
+    if width < 1:
+        return text
+    wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = text.split("\n")
+    return "\n".join(line if len(line) <= width else wrap.fill(line) for line in lines)
 
 
 def _one_line(text: str) -> str:

@@ -126,6 +126,15 @@ def test_no_command_to_the_terminal_comes_from_the_model(chat: Open) -> None:
         assert set(re.findall(rb"\x1b\[\??(\d*[A-Za-z])", answer)) <= OWN_COMMANDS
 
 
+@pytest.mark.parametrize("columns", [33, 36, 39])
+def test_what_stands_below_an_answer_breaks_between_words(chat: Open, columns: int) -> None:
+    with chat("-n", 5, columns=columns) as session:
+        session.line("Hello")
+        session.wait_prompt()
+        words = STATUS.findall(session.text())[0].split()
+    assert {"generated", "evicted", "attention"} < set(words)
+
+
 def test_ctrl_c_stops_the_answer_and_keeps_it(chat: Open) -> None:
     with chat("-n", -1) as session:
         session.line("Hello")
