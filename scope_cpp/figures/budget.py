@@ -89,7 +89,7 @@ class Budget(Figure):
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel(self.axis)
-        canvas.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=3.5)
+        style.legend(canvas)
 
     def _draw_rows(self, canvas: Any) -> None:
         """Draw a row for each method, the best on top, with a marker for each number of cells."""
@@ -115,7 +115,7 @@ class Budget(Figure):
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(self.measure.label)
         axes.grid(axis="x")
-        canvas.legend(loc="outside lower center", ncols=2, frameon=False)
+        style.legend(canvas, handlelength=2)
 
     def text(self, width: int, marks: Marks) -> str:
         """Return bars under each other, by number of cells."""

@@ -16,7 +16,7 @@ from scope_cpp.figures.runs import Record, Run
 
 @dataclass(frozen=True)
 class Prefill(Budget):
-    """Scores by number of cells that the prompt keeps, a line for each prefill × decode method."""
+    """Scores by rows that are kept of the prompt, a line for each prefill × decode method."""
 
     name: ClassVar[str] = "prefill"
 
@@ -27,7 +27,7 @@ class Prefill(Budget):
 
 
 def prefill(run: Run) -> Prefill:
-    """Take the scores of the rows at their prompt's cells from one run, or several as one.
+    """Take the scores at what each row keeps of its prompt, from one run or several as one.
 
     A row that keeps the prompt whole ends the lines of its decode method.
 
@@ -42,7 +42,7 @@ def prefill(run: Run) -> Prefill:
     full = None
     for record in run.records:
         prompts = lengths[record["row"]]
-        kept = sum(prompt_cells(record, n) for n in prompts) / len(prompts)
+        kept = sum(prompt_rows(record, n) for n in prompts) / len(prompts)
         if is_full(record):
             full = full or record
         if record["prefill"] == "full":
@@ -51,7 +51,7 @@ def prefill(run: Run) -> Prefill:
         same = compressed.setdefault((record["prefill"], record["policy"]), {})
         if kept in same:
             raise UsageError(
-                f"rows {same[kept]['row']!r} and {record['row']!r} both keep {kept:g} cells of the "
+                f"rows {same[kept]['row']!r} and {record['row']!r} both keep {kept:g} rows of the "
                 "prompt: draw runs that differ in the prefill budget only"
             )
         same[kept] = record
@@ -67,12 +67,12 @@ def prefill(run: Run) -> Prefill:
     all_lengths = [n for found in lengths.values() for n in found]
     shortest, longest = min(all_lengths), max(all_lengths)
     told = f"prompts of {shortest}{'' if shortest == longest else f' to {longest}'} tokens"
-    axis = "cells that the prompt keeps"
+    axis = "rows of the prompt that a layer keeps, in the mean"
     return Prefill(run.describe(told), axis, tuple(lines), full, run.measure)
 
 
-def prompt_cells(record: Record, n_prompt: int) -> int:
-    """Return how many cells a prompt of `n_prompt` tokens keeps under a row.
+def prompt_rows(record: Record, n_prompt: int) -> int:
+    """Return how many rows a layer keeps of a prompt of `n_prompt` tokens, in the mean.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def prompt_cells(record: Record, n_prompt: int) -> int:
     policy = settings.policies()[1]
     if not policy.sized:
         policy = policy.resolve(_budget(record, n_prompt), n_prompt)
-    return policy.cells(n_prompt)
+    return policy.rows(n_prompt)
 
 
 def _budget(record: Record, n_prompt: int) -> int:
@@ -93,7 +93,7 @@ def _budget(record: Record, n_prompt: int) -> int:
     asked = parse_budget(record["asked_budget"])
     if asked.kind != "cells":
         raise UsageError(
-            f"row {record['row']!r} does not say how many cells a prompt keeps: name its size with "
+            f"row {record['row']!r} does not say how much of a prompt it keeps: name its size with "
             "-o, or a budget in cells"
         )
     return int(asked.value)

@@ -14,7 +14,7 @@ from scope_cpp.errors import UsageError
 from scope_cpp.eval import stats
 from scope_cpp.eval.metrics import is_full
 from scope_cpp.eval.record import Prediction
-from scope_cpp.figures import curves
+from scope_cpp.figures import curves, style
 from scope_cpp.figures.curves import Curve, Point
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
@@ -112,10 +112,7 @@ class Questions(Figure):
                 axes.tick_params(labelbottom=True)
         for axes in grid[:, 1:].flat:
             axes.set_ylabel("")
-        canvas.legend(
-            handles.values(), handles, loc="outside lower center", ncols=3, frameon=False,
-            handlelength=3.5,
-        )  # fmt: skip
+        style.legend(canvas, handles.values(), handles)
 
     def text(self, width: int, marks: Marks) -> str:
         """Return a sparkline for each row, and its first and last point."""

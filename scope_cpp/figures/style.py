@@ -110,6 +110,18 @@ def canvas(size: tuple[float, float]) -> Iterator[Any]:
         yield import_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
 
 
+def legend(canvas: Any, *args: Any, handlelength: float = 3.5) -> None:
+    """Say below the axes what is drawn, in as many columns as the picture is wide for."""
+    for n_columns in (3, 2, 1):
+        drawn = canvas.legend(
+            *args, loc="outside lower center", ncols=n_columns, frameon=False,
+            handlelength=handlelength,
+        )  # fmt: skip
+        if n_columns == 1 or drawn.get_window_extent().width <= canvas.bbox.width:
+            return
+        drawn.remove()
+
+
 def save(drawn: Any, path: str, form: str) -> None:
     """Write a picture in one of `FORMATS`, the same bytes for the same numbers."""
     drawn.savefig(path, format=form, dpi=DPI, metadata=_NO_DATES[form])

@@ -302,6 +302,10 @@ class PrefillPolicy(Policy):
     def cells(self, n_prompt: int) -> int:
         """Cells of the prompt's pool after the final selection of the resolved policy."""
 
+    def rows(self, n_prompt: int) -> int:
+        """Rows of the prompt that a layer keeps, in the mean of the layers."""
+        return self.cells(n_prompt)
+
     def keeps_all(self, n_prompt: int) -> bool:
         """Whether the final selection of the resolved policy gives up no row of any layer."""
         return self.cells(n_prompt) >= n_prompt

@@ -90,6 +90,10 @@ class PyramidPrefill(HeavyPrefill):
         """Cells of the largest layer."""
         return min(n_prompt, largest(self._pool() - self.last(), self.beta) + self.last())
 
+    def rows(self, n_prompt: int) -> int:
+        """The mean, with the last tokens."""
+        return min(n_prompt, self._pool())
+
     def keeps_all(self, n_prompt: int) -> bool:
         """Whether the mean is enough for the whole prompt."""
         return self._pool() >= n_prompt

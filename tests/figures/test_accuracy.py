@@ -10,7 +10,7 @@ from scope_cpp.errors import UsageError
 from scope_cpp.figures import style
 from scope_cpp.figures.budget import apart, budget
 from scope_cpp.figures.marks import UNICODE
-from scope_cpp.figures.prefill import prefill, prompt_cells
+from scope_cpp.figures.prefill import prefill, prompt_rows
 from scope_cpp.figures.questions import questions
 from scope_cpp.figures.runs import Run, open_run
 
@@ -206,19 +206,41 @@ def test_scores_by_the_prompts_cells(tmp_path: Path) -> None:
     assert f"prompts of {N_PROMPT} tokens" in shown.run
 
 
+@pytest.mark.parametrize("policy", ["scope-slide", "scope-discontinuous"])
+def test_the_legend_fits(tmp_path: Path, policy: str) -> None:
+    pytest.importorskip("matplotlib")
+    rows = {row("full"): FULL, row(policy, 48): FULL}
+    for name in ("snapkv", "pyramidkv", "h2o", "streaming-llm", "pyramidinfer"):
+        for size in (8, 16):
+            options = (f"alpha1={size}", *(("alpha2=8",) if name == "streaming-llm" else ()))
+            kept = row(f"{name} {size}", 48, policy=policy, prefill=name, options=options)
+            rows[kept] = [[1, 0, 0, 0]] * 4
+    shown = prefill(open_run(str(make_run(tmp_path / "run", rows))))  # type: ignore[arg-type]
+    with style.canvas(shown.size) as canvas:
+        shown.draw(canvas)
+        canvas.draw_without_rendering()
+        (legend,) = canvas.legends
+        box = legend.get_window_extent()
+        assert canvas.bbox.x0 <= box.x0 and box.x1 <= canvas.bbox.x1
+        assert len(legend.get_texts()) == 6
+
+
 def test_what_a_prompt_keeps() -> None:
     def record(**values: object) -> dict[str, object]:
         asked = {"row": "a", "policy": "full", "prefill": "snapkv", "options": [], "beta": None}
         return {**asked, **values}
 
-    assert prompt_cells(record(options=["alpha1=24", "window=8"]), 100) == 32
-    assert prompt_cells(record(options=["alpha1=24", "window=8"]), 20) == 20  # shorter than that
-    assert prompt_cells(record(prefill="full"), 100) == 100
+    assert prompt_rows(record(options=["alpha1=24", "window=8"]), 100) == 32
+    assert prompt_rows(record(options=["alpha1=24", "window=8"]), 20) == 20  # shorter than that
+    assert prompt_rows(record(prefill="full"), 100) == 100
+    # the mean: the first layers of PyramidKV keep more, and all cells that lie there
+    pyramid = record(prefill="pyramidkv", options=["alpha1=24", "window=8"])
+    assert prompt_rows(pyramid, 100) == 32 and prompt_rows(pyramid, 20) == 20
     # derived: three quarters of the budget
-    assert prompt_cells(record(beta=20), 100) == 90
-    assert prompt_cells(record(asked_budget="80"), 100) == 60
-    with pytest.raises(UsageError, match="row 'a' does not say how many cells"):
-        prompt_cells(record(asked_budget="50%"), 100)
+    assert prompt_rows(record(beta=20), 100) == 90
+    assert prompt_rows(record(asked_budget="80"), 100) == 60
+    with pytest.raises(UsageError, match="row 'a' does not say how much"):
+        prompt_rows(record(asked_budget="50%"), 100)
 
 
 def test_one_prefill_budget_makes_no_line(tmp_path: Path, run: Run) -> None:
@@ -226,5 +248,5 @@ def test_one_prefill_budget_makes_no_line(tmp_path: Path, run: Run) -> None:
         prefill(run)
     rows = {compressed("a", 8): FULL, compressed("b", 8): FULL}
     twice = open_run(str(make_run(tmp_path / "twice", rows)))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="'a' and 'b' both keep 16 cells"):
+    with pytest.raises(UsageError, match="'a' and 'b' both keep 16 rows"):
         prefill(twice)

@@ -102,6 +102,7 @@ def test_pyramidkv_keeps_what_snapkv_would_of_that_size(alpha1: int, pooling: st
             assert chosen(view, keep, head) == expected
         total += int(keep[0, 0].sum())
     assert total == N_LAYERS * (alpha1 + 8)
+    assert total == N_LAYERS * policy.rows(N_PROMPT)
     assert policy.keeps_all(N_PROMPT) == (alpha1 + 8 >= N_PROMPT)
     assert policy.cells(N_PROMPT) == min(N_PROMPT, 2 * alpha1 - alpha1 // 4 + 8)
 
