@@ -87,9 +87,17 @@ class Terminal:
         self._fcntl(self._fd, self._resize_code, struct.pack("HHHH", rows, columns, 0, 0))
 
     def wait(self, text: str, *, new: bool = True) -> None:
-        """Wait until `text` appears in what is written from now on, or with all before it."""
+        """Wait until `text` appears in what is written from now on, or with all before it.
+
+        Only a signal may come directly before: what the process answers to is read as it is typed.
+        """
         start = len(self.raw) if new else 0
         self._until(lambda: text in strip(self.raw[start:]), f"{text!r} did not appear")
+
+    def wait_written(self) -> None:
+        """Wait until more is written, or the chat asks for a line."""
+        start = len(self.raw)
+        self._until(lambda: len(self.raw) > start or self._at_prompt(">"), "nothing is written")
 
     def wait_shown(self, text: str) -> None:
         """Wait until `text` is on the screen or in what scrolled off it."""

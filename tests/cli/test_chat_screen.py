@@ -90,8 +90,9 @@ def letters(text: str) -> str:
 def test_a_terminal_that_grows_during_the_answer(chat: Open) -> None:
     with chat("-n", 1500) as session:
         session.line("Hello there")
+        session.wait_answer("Hello there")
         for columns, rows in ((100, 30), (120, 40)):
-            session.wait("e")
+            session.wait_written()
             session.resize(columns, rows)
         session.wait_prompt()
         shown = re.split(r"\nwarning: ", session.text().partition("> Hello there\n")[2])[0]
@@ -101,8 +102,9 @@ def test_a_terminal_that_grows_during_the_answer(chat: Open) -> None:
 def test_a_terminal_that_shrinks_during_the_answer(chat: Open) -> None:
     with chat("-n", 1500, columns=100) as session:
         session.line("Hello there")
+        session.wait_answer("Hello there")
         for columns, rows in ((80, 20), (40, 12)):
-            session.wait("e")
+            session.wait_written()
             session.resize(columns, rows)
         session.wait_prompt()
         shown = session.text().partition("\nwarning: position")[0]
@@ -179,7 +181,7 @@ def test_a_paste_of_many_lines_is_one_message(chat: Open) -> None:
     with chat("-n", 5, "--budget", 4000) as session:
         session.wait_prompt()
         session.paste("\n".join(lines))
-        session.wait("line 199")
+        session.wait_shown("line 199")
         session.send("\r")
         session.wait_prompt()
         session.line("/show messages")
@@ -191,7 +193,7 @@ def test_a_paste_of_many_lines_is_one_message(chat: Open) -> None:
 def test_triple_quotes_and_alt_enter(chat: Open) -> None:
     with chat("-n", 5) as session:
         session.line('"""one')
-        session.wait(".")
+        session.wait_prompt(".")
         session.send('two"""\r')
         session.wait_prompt()
         session.line("three\x1b\rfour")
