@@ -69,7 +69,7 @@ def budget(runs: RunFolders, picture: PictureFlags) -> None:
 
 
 def prefill(runs: RunFolders, picture: PictureFlags) -> None:
-    """Draw the accuracy against the cells that the prompt keeps, a line for each method.
+    """Draw the accuracy against the rows that a layer keeps of the prompt, a line for each method.
 
     scope plot prefill eval-runs/prefill -o prefill.png
     """

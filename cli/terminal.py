@@ -58,8 +58,8 @@ def is_terminal() -> bool:
 def _print(text: str, colour: str) -> None:
     if is_terminal():
         text = _wrapped(text)
-    if is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
-        text = f"\x1b[{colour}m{text}\x1b[0m"
+        if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+            text = f"\x1b[{colour}m{text}\x1b[0m"
     if sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)
 
