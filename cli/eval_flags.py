@@ -12,7 +12,7 @@ from .flags import ComputeFlags, Config, Json, Verbose
 from .groups import flag
 
 if TYPE_CHECKING:
-    from scope_cpp.eval.config import Asked
+    from scope_cpp.eval.asked import Asked
     from scope_cpp.eval.grid import Grid
 
 _task = partial(flag, "Task")
@@ -241,7 +241,7 @@ def asked_of(flags: TaskFlags, log_samples: bool) -> Asked:
     """Return what the flags ask of a run."""
     from pathlib import Path
 
-    from scope_cpp.eval.config import Asked
+    from scope_cpp.eval.asked import Asked
 
     from .bench_flags import numbers
 

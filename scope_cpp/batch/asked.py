@@ -10,6 +10,9 @@ from pathlib import Path
 
 from scope_cpp.errors import ScopeError, UsageError
 
+# Rows at once, if nothing is said and as many fit
+MOST_ROWS = 8
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from scope_cpp.batch.asked import MOST_ROWS
 from scope_cpp.batch.requests import Requests
 from scope_cpp.batch.rows import Row
 from scope_cpp.engine import budget as dial
@@ -16,8 +17,6 @@ from scope_cpp.engine.parallel.demand import Room, assess
 from scope_cpp.engine.settings import CHAT_CELLS
 from scope_cpp.errors import ScopeError, UsageError
 
-# Rows at once, if nothing is said and as many fit
-MOST_ROWS = 8
 # Of so many of the longest rows with the same options the cells are worked out
 _LOOKED_AT = 256
 _GROUPS = 64

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import sizes_of
-from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY
 from scope_cpp.errors import UsageError
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
 
 TESTS = ("gen", "prompt", "memory", "turn", "python", "parallel")
 FLASH = ("on", "off")

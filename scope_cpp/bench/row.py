@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scope_cpp.engine.settings import Settings
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -21,12 +23,12 @@ class Compute:
     """
 
     model: str
-    n_threads: int = 0
-    n_threads_batch: int = 0
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    type_k: str = "f16"
-    type_v: str = "f16"
+    n_threads: int = Settings.n_threads
+    n_threads_batch: int = Settings.n_threads_batch
+    n_batch: int = Settings.n_batch
+    n_ubatch: int = Settings.n_ubatch
+    type_k: str = Settings.type_k
+    type_v: str = Settings.type_v
     n_gpu_layers: int | None = None
     use_mmap: bool = True
     seed: int = 0

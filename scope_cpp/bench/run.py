@@ -10,7 +10,7 @@ from typing import Any
 from scope_cpp.bench.process import RowDied, RowRefused, Worker
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.engine.budget import format_bytes
-from scope_cpp.engine.context import CELLS_MULTIPLE
+from scope_cpp.engine.context_params import CELLS_MULTIPLE
 from scope_cpp.engine.memory import free_memory
 
 Note = Callable[[str], None]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scope_cpp.bench.row import Compute, Row
-from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings, Sizes, resolve
 from scope_cpp.errors import UsageError
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
 
 
 def settings_of(row: Row, compute: Compute) -> Settings:

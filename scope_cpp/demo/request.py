@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scope_cpp.demo.sheet import Sheet, make_sheets
-from scope_cpp.engine.model import Model
 from scope_cpp.errors import UsageError
 from scope_cpp.reference.task import MIXES, ReferenceSample, Size, make_samples, read_samples
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
 
 BOTH = "both"
 

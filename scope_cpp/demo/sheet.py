@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from scope_cpp.engine.budget import cells, parse_budget
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.memory import free_memory
-from scope_cpp.engine.model import Model
 from scope_cpp.errors import UsageError
 from scope_cpp.reference.task import ReferenceSample, stated_answers
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
 
 SHARE = 9
 """Without a budget the output gets a cell for each so many of its tokens."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from scope_cpp.engine.context import CELLS_MULTIPLE, Context, ContextParams
+from scope_cpp.engine.context import Context
+from scope_cpp.engine.context_params import CELLS_MULTIPLE, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError

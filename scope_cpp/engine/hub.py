@@ -24,7 +24,7 @@ _REPO = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _TAG = re.compile(r"[-.]([A-Z0-9_]+)$", re.IGNORECASE)
 _NO_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-_DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")
+DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")
 _PLAIN_ETAG = re.compile(r"[\w.-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 10.0
@@ -105,7 +105,7 @@ def choose(names: Sequence[str], quant: str | None, file: str | None, repo: str)
     if not models:
         raise UsageError(f"{repo} has no GGUF model: give a repository of GGUF files")
     if quant is None:
-        found = (name for tag in _DEFAULT_QUANTS for name in _matching(models, tag))
+        found = (name for tag in DEFAULT_QUANTS for name in _matching(models, tag))
         return next(found, models[0])
     matching = _matching(models, quant)
     exact = [name for name in matching if _tag(name) == quant.upper()]

@@ -12,7 +12,7 @@ from typing import Any
 
 from scope_cpp.engine import budget as dial
 from scope_cpp.engine.capability import Verdict, probe
-from scope_cpp.engine.context import CELLS_MULTIPLE
+from scope_cpp.engine.context_params import CELLS_MULTIPLE
 from scope_cpp.engine.kv_types import bytes_per_cell, kv_type
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.model import Model

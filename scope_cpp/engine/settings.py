@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from scope_cpp.engine import budget as dial
-from scope_cpp.engine.context import FLASH_ATTN
+from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.memory import free_memory
-from scope_cpp.engine.model import Model
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import (
     DecodePolicy,
@@ -23,6 +22,9 @@ from scope_cpp.policies import (
     parse_options,
     split_options,
 )
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
 
 GRANULARITIES = ("head", "cell")
 
@@ -69,12 +71,12 @@ class Settings:
     ctx_size: int | None = None
     type_k: str = "f16"
     type_v: str = "f16"
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    n_threads: int = 0
-    n_threads_batch: int = 0
-    flash_attn: str = "auto"
-    offload_kqv: bool = True
+    n_batch: int = ContextParams.n_batch
+    n_ubatch: int = ContextParams.n_ubatch
+    n_threads: int = ContextParams.n_threads
+    n_threads_batch: int = ContextParams.n_threads_batch
+    flash_attn: str = ContextParams.flash_attn
+    offload_kqv: bool = ContextParams.offload_kqv
 
     def __post_init__(self) -> None:
         """Check what needs no model."""

@@ -7,7 +7,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from scope_cpp import __version__
 from scope_cpp.engine.doctor import native_facts
 from scope_cpp.engine.model import Model
-from scope_cpp.errors import UsageError
+from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.record import item_digest
 from scope_cpp.eval.rows import Row
 from scope_cpp.eval.task import Item
@@ -37,42 +36,6 @@ _SAME = {
 }
 
 _ENDS = 2**20
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a user asks of a run, as far as its results depend on it.
-
-    Attributes
-    ----------
-    task, task_options, data
-        Where the items come from.
-    limit, seeds
-        Most items of each seed; the first seed is that of the resampling too.
-    template, temp
-        Whether the model's chat template is used; temperature of the sampling.
-    log_samples
-        Whether prompts and golds go into the predictions.
-    """
-
-    task: str
-    task_options: tuple[str, ...] = ()
-    data: Path | None = None
-    limit: int | None = None
-    seeds: tuple[int, ...] = (0,)
-    template: bool = False
-    temp: float = 0.0
-    log_samples: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the seeds."""
-        if not self.seeds or min(self.seeds) < 0:
-            raise UsageError(f"--seed {', '.join(map(str, self.seeds))}: give 0 or more")
-
-    @property
-    def seed(self) -> int:
-        """The first seed."""
-        return self.seeds[0]
 
 
 def config_of(

@@ -25,6 +25,9 @@ DEFAULT_ROWS = (
     "streaming-llm",
 )
 
+# Without a budget: so much of the longest output, what is published for most methods
+DEFAULT_SHARE = 9
+
 # H2O's recent half is one of the output's cells, as in its measurements beside SCOPE
 _OPTIONS = {
     "scope-foresight": ("interval=auto",),

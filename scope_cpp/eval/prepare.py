@@ -10,7 +10,8 @@ from pathlib import Path
 
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
-from scope_cpp.eval.config import Asked, Config, differences, folder_name
+from scope_cpp.eval.asked import Asked
+from scope_cpp.eval.config import Config, differences, folder_name
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.task import Item, Source, Task
 

@@ -14,9 +14,10 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
-from scope_cpp.eval.config import Asked, config_of
+from scope_cpp.eval.asked import Asked
+from scope_cpp.eval.config import config_of
 from scope_cpp.eval.folder import PREDICTIONS
-from scope_cpp.eval.grid import Grid
+from scope_cpp.eval.grid import DEFAULT_SHARE, Grid
 from scope_cpp.eval.metrics import summarize
 from scope_cpp.eval.prepare import check_scorer, choose_folder, read_items
 from scope_cpp.eval.record import Prediction, item_digest
@@ -28,9 +29,6 @@ from scope_cpp.eval.tasks import find
 
 Line = Callable[[str], None]
 Progress = Callable[[int, int], None]
-
-# Without a budget: so much of the longest output, what is published for most methods
-DEFAULT_SHARE = 9
 
 
 class Evaluation:

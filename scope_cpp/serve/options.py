@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from scope_cpp.engine import budget as dial
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.memory import free_memory
-from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.serve.auth import is_loopback
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.model import Model
 
 CELLS_PER_ROW = 4096  # of the cache, where nothing else is said
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
-from scope_cpp.eval.config import Asked
+from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.grid import Grid
 from scope_cpp.eval.result import Result
 from scope_cpp.eval.run import Evaluation

@@ -18,7 +18,8 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
-from scope_cpp.eval.config import Asked, model_identity
+from scope_cpp.eval.asked import Asked
+from scope_cpp.eval.config import model_identity
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.grid import DEFAULT_ROWS, Grid
 from scope_cpp.eval.metrics import quarter

@@ -9,7 +9,8 @@ import pytest
 
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import UsageError
-from scope_cpp.eval.config import Asked, differences
+from scope_cpp.eval.asked import Asked
+from scope_cpp.eval.config import differences
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.prepare import read_items
 from scope_cpp.eval.record import Prediction

@@ -1,0 +1,44 @@
+"""What a user asks of a run of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scope_cpp.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a run, as far as its results depend on it.
+
+    Attributes
+    ----------
+    task, task_options, data
+        Where the items come from.
+    limit, seeds
+        Most items of each seed; the first seed is that of the resampling too.
+    template, temp
+        Whether the model's chat template is used; temperature of the sampling.
+    log_samples
+        Whether prompts and golds go into the predictions.
+    """
+
+    task: str
+    task_options: tuple[str, ...] = ()
+    data: Path | None = None
+    limit: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    template: bool = False
+    temp: float = 0.0
+    log_samples: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the seeds."""
+        if not self.seeds or min(self.seeds) < 0:
+            raise UsageError(f"--seed {', '.join(map(str, self.seeds))}: give 0 or more")
+
+    @property
+    def seed(self) -> int:
+        """The first seed."""
+        return self.seeds[0]
