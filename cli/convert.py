@@ -9,12 +9,14 @@ from typing import Any
 
 import typer
 
+from scope_cpp.engine.catalog import find
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 
 from . import terminal
+from .download import known_model
 from .flags import (
     BudgetFlags,
     ComputeFlags,
@@ -67,7 +69,9 @@ def model_path(
     if flags.hf_file and _rank(ctx, "hf_file") <= best:
         raise UsageError(f"-hff {flags.hf_file} names a file of a repository: give that with -hf")
     (path,) = names.values()
-    return path
+    if find(path) is None:
+        return path
+    return known_model(path, offline=flags.offline)
 
 
 def _rank(ctx: typer.Context, parameter: str) -> int:

@@ -24,5 +24,5 @@ def introduce() -> None:
     """Say what it is, to somebody who did not name it."""
     terminal.note(
         "no model is given: this is the tiny reference model, which only answers questions about "
-        f"facts, such as {EXAMPLE}"
+        f"facts, such as {EXAMPLE}; -m smollm2 downloads a small real one (94 MiB)"
     )
