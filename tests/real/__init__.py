@@ -1,0 +1,1 @@
+"""The whole way on a real instruct model, SmolLM2-135M-Instruct."""

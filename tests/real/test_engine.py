@@ -1,0 +1,71 @@
+"""A bounded cache on a real instruct model, against stock llama.cpp and the full cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scope_cpp.engine.chat import format_chat
+from scope_cpp.engine.generate import Generation, generate
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import SamplingParams
+from scope_cpp.engine.settings import Settings
+from scope_cpp.native import kv_evict
+from tests.engine.stock_tokens import Job
+from tests.engine.test_equality import write_stock
+
+STORY = "Write a long story about a lighthouse keeper who finds a message in a bottle."
+ONE_THREAD = {"n_threads": 1, "n_threads_batch": 1}
+
+
+@pytest.fixture(scope="module")
+def prompt(smollm2: Model) -> list[int]:
+    text, _ = format_chat(smollm2, [{"role": "user", "content": STORY}])
+    return smollm2.tokenize(text, add_special=True, parse_special=True)
+
+
+def test_where_all_fits_every_token_is_stock_llama_cpp_s(
+    smollm2: Model, smollm2_path: Path, prompt: list[int], tmp_path: Path
+) -> None:
+    job = Job(str(smollm2_path), prompt, 60, temp=0.8, seed=11)
+    sampling = SamplingParams(temp=job.temp, seed=job.seed)
+    values = {"settings": Settings(**ONE_THREAD), "sampling": sampling}
+    with Generation(smollm2, prompt, n_predict=job.n_predict, **values) as generation:
+        tokens = [response.token for response in generation]
+    assert [tokens] == write_stock([job], tmp_path)
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+def test_200_tokens_within_the_prompt_s_cells_and_96(
+    smollm2: Model, prompt: list[int], flash_attn: str, kv: str
+) -> None:
+    if flash_attn == "off" and kv != "f16":
+        pytest.skip("llama.cpp has no quantized V cache without flash attention")
+    budget = len(prompt) + 96
+    settings = Settings(budget=budget, type_k=kv, type_v=kv, flash_attn=flash_attn, **ONE_THREAD)
+    sampling = SamplingParams(temp=0.7, seed=3, ignore_eos=True)
+    values = {"n_predict": 200, "settings": settings, "sampling": sampling}
+    words = ""
+    with Generation(smollm2, prompt, **values) as generation:
+        for response in generation:
+            words += response.text
+            assert kv_evict.n_used(generation.context.ptr) <= budget
+        stats = generation.stats
+    assert stats.n_generated == 200
+    assert stats.evicted == len(prompt) + 199 - stats.cells_used
+    assert len(set(words.split())) > 50  # it goes on with words, not with one word for ever
+
+
+def test_until_the_pool_overflows_all_tokens_are_the_full_cache_s(
+    smollm2: Model, prompt: list[int]
+) -> None:
+    common = {"n_predict": 96, "sampling": SamplingParams(temp=0, ignore_eos=True)}
+    same_path = {"flash_attn": "on", **ONE_THREAD}
+    full, _ = generate(smollm2, prompt, settings=Settings(policy="full", **same_path), **common)
+    settings = Settings(budget=len(prompt) + 64, **same_path)
+    bounded, last = generate(smollm2, prompt, settings=settings, **common)
+    assert last.stats.evicted > 0
+    tokens = [smollm2.tokenize(text, add_special=False)[:60] for text in (full, bounded)]
+    assert tokens[0] == tokens[1]
