@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from .flags import BudgetFlags, ComputeFlags, Config, PolicyFlags, SamplingFlags, Verbose
+from .flags import (
+    BudgetFlags,
+    ComputeFlags,
+    Config,
+    NoParseSpecial,
+    PolicyFlags,
+    SamplingFlags,
+    Verbose,
+)
 from .groups import flag
 
 if TYPE_CHECKING:
@@ -117,8 +125,14 @@ class TemplateFlags:
     """How prompts are read."""
 
     chat: Annotated[
-        bool, _prompt("--chat", help="A prompt is a user's turn; 'messages' are a chat anyway.")
+        bool,
+        _prompt(
+            "--chat",
+            help="Read each 'prompt' as a user's message. Otherwise it is text to continue;"
+            " 'messages' always go through the chat template.",
+        ),
     ] = False
+    no_parse_special: NoParseSpecial = False
     system_prompt: Annotated[
         str | None,
         _prompt(
@@ -259,6 +273,7 @@ def defaults_of(
         n_predict=n_predict,
         stop=tuple(length.stop or ()),
         chat=template.chat or template.system_prompt is not None,
+        parse_special=not template.no_parse_special,
         system_prompt=template.system_prompt,
         template=template_of(template.chat_template, template.chat_template_file),
     )

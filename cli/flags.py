@@ -35,6 +35,13 @@ Json = Annotated[bool, _output("--json", help="Print one JSON object on stdout."
 Verbose = Annotated[
     bool, _output("--verbose", "-v", help="Show llama.cpp's log, statistics and tracebacks.")
 ]
+NoParseSpecial = Annotated[
+    bool,
+    _prompt(
+        "--no-parse-special",
+        help="In text to continue, read control tokens such as <|im_start|> as plain text.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -121,23 +128,38 @@ class PromptFlags:
             "--file",
             "-f",
             metavar="FILE",
-            help="Read it, as it is, from a file; - is stdin (also if piped).",
+            help="Read the prompt from a file, as it is; - is stdin (also if piped).",
         ),
     ] = None
+    raw: Annotated[
+        bool,
+        _prompt(
+            "--raw",
+            "--no-conversation",
+            "-no-cnv",
+            help="Continue the text as it is. Otherwise, where the model has a chat template, the"
+            " prompt is a user's message and the output is the answer.",
+        ),
+    ] = False
     chat: Annotated[
-        bool, _prompt("--chat", help="The prompt is a user's turn, for the chat template.")
+        bool,
+        _prompt("--chat", help="Use a chat template, or fail (the default where there is one)."),
     ] = False
     system_prompt: Annotated[
-        str | None, _prompt("--system-prompt", "-sys", metavar="TEXT", help="Implies --chat.")
+        str | None,
+        _prompt(
+            "--system-prompt", "-sys", metavar="TEXT", help="A system message before the prompt."
+        ),
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="JINJA", help="Instead of the model's; implies --chat."),
+        _prompt("--chat-template", metavar="JINJA", help="Instead of the model's."),
     ] = None
     chat_template_file: Annotated[
         str | None,
         _prompt("--chat-template-file", metavar="FILE", help="The same from a file."),
     ] = None
+    no_parse_special: NoParseSpecial = False
 
 
 @dataclass(frozen=True)

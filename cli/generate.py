@@ -38,9 +38,9 @@ def generate(
     compute: ComputeFlags,
     output: OutputFlags,
 ) -> None:
-    """Write a text within a fixed KV-cache budget; it streams to stdout.
+    """Answer a prompt, or continue a text, within a fixed KV-cache budget; it streams to stdout.
 
-    scope generate model.gguf -p "Once upon a time" -n 2000 --budget 512
+    scope generate model.gguf -p "Write a long story." -n 2000 --budget 512
     """
     from scope_cpp.engine import logs
     from scope_cpp.engine.generate import Generation
@@ -62,7 +62,7 @@ def generate(
     with loaded:
         if not model.named:
             shipped.introduce()
-        text, stops, is_chat = format_prompt(loaded, prompt, text)
+        text, stops, parse_special = format_prompt(loaded, prompt, text, report.warn)
         with exit_at_once(INTERRUPTED):
             generation = Generation(
                 loaded,
@@ -71,7 +71,7 @@ def generate(
                 settings=settings,
                 sampling=convert.sampling_params(loaded, values),
                 stop=[*stops, *(length.stop or ())],
-                parse_special=is_chat,
+                parse_special=parse_special,
                 warn=report.warn,
             )
         with generation:

@@ -212,7 +212,7 @@ def _watch(
         path = convert.model_path(model, ctx, shipped.path)
         text = read_prompt(prompt)
         with exit_at_once(INTERRUPTED), convert.load_model(path, placement) as loaded:
-            text, stops, is_chat = format_prompt(loaded, prompt, text)
+            text, stops, parse_special = format_prompt(loaded, prompt, text, terminal.warning)
             with Generation(
                 loaded,
                 text,
@@ -220,7 +220,7 @@ def _watch(
                 settings=settings,
                 sampling=SamplingParams(temp=0),
                 stop=stops,
-                parse_special=is_chat,
+                parse_special=parse_special,
                 warn=terminal.warning,
             ) as generation:
                 if terminal.is_terminal():

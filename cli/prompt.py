@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,45 @@ def read_prompt(flags: PromptFlags) -> str:
     return text
 
 
-def format_prompt(model: Model, flags: PromptFlags, text: str) -> tuple[str, list[str], bool]:
-    """Return the prompt as the model reads it, its stop strings, and whether it is a chat."""
-    template = template_of(flags.chat_template, flags.chat_template_file)
-    if not flags.chat and flags.system_prompt is None and template is None:
-        return text, [], False
+def message_of(text: str, prompt: str | None) -> str:
+    """Return what was read as a message: the newline that ends a file or a pipe is not its text.
+
+    `prompt` is what ``-p`` gave, if it was that.
+    """
+    return text if prompt is not None else text.removesuffix("\n")
+
+
+def format_prompt(
+    model: Model, flags: PromptFlags, text: str, warn: Callable[[str], None]
+) -> tuple[str, list[str], bool]:
+    """Return the prompt, its stop strings, and whether control tokens in it are read as such.
+
+    Where the model has a chat template the text is a user's message, unless the flags say ``raw``.
+
+    Raises
+    ------
+    UsageError
+        If the flags contradict each other, or the template fails.
+    """
     from scope_cpp.engine.chat import format_chat
 
-    messages = [{"role": "user", "content": text}]
+    template = template_of(flags.chat_template, flags.chat_template_file)
+    chat = flags.chat or flags.system_prompt is not None or template is not None
+    if flags.raw and chat:
+        raise UsageError(
+            "--raw continues the text without a template: leave --raw out, or --chat, -sys and "
+            "--chat-template"
+        )
+    if flags.raw or not (chat or model.chat_template):
+        return text, [], not flags.no_parse_special
+
+    named = [name for name in model.control_names if name in text]
+    if named:
+        warn(
+            f"{' and '.join(named[:3])} in the prompt is plain text, as all of a user's message: "
+            "--raw reads control tokens and continues the text without the chat template"
+        )
+    messages = [{"role": "user", "content": message_of(text, flags.prompt)}]
     if flags.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": flags.system_prompt})
     prompt, stops = format_chat(model, messages, template)

@@ -17,7 +17,7 @@ from scope_cpp.errors import UsageError
 
 from .. import convert
 from ..flags import BudgetFlags, ComputeFlags, LengthFlags, PolicyFlags, SamplingFlags
-from ..prompt import read_prompt, read_text
+from ..prompt import message_of, read_prompt, read_text
 from .files import path_of
 from .flags import TalkFlags
 
@@ -60,7 +60,7 @@ def first_message(talk: TalkFlags, alone: bool) -> str | None:
         raise UsageError("there is no message: give -p TEXT or -f FILE, or pipe a text in")
     from ..flags import PromptFlags
 
-    return read_prompt(PromptFlags(prompt=talk.prompt, file=talk.file))
+    return message_of(read_prompt(PromptFlags(prompt=talk.prompt, file=talk.file)), talk.prompt)
 
 
 @dataclass(frozen=True)

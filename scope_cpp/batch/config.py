@@ -62,6 +62,7 @@ def config_of(
         "n_predict": defaults.n_predict,
         "stop": defaults.stop,
         "chat": defaults.chat,
+        "parse_special": defaults.parse_special,
         "system_prompt": defaults.system_prompt,
         "chat_template": defaults.template,
         "output": shape,

@@ -38,6 +38,8 @@ class Defaults:
         Strings that end an output.
     chat
         Prompts are users' turns for the chat template; messages always are.
+    parse_special
+        Control tokens in prompts that are continued are read as such.
     system_prompt
         Text of a system message before chats that have none.
     template
@@ -50,6 +52,7 @@ class Defaults:
     n_predict: int | None = None
     stop: tuple[str, ...] = ()
     chat: bool = False
+    parse_special: bool = True
     system_prompt: str | None = None
     template: str | None = None
 
@@ -88,7 +91,7 @@ class Requests:
         UsageError
             If it asks for what is unknown, out of range or can't be read by this model.
         """
-        prompt, stops, is_chat = self._prompt(row)
+        prompt, stops = self._prompt(row)
         settings = _settings(self.defaults.settings, row.options)
         own = row.options.stop
         return Request(
@@ -97,23 +100,27 @@ class Requests:
             settings=settings,
             sampling=self._sampling_of(row),
             stop=(*stops, *(self.defaults.stop if own is None else own)),
-            parse_special=is_chat,
         )
 
-    def _prompt(self, row: Row) -> tuple[tuple[int, ...], Sequence[str], bool]:
-        """Tokens, strings that end the answer, and whether it is a chat."""
+    def _prompt(self, row: Row) -> tuple[tuple[int, ...], Sequence[str]]:
+        """Tokens, and strings that end the answer."""
         if isinstance(row.prompt, tuple):
-            return self._tokens(row.prompt), (), False
-        messages = self._messages(row)
+            return self._tokens(row.prompt), ()
+        messages, own = self._messages(row), row.options.parse_special
         if messages is not None:
+            if own:
+                raise UsageError(
+                    "parse_special is for prompts: control tokens of a chat come from the template"
+                )
             text, stops = format_chat(self.model, messages, self.defaults.template)
+            parse_special = True
         else:
             text, stops = row.prompt or "", []
-        is_chat = messages is not None
-        tokens = self.model.tokenize(text, add_special=True, parse_special=is_chat) if text else []
+            parse_special = self.defaults.parse_special if own is None else own
+        tokens = self.model.tokenize(text, parse_special=parse_special) if text else []
         if not tokens:
             raise UsageError("the prompt is empty: give a text")
-        return tuple(tokens), stops, is_chat
+        return tuple(tokens), stops
 
     def _messages(self, row: Row) -> Sequence[Mapping[str, Any]] | None:
         messages: Sequence[Mapping[str, Any]] | None = row.messages

@@ -221,7 +221,8 @@ class Generation:
     model
         Stays open while the generation is used.
     prompt
-        Text (special tokens are added as the model asks for) or token ids.
+        Text, which is continued as it is (BOS goes before it where the model wants that), or token
+        ids.
     n_predict
         Longest output in tokens, at least 1; ``None`` for no limit.
     settings, sampling
@@ -229,7 +230,8 @@ class Generation:
     stop
         Strings that end the output and are not part of it.
     parse_special
-        Whether special tokens written in `prompt` are read as such (a formatted chat).
+        Whether the text of control tokens in `prompt`, such as ``<|im_start|>``, is read as those
+        tokens, as llama.cpp's completion does.
     warn
         Called with one line for each thing the user should know; default `warnings.warn`.
 
@@ -250,7 +252,7 @@ class Generation:
         settings: Settings | None = None,
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
-        parse_special: bool = False,
+        parse_special: bool = True,
         warn: Warn = warnings.warn,
     ) -> None:
         settings = settings or Settings()

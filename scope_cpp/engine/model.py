@@ -225,10 +225,16 @@ class Model:
         """Token that ends a turn of a chat."""
         return _token(llama_cpp.llama_vocab_eot(self.vocab))
 
-    @property
+    @cached_property
     def add_bos(self) -> bool:
         """Whether `tokenize` with `add_special` puts the BOS token first."""
-        return bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
+        if self.bos_token is None:
+            return False
+        kind = llama_cpp.llama_vocab_type(self.vocab)
+        if kind in (llama_cpp.LLAMA_VOCAB_TYPE_RWKV, llama_cpp.LLAMA_VOCAB_TYPE_PLAMO2):
+            return False  # llama.cpp adds nothing there, whatever the file says
+        wanted = llama_cpp.llama_vocab_get_add_bos(self.vocab)
+        return bool(wanted) or kind == llama_cpp.LLAMA_VOCAB_TYPE_WPM
 
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
@@ -266,14 +272,17 @@ class Model:
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
-        """Return the tokens of `text`.
+        """Return the tokens of `text`, which something is to be written after.
+
+        So no EOS and no separator follow it, not even where the file asks for them
+        (``tokenizer.ggml.add_eos_token``): that is for texts that are trained on or embedded.
 
         Parameters
         ----------
         text : str
             Between its parts that are separated by `CUT`, nothing is read as one token.
         add_special : bool
-            Add BOS and EOS where the model wants them.
+            Begin with BOS where the model wants that and the text does not begin with it.
         parse_special : bool
             Read the text of control tokens, such as ``<|im_start|>``, as those tokens.
 
@@ -283,19 +292,22 @@ class Model:
             For characters that the vocabulary cannot express; the message names them.
         """
         first, *rest = text.split(CUT)
-        tokens = self._tokenize(first, add_special, parse_special)
+        tokens = self._tokenize(first, parse_special)
         for part in rest:
             # SentencePiece begins a text with a space, but goes on after a new line without one
-            before = self._tokenize("\n", False, False)
-            after = self._tokenize("\n" + part, False, parse_special)
+            before = self._tokenize("\n", False)
+            after = self._tokenize("\n" + part, parse_special)
             if after[: len(before)] == before:
                 tokens += after[len(before) :]
             else:
-                tokens += self._tokenize(part, False, parse_special)
+                tokens += self._tokenize(part, parse_special)
+        bos = self.bos_token
+        if add_special and self.add_bos and bos is not None and tokens[:1] != [bos]:
+            return [bos, *tokens]
         return tokens
 
-    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        tokens = kv_evict.tokenize(self.vocab, _encode(text), add_special, parse_special)
+    def _tokenize(self, text: str, parse_special: bool) -> list[int]:
+        tokens = kv_evict.tokenize(self.vocab, _encode(text), False, parse_special)
         if tokens is None:
             raise UsageError(self._inexpressible(text))
         return tokens

@@ -59,6 +59,8 @@ class TinyModel:
         Experts per layer; 0 means a dense feed-forward. Architecture llama only.
     chat_template : str, optional
         Jinja template stored in the file.
+    metadata : tuple of (str, bool or int or str)
+        Keys that the file has besides.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class TinyModel:
     n_expert: int = 0
     n_expert_used: int = 2
     chat_template: str | None = None
+    metadata: tuple[tuple[str, bool | int | str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -128,6 +131,8 @@ def write_tiny_model(path: str | Path, **fields: Any) -> Path:
     n_vocab = add_vocabulary(writer)
     if model.chat_template is not None:
         writer.add_chat_template(model.chat_template)
+    for key, value in model.metadata:
+        _add_value(writer, key, value)
     for name, weights in _tensors(model, n_vocab):
         _add_tensor(writer, name, weights, matrix_type)
     write_file(writer)
@@ -167,6 +172,15 @@ def add_vocabulary(writer: GGUFWriter) -> int:
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
     return len(tokens)
+
+
+def _add_value(writer: GGUFWriter, key: str, value: bool | int | str) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_string(key, value)
 
 
 def _add_shape(writer: GGUFWriter, model: TinyModel) -> None:

@@ -203,16 +203,17 @@ class Api:
         tokens: list[Any] = model.tokenize(
             body["content"],
             add_special=bool(body.get("add_special")),
-            parse_special=bool(body.get("parse_special")),
+            parse_special=body.get("parse_special") is not False,
         )
         if body.get("with_pieces"):
             tokens = [
-                {"id": token, "piece": _piece(model.token_to_piece(token))} for token in tokens
+                {"id": token, "piece": _piece(model.token_to_piece(token, special=True))}
+                for token in tokens
             ]
         return {"tokens": tokens}
 
     def _detokenize(self, body: Object) -> Object:
-        return {"content": self.serving.model.detokenize(body["tokens"])}
+        return {"content": self.serving.model.detokenize(body["tokens"], special=True)}
 
     async def health(self, request: Request) -> Response:
         """``GET /health``: 200, or 503 where no answers are to be had."""

@@ -41,10 +41,9 @@ def _prompts(serving: Serving, body: Object) -> list[tuple[int, ...]]:
     prompt: Any = body["prompt"]
     if isinstance(prompt, str) or not isinstance(prompt[0], (str, list)):
         prompt = [prompt]
+    parse_special = body.get("parse_special") is not False
     return [
-        serving.tokenize(body, one, "prompt", parse_special=False)
-        if isinstance(one, str)
-        else tuple(one)
+        serving.tokenize(body, one, "prompt", parse_special) if isinstance(one, str) else tuple(one)
         for one in prompt
     ]
 

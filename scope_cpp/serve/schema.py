@@ -113,6 +113,11 @@ _RESPONSE_FORMAT = {
 _MODEL = {"type": ["string", "null"]} | _say("As /v1/models names it; may be left out.")
 
 
+_PARSE_SPECIAL = flag(
+    "Read the text of control tokens, such as <|im_start|>, as those; else as text. Left out: true."
+)
+
+
 def _common() -> Object:
     """Fields of both endpoints; the last dozen is not OpenAI's."""
     return {
@@ -269,6 +274,7 @@ def completions(most_tokens: int) -> Object:
         "logprobs": whole(
             0, MOST_LOGPROBS["completions"], "Send the log probabilities of so many likely tokens."
         ),
+        "parse_special": _PARSE_SPECIAL,
         "echo": refused("the prompt is not sent back: leave it out", False),
         "best_of": refused("all answers are sent, see n: leave it out", 1),
         "suffix": refused("this server cannot fill in: leave it out", ""),
@@ -279,8 +285,10 @@ def completions(most_tokens: int) -> Object:
 TOKENIZE = fields(
     {
         "content": {"type": "string"},
-        "add_special": flag("Add the tokens that begin and end a text; left out: false."),
-        "parse_special": flag("Read the names of control tokens as them; left out: false."),
+        "add_special": flag(
+            "Begin with the token that begins a text (BOS), as prompts do; left out: false."
+        ),
+        "parse_special": _PARSE_SPECIAL,
         "with_pieces": flag("Send the text of each token too."),
     },
     ("content",),

@@ -16,7 +16,9 @@ import pytest
 from scope_cpp.batch.asked import Asked
 from scope_cpp.batch.config import config_path
 from scope_cpp.batch.job import Job
+from scope_cpp.batch.openai import read_body
 from scope_cpp.batch.requests import Defaults, Requests, row_seed
+from scope_cpp.batch.rows import Row
 from scope_cpp.batch.run import run
 from scope_cpp.batch.runner import EngineRunner, Plan
 from scope_cpp.batch.source import StreamFeed
@@ -152,6 +154,25 @@ def test_a_chat_and_its_template(model: Model, tmp_path: Path) -> None:
     lengths = [chat[f"{i}/{i}"]["usage"]["prompt_tokens"] for i in range(1, 5)]
     texts = ("s:sys\nu:a=1\n", "s:sys\nu:a=1\n", "s:sys\nu:b\n", "s:own\nu:a=1\n")
     assert lengths == [*map(prompt_tokens, texts)]
+
+
+def test_control_tokens_of_a_prompt(model: Model) -> None:
+    def n_prompt(values: dict[str, Any], **defaults: Any) -> int:
+        body = read_body(values)
+        row = Row(0, 1, 1, "", body.prompt, body.messages, body.options)
+        return len(Requests(model, Defaults(SETTINGS, **defaults)).of(row).prompt)
+
+    text = {"prompt": "<s>a</s>b"}
+    parsed, plain = (len(model.tokenize("<s>a</s>b", parse_special=on)) for on in (True, False))
+    assert parsed == 4 < plain
+    assert n_prompt(text) == n_prompt({**text, "parse_special": None}) == parsed
+    assert n_prompt({**text, "parse_special": False}) == plain
+    assert n_prompt(text, parse_special=False) == plain
+    assert n_prompt({**text, "parse_special": True}, parse_special=False) == parsed
+    chat = {"messages": [{"role": "user", "content": "a</s>b"}]}
+    assert n_prompt(chat) == n_prompt({"messages": [{"role": "user", "content": "a....b"}]})
+    with pytest.raises(UsageError, match="parse_special is for prompts"):
+        n_prompt({**chat, "parse_special": True})
 
 
 def test_the_longest_output(model: Model) -> None:

@@ -30,7 +30,7 @@ USAGE = [
     (["--budget", "0"], "budget '0'"),
     (["--budget", "900TiB", "-n", "-1"], "are free"),
     (["--budget", "6"], "--budget"),
-    (["--budget", "20", "--policy", "h2o", "-o", "heavy=30"], "h2o"),
+    (["--raw", "--budget", "20", "--policy", "h2o", "-o", "heavy=30"], "h2o"),
     (["-n", "0"], "-n 0"),
     (["-n", "-2"], "-n -2"),
     (["-n", "x"], "--n-predict"),
@@ -50,6 +50,9 @@ USAGE = [
     (["-f", "file"], "-p and -f"),
     (["--chat-template", "{% for %}"], "chat template failed"),
     (["--chat-template", "x", "--chat-template-file", "y"], "leave one out"),
+    (["--raw", "--chat"], "leave --raw out"),
+    (["--raw", "-sys", "Brief."], "leave --raw out"),
+    (["-no-cnv", "--chat-template", "{{ messages[0].content }}"], "leave --raw out"),
     (["--config", "missing.toml"], "missing.toml"),
     (["-nkvo"], "no such flag: -nkvo"),
     (["-n5"], "no such flag: -n5"),
@@ -84,7 +87,7 @@ def test_a_prompt_that_is_not_utf8(run: Run, tiny: Path, tmp_path: Path) -> None
 
 
 def test_a_prompt_larger_than_the_budget_names_both_ways_out(run: Run, tiny: Path) -> None:
-    result = run("generate", tiny, "-p", "x" * 50, "-n", 20, "--budget", 40)
+    result = run("generate", tiny, "--raw", "-p", "x" * 50, "-n", 20, "--budget", 40)
     assert_refused(result, 2, "--prefill snapkv")
     assert "--budget 53" in result.stderr
 

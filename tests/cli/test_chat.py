@@ -81,8 +81,8 @@ def talk(conversation: Conversation, capsys: pytest.CaptureFixture[str]) -> Talk
 
 def test_all_of_stdin_is_one_message(run: Run, tiny: Path) -> None:
     piped = run("chat", tiny, *GREEDY, stdin="two\nlines\n")
-    given = run("chat", tiny, *GREEDY, "-p", "two\nlines\n", "-st")
-    plain = run("generate", tiny, "--temp", 0, "-n", 8, "--chat", "-p", "two\nlines\n")
+    given = run("chat", tiny, *GREEDY, "-p", "two\nlines", "-st")
+    plain = run("generate", tiny, "--temp", 0, "-n", 8, stdin="two\nlines\n")
     assert piped.exit_code == given.exit_code == 0
     assert piped.stdout == given.stdout == plain.stdout
     assert "\x1b" not in piped.stdout + piped.stderr

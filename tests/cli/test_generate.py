@@ -9,12 +9,13 @@ import pytest
 
 from scope_cpp.engine.model import Model
 from scope_cpp.policies import decode_policies, prefill_policies
+from scope_cpp.reference.tiny_model import write_tiny_model
 
-from .conftest import Run
+from .conftest import Run, assert_refused
 
 Generate = Callable[..., dict[str, Any]]
 
-PROMPT = ("-p", "The cat sat on the mat")
+PROMPT = ("--raw", "-p", "The cat sat on the mat")
 
 
 def test_text_goes_to_stdout_and_is_that_of_the_object(
@@ -31,7 +32,7 @@ def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
     got = generate(*PROMPT, "-n", 80, "--budget", 48, "-o", "beta1=12", "-o", "beta2=10")
     usage = got["usage"]
     with Model.load(tiny) as model:
-        n_prompt = len(model.tokenize(PROMPT[1]))
+        n_prompt = len(model.tokenize(PROMPT[-1]))
     assert usage == {
         "prompt_tokens": n_prompt,
         "completion_tokens": 80,
@@ -156,21 +157,49 @@ def test_where_the_prompt_may_come_from(generate: Generate, tmp_path: Path) -> N
         assert got["text"] == expected["text"]
 
 
-def test_a_last_newline_is_part_of_the_prompt(generate: Generate) -> None:
-    piped, given = generate("-n", 8, stdin="Zwei.\n"), generate("-p", "Zwei.", "-n", 8)
-    assert piped["usage"]["prompt_tokens"] == given["usage"]["prompt_tokens"] + 1
+def test_the_newline_that_ends_a_file_is_part_of_raw_text_only(generate: Generate) -> None:
+    def n_prompt(*args: object, stdin: str | None = None) -> int:
+        return int(generate("-n", 1, *args, stdin=stdin)["usage"]["prompt_tokens"])
+
+    assert n_prompt("--raw", stdin="Zwei.\n") == n_prompt("--raw", "-p", "Zwei.") + 1
+    assert n_prompt(stdin="Zwei.\n") == n_prompt("-p", "Zwei.")
+    assert n_prompt("-p", "Zwei.\n") == n_prompt("-p", "Zwei.") + 1
 
 
-def test_a_chat_goes_through_the_template(generate: Generate, tmp_path: Path) -> None:
-    plain = generate("-p", "[user] Hi\n[assistant] ", "-n", 8)
-    assert generate("-p", "Hi", "--chat", "-n", 8)["text"] == plain["text"]
-    system = generate("-p", "[system] Brief.\n[user] Hi\n[assistant] ", "-n", 8)
+def test_a_prompt_goes_through_the_models_template(generate: Generate, tmp_path: Path) -> None:
+    raw = generate("--raw", "-p", "[user] Hi\n[assistant] ", "-n", 8)
+    for args in ((), ("--chat",)):
+        assert generate("-p", "Hi", *args, "-n", 8)["text"] == raw["text"]
+    system = generate("--raw", "-p", "[system] Brief.\n[user] Hi\n[assistant] ", "-n", 8)
     assert generate("-p", "Hi", "-sys", "Brief.", "-n", 8)["text"] == system["text"]
     file = tmp_path / "template.jinja"
     file.write_text("{{ messages[0].content }}!")
-    own = generate("-p", "Hi!", "-n", 8)
+    own = generate("-no-cnv", "-p", "Hi!", "-n", 8)
     for args in (("--chat-template-file", file), ("--chat-template", file.read_text())):
         assert generate("-p", "Hi", *args, "-n", 8)["text"] == own["text"]
+
+
+def test_without_a_template_the_text_goes_on(run: Run, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "base.gguf")
+    args = ("generate", path, "--temp", 0, "-n", 8, "-p", "Hi")
+    plain, raw = run(*args), run(*args, "--raw")
+    assert plain.exit_code == raw.exit_code == 0
+    assert plain.stdout == raw.stdout
+    assert_refused(run(*args, "-sys", "Brief."), 2, "has no chat template")
+
+
+def test_control_tokens_are_read_in_raw_text_only(generate: Generate) -> None:
+    def n_prompt(*args: object) -> int:
+        return int(generate(*args, "-n", 1)["usage"]["prompt_tokens"])
+
+    text = ("-p", "a</s>b")
+    assert n_prompt("--raw", *text) == 4  # BOS, a, EOS, b
+    assert n_prompt("--raw", "--no-parse-special", *text) == 7
+    assert n_prompt("--raw", "-p", "<s>a</s>b") == 4
+    got = generate(*text, "-n", 1)
+    assert got["usage"]["prompt_tokens"] == n_prompt("-p", "a....b")
+    (line,) = got["warnings"]
+    assert "</s> in the prompt is plain text" in line and "--raw" in line
 
 
 @pytest.mark.parametrize("separator", ["=", ""])

@@ -19,7 +19,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 _SPELLINGS = """
 -m --model -hf --hf-repo -hff --hf-file --offline --no-mmap --mlock
 -ngl --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split
--p --prompt -f --file -sys --system-prompt --chat --chat-template --chat-template-file
+-p --prompt -f --file -sys --system-prompt --chat --chat-template --chat-template-file -no-cnv
 -n --n-predict --stop --json --config -v --verbose
 -c --ctx-size -ctk --cache-type-k -ctv --cache-type-v -fa --flash-attn
 --budget --policy --prefill --granularity -o --option

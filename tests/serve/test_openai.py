@@ -203,6 +203,28 @@ def test_errors_are_those_that_the_client_knows(client: Any) -> None:
         chat(client, response_format=form)
 
 
+def test_control_tokens_of_a_prompt(server: Running, client: Any) -> None:
+    def n_prompt(**extra: Any) -> int:
+        text = "<s>a</s>b"
+        answer = client.completions.create(model=MODEL, prompt=text, max_tokens=1, extra_body=extra)
+        return int(answer.usage.prompt_tokens)
+
+    assert n_prompt() == n_prompt(parse_special=None) == 4  # BOS, a, EOS, b
+    plain = len(server.model.tokenize("<s>a</s>b", parse_special=False))
+    assert n_prompt(parse_special=False) == plain > 4
+    with server.http() as http:
+
+        def tokens(**more: Any) -> list[Any]:
+            got = http.post("/tokenize", json={"content": "a</s>", **more}).json()
+            return list(got["tokens"])
+
+        assert len(tokens()) == 2 and len(tokens(add_special=True)) == 3
+        assert len(tokens(parse_special=False)) > 2
+        assert tokens(with_pieces=True)[1]["piece"] == "</s>"
+        back = http.post("/detokenize", json={"tokens": tokens()}).json()
+        assert back == {"content": "a</s>"}
+
+
 def test_models(client: Any) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "scope-cpp"

@@ -78,6 +78,34 @@ def test_special_text_is_read_only_when_asked(model: Model) -> None:
     assert model.token_to_piece(2, special=True) == b"</s>"
 
 
+def test_nothing_follows_a_text_that_is_to_be_continued(tmp_path: Path, model: Model) -> None:
+    wants = (("tokenizer.ggml.add_eos_token", True), ("tokenizer.ggml.add_sep_token", True))
+    path = write_tiny_model(tmp_path / "m.gguf", metadata=wants)
+    with Model.load(path) as other:
+        for text in ("", "a", "a</s>b"):
+            for parse in (False, True):
+                expected = model.tokenize(text, parse_special=parse)
+                assert other.tokenize(text, parse_special=parse) == expected
+        assert other.tokenize("a")[0] == other.bos_token
+
+
+def test_bos_comes_once(model: Model) -> None:
+    (a,) = model.tokenize("a", add_special=False)
+    assert model.tokenize("a", parse_special=True) == [1, a]
+    assert model.tokenize("<s>a", parse_special=True) == [1, a]
+    assert model.tokenize("<s><s>a", parse_special=True) == [1, 1, a]
+    assert model.tokenize("<s>a", add_special=False, parse_special=True) == [1, a]
+    assert model.tokenize("<s>a")[1] != 1
+
+
+def test_no_bos_where_the_file_wants_none(tmp_path: Path) -> None:
+    wants = (("tokenizer.ggml.add_bos_token", False),)
+    with Model.load(write_tiny_model(tmp_path / "m.gguf", metadata=wants)) as other:
+        assert not other.add_bos
+        assert other.tokenize("a") == other.tokenize("a", add_special=False)
+        assert other.tokenize("<s>", parse_special=True) == [1]
+
+
 def test_a_text_longer_than_any_first_guess(model: Model) -> None:
     text = "and the thing " * 2000
     tokens = model.tokenize(text, add_special=False)

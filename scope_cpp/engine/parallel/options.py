@@ -25,6 +25,8 @@ class Options:
         ``None``: the command's; `NO_LIMIT`.
     stop
         ``None``: the command's.
+    parse_special
+        Whether control tokens in a prompt are read as such; ``None``: the command's.
     settings, sampling
         Fields of `scope_cpp.engine.settings.Settings` and
         `scope_cpp.engine.sampling.SamplingParams`.
@@ -32,6 +34,7 @@ class Options:
 
     n_predict: int | None = None
     stop: tuple[str, ...] | None = None
+    parse_special: bool | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
@@ -261,6 +264,7 @@ _KEYS: dict[str, _Key] = {
     "max_tokens": _LENGTH,
     "max_completion_tokens": _LENGTH,
     "stop": _Key("row", "stop", _texts),
+    "parse_special": _Key("row", "parse_special", _flag),
     "response_format": _Key("row", "response_format", _format),
 }
 

@@ -39,7 +39,7 @@ class Request:
     settings: Settings | None = None
     sampling: SamplingParams = SamplingParams()
     stop: tuple[str, ...] = ()
-    parse_special: bool = False
+    parse_special: bool = True
     logprobs: int | None = None
 
 
