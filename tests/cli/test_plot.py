@@ -114,7 +114,7 @@ def test_drift(run: Run, here: Path, tiny: Path) -> None:
 
 
 def test_heatmap(run: Run, tiny: Path) -> None:
-    result = run("plot", "heatmap", tiny, "-p", "one two three", "-n", 60, "--text",
+    result = run("plot", "heatmap", tiny, "--raw", "-p", "one two three", "-n", 60, "--text",
                  "--policy", "streaming-llm", "--option", "sinks=2", "--budget", 24,
                  "--layer", 1, "--head", 0)  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -123,7 +123,7 @@ def test_heatmap(run: Run, tiny: Path) -> None:
 
 
 def test_a_heatmap_in_which_nothing_is_given_up(run: Run, tiny: Path) -> None:
-    result = run("plot", "heatmap", tiny, "-p", "one two three", "-n", 20, "--text")
+    result = run("plot", "heatmap", tiny, "--raw", "-p", "one two three", "-n", 20, "--text")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == (
         "warning: all fits into the budget, nothing is given up: give less (--budget)\n"
