@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.generate import Response, Stats, sample_each, write
+from scope_cpp.engine.generate import Response, Stats, check_idle, sample_each, write
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler
 from scope_cpp.engine.text import TextStream
@@ -84,7 +84,7 @@ class Answer:
         self._clock = Clock()
         self._sampler: Sampler | None = None
         self._stream = TextStream(())
-        self._steps: Iterator[tuple[str, int, str | None]] | None = None
+        self._steps: Generator[tuple[str, int, str | None], None, None] | None = None
         self._done = False
         self._started = 0.0
 
@@ -97,6 +97,7 @@ class Answer:
         if self._steps is None:
             self._begin()
         assert self._steps is not None
+        check_idle(self._steps)
         text, token, reason = next(self._steps)
         self._count()
         self.text += text

@@ -25,19 +25,20 @@ from scope_cpp.engine.regions import Piece, find_regions
 from scope_cpp.engine.settings import Settings, conversation_policies
 from scope_cpp.engine.turns import Region, Turn, common_prefix, match_answer
 from scope_cpp.errors import ScopeError
+from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
 
 # Queries that are recorded at least: enough for all policies with their default windows
 QUERIES = 64
 
 
-class CachedTurns:
+class CachedTurns(Closable):
     """The context and cache of a conversation, and the turns that they hold.
 
     Parameters
     ----------
     model
-        Stays open while this is used.
+        Closing it closes this.
     settings
         Of the conversation.
     capacity, decode, prefill
@@ -60,15 +61,12 @@ class CachedTurns:
         prefill: PrefillPolicy,
         n_predict: int | None,
     ) -> None:
+        super().__init__("the conversation", "open another one", model)
         self.model, self.settings, self.n_predict = model, settings, n_predict
         self.turns: list[Turn] = []
         self._applied = settings
         self._lost = False
         self._open_context(capacity, decode, prefill, settings)
-
-    def close(self) -> None:
-        """Free the context."""
-        self.context.close()
 
     @property
     def last(self) -> Turn | None:
@@ -390,6 +388,7 @@ class CachedTurns:
         self, capacity: int, decode: DecodePolicy, prefill: PrefillPolicy, settings: Settings
     ) -> None:
         self.context = Context(self.model, context_params(settings, capacity))
+        self.adopt(self.context)
         try:
             self.cache = BoundedCache(
                 self.context,

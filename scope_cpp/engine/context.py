@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
+from scope_cpp.native.lifetime import Closable, Pointer, begin_computing, own, part
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
@@ -32,49 +34,38 @@ class Row(NamedTuple):
     logits: bool
 
 
-class Context:
-    """Owns a ``llama_context`` and one reusable batch."""
+class Context(Closable):
+    """Owns a ``llama_context`` and one reusable batch; a context manager."""
 
     def __init__(self, model: Model, params: ContextParams) -> None:
+        super().__init__("the context", "make another one", model)
         self.model = model
         self.params = params
         self.n_recorded = 0
-        self._batch: Any = None
         self._threads: ThreadPoolExecutor | None = None
+        begin_computing()
         logs.clear()
-        self.ptr: Any = llama_cpp.llama_init_from_model(model.ptr, _native_params(params))
-        if not self.ptr:
+        needs = model.ptr
+        address = llama_cpp.llama_init_from_model(needs, _native_params(params))
+        if not address:
             raise ScopeError(f"no context of {params.n_cells} cells: {_reason()}")
-        if not self.memory:
+        self.n_batch = int(llama_cpp.llama_n_batch(address))
+        self._n_threads = int(llama_cpp.llama_n_threads(address))
+        self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
+        self._pointer = own(Pointer(address), partial(_free, address, self._batch), needs)
+        if not llama_cpp.llama_get_memory(address):
             self.close()
             raise ScopeError(f"{model.path.name} is an encoder ({model.arch}): it can't generate")
-        self.n_batch = int(llama_cpp.llama_n_batch(self.ptr))
-        self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
 
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the context; further calls do nothing."""
+    def _release(self) -> None:
         if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
-        if self._batch is not None:
-            llama_cpp.llama_batch_free(self._batch)
-            self._batch = None
-        if self.ptr:
-            llama_cpp.llama_free(self.ptr)
-            self.ptr = None
+            self._threads.shutdown(wait=False)  # what runs there has arrays only
 
     @property
-    def memory(self) -> Any:
+    def memory(self) -> Pointer:
         """The context's ``llama_memory_t``."""
-        return llama_cpp.llama_get_memory(self.ptr)
+        ptr = self.ptr
+        return part(llama_cpp.llama_get_memory(ptr), ptr)
 
     @property
     def n_cells(self) -> int:
@@ -85,12 +76,16 @@ class Context:
         self, function: Callable[[int], Result], numbers: Iterable[int], /
     ) -> Iterable[Result]:
         """As ``map``, on as many threads as llama.cpp decodes with: for NumPy, which frees them."""
-        n_threads = llama_cpp.llama_n_threads(self.ptr)
-        if n_threads == 1:
+        if self._n_threads == 1:
             return map(function, numbers)
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(n_threads, "scope-numpy")
-        return self._threads.map(function, numbers)
+            self._threads = ThreadPoolExecutor(self._n_threads, "scope-numpy")
+        self.check_open()
+        try:
+            return self._threads.map(function, numbers)
+        except RuntimeError:
+            self.check_open()  # another thread may have closed it just now
+            raise
 
     def record_queries(self, n: int) -> None:
         """Record at least the last `n` queries of each sequence from now on.
@@ -131,15 +126,16 @@ class Context:
         ScopeError
             As `decode`; nothing is right then but to forget the sequences.
         """
-        batch = self._batch
-        batch.n_tokens = len(rows)
-        for i, row in enumerate(rows):
-            batch.token[i] = row.token
-            batch.pos[i] = row.pos
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = row.seq
-            batch.logits[i] = row.logits
-        status = llama_cpp.llama_decode(self.ptr, batch)
+        ptr, batch = self.ptr, self._batch
+        with ptr.lock:
+            batch.n_tokens = len(rows)
+            for i, row in enumerate(rows):
+                batch.token[i] = row.token
+                batch.pos[i] = row.pos
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = row.seq
+                batch.logits[i] = row.logits
+            status = llama_cpp.llama_decode(ptr, batch)
         if status == 1:
             raise ScopeError(f"the KV cache of {self.n_cells} cells is full: give a larger budget")
         if status != 0:
@@ -147,8 +143,68 @@ class Context:
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
         """Copy of the logits of the `i`-th output of the last batch: float32 (n_vocab,)."""
-        row = llama_cpp.llama_get_logits_ith(self.ptr, i)
-        return np.ctypeslib.as_array(row, (self.model.n_vocab,)).copy()
+        ptr = self.ptr
+        with ptr.lock:
+            row = llama_cpp.llama_get_logits_ith(ptr, i)
+            return np.ctypeslib.as_array(row, (self.model.n_vocab,)).copy()
+
+    # -- cells ----------------------------------------------------------------------------
+
+    def remove(self, seq: int, start: int = 0, stop: int = -1) -> bool:
+        """Free the cells of a sequence at positions ``start`` to ``stop - 1``; -1 is no end.
+
+        False, with nothing changed, where llama.cpp can't remove a part of a sequence.
+        """
+        ptr = self.ptr
+        with ptr.lock:
+            memory = llama_cpp.llama_get_memory(ptr)
+            return bool(llama_cpp.llama_memory_seq_rm(memory, seq, start, stop))
+
+    def share(self, source: int, seq: int, n: int) -> None:
+        """Let a sequence have the cells of the first `n` positions of another one too."""
+        ptr = self.ptr
+        with ptr.lock:
+            memory = llama_cpp.llama_get_memory(ptr)
+            llama_cpp.llama_memory_seq_cp(memory, source, seq, 0, n)
+
+    def read_state(self, seq: int) -> NDArray[np.uint8]:
+        """Return the cells of a sequence, as llama.cpp saves them.
+
+        Raises
+        ------
+        ScopeError
+            If llama.cpp does not give them.
+        """
+        ptr = self.ptr
+        with ptr.lock:
+            buffer = np.empty(llama_cpp.llama_state_seq_get_size(ptr, seq), np.uint8)
+            n = llama_cpp.llama_state_seq_get_data(ptr, _bytes(buffer), buffer.size, seq)
+        if n != buffer.size:
+            raise ScopeError("llama.cpp gives no state of the sequence: it can't be saved")
+        return buffer
+
+    def write_state(self, seq: int, state: NDArray[np.uint8]) -> None:
+        """Replace the cells of a sequence by those of `read_state`.
+
+        Raises
+        ------
+        ScopeError
+            If they are of another model, damaged, or have no room.
+        """
+        ptr, data = self.ptr, np.ascontiguousarray(state)
+        with ptr.lock:
+            n = llama_cpp.llama_state_seq_set_data(ptr, _bytes(data), data.size, seq)
+        if n != data.size:
+            raise ScopeError("the cells have no room in this context, or are of another model")
+
+
+def _free(address: int, batch: Any) -> None:
+    llama_cpp.llama_free(address)
+    llama_cpp.llama_batch_free(batch)
+
+
+def _bytes(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _native_params(params: ContextParams) -> Any:

@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -41,19 +40,20 @@ from scope_cpp.engine.text import TextStream
 from scope_cpp.engine.turns import Clock, Progress
 from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
+from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy
 
 # Fields of Settings that may change while a conversation is held
 CHANGEABLE = ("policy", "prefill", "granularity", "options")
 
 
-class Conversation:
+class Conversation(Closable):
     """A conversation with one model; a context manager.
 
     Parameters
     ----------
     model
-        Stays open while the conversation is used.
+        Closing it closes the conversation.
     settings
         The budget is that of the whole conversation, see `conversation_cells`; ``ctx_size`` is its
         longest length in tokens.
@@ -95,6 +95,7 @@ class Conversation:
         stop: Sequence[str] = (),
         warn: Warn = warnings.warn,
     ) -> None:
+        super().__init__("the conversation", "open another one", model)
         settings, sampling = settings or Settings(), sampling or SamplingParams()
         if n_predict is not None and n_predict < 1:
             raise UsageError(f"the longest answer is {n_predict} tokens: give at least 1")
@@ -118,20 +119,11 @@ class Conversation:
         for line in decode.warnings():
             warn(line)
         self.cached = CachedTurns(model, settings, capacity, decode, prefill, n_predict)
+        self.adopt(self.cached)
 
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the running answer; free the context."""
+    def _release(self) -> None:
         if self._open is not None:
             self._open.abandon()
-        self.cached.close()
 
     @property
     def settings(self) -> Settings:
@@ -370,6 +362,7 @@ class Conversation:
         return len(self._attempts) - 1
 
     def _end_answer(self) -> None:
+        self.check_open()
         if self._open is not None:
             self._open.close()
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import TracebackType
+from inspect import GEN_RUNNING, getgeneratorstate
+from typing import Any
 
 from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache.bounded import BoundedCache
@@ -21,8 +21,9 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.engine.settings import Settings, resolve
 from scope_cpp.engine.text import TextStream
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
+from scope_cpp.native.lifetime import Closable
 
 Warn = Callable[[str], None]
 
@@ -150,7 +151,7 @@ def sample_each(
 
 def write(
     model: Model, tokens: Iterator[int], text: TextStream, n_predict: int | None
-) -> Iterator[tuple[str, int, str | None]]:
+) -> Generator[tuple[str, int, str | None], None, None]:
     """Turn tokens into text, up to the end.
 
     Yields
@@ -213,13 +214,15 @@ class Meter:
         return replace(self._stats, **vars(cache.stats))
 
 
-class Generation:
+class Generation(Closable):
     """One bounded generation: iterate over it for responses; a context manager.
+
+    What it holds is freed when it is closed, when its model is, or when nothing refers to it any
+    more. A loop that was left can be taken up by another one.
 
     Parameters
     ----------
     model
-        Stays open while the generation is used.
     prompt
         Text, which is continued as it is (BOS goes before it where the model wants that), or token
         ids.
@@ -255,6 +258,7 @@ class Generation:
         parse_special: bool = True,
         warn: Warn = warnings.warn,
     ) -> None:
+        super().__init__("the generation", "make another one", model)
         settings = settings or Settings()
         self.model, self.settings, self.warn = model, settings, warn
         self.tokens = prompt_tokens(model, prompt, parse_special)
@@ -266,36 +270,25 @@ class Generation:
             capability.require(model.path, model.arch, *kinds)
         for line in self.sizes.warnings:
             warn(line)
-        self._text = TextStream(stop)
-        with ExitStack() as opened:
-            self.sampler = opened.enter_context(Sampler(model, sampling or SamplingParams()))
-            params = context_params(settings, self.sizes.capacity)
-            self.context = opened.enter_context(Context(model, params))
-            self.cache = BoundedCache(
-                self.context,
-                self.sizes.capacity,
-                self.sizes.decode,
-                self.sizes.prefill,
-                whole_cells=settings.granularity == "cell",
-                n_predict=self.n_predict,
-                bounded=self.sizes.bounded,
-            )
-            self._opened = opened.pop_all()
+        text = TextStream(stop)
+        self._finished, self._failure = False, ""
+        self.sampler = Sampler(model, sampling or SamplingParams())
+        self.adopt(self.sampler)
+        self.context = Context(model, context_params(settings, self.sizes.capacity))
+        self.adopt(self.context)
+        self.cache = BoundedCache(
+            self.context,
+            self.sizes.capacity,
+            self.sizes.decode,
+            self.sizes.prefill,
+            whole_cells=settings.granularity == "cell",
+            n_predict=self.n_predict,
+            bounded=self.sizes.bounded,
+        )
         self._meter = Meter(model, self.context, len(self.tokens), self.sizes.capacity, warn)
-        self._responses = self._generate()
-
-    def __enter__(self) -> Generation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the iteration; free the context and the sampler."""
-        self._responses.close()
-        self._opened.close()
+        steps = generate_step(self.cache, self.sampler, self.tokens, model.is_eog)
+        written = write(model, steps, text, self.n_predict)
+        self._responses = _respond(written, self._meter, self.cache)
 
     @property
     def stats(self) -> Stats:
@@ -304,15 +297,47 @@ class Generation:
 
     def __iter__(self) -> Iterator[Response]:
         """Generate; the last response has a finish reason. A second loop goes on with the first."""
-        return self._responses
+        return self
 
-    def _generate(self) -> Generator[Response, None, None]:
-        started = time.perf_counter()
-        steps = generate_step(self.cache, self.sampler, self.tokens, self.model.is_eog)
-        written = write(self.model, steps, self._text, self.n_predict)
-        for text, token, reason in written:
-            self._meter.tick(time.perf_counter() - started)
-            yield Response(text, token, reason, self.stats)
+    def __next__(self) -> Response:
+        """Decode one more token.
+
+        Raises
+        ------
+        StopIteration
+            After the last response.
+        ScopeError
+            If this or the model is closed, or an error ended the generation before.
+        """
+        if self._finished:
+            raise StopIteration
+        self.check_open()
+        if self._failure:
+            raise ScopeError(f"the generation ended with {self._failure}: make another one")
+        check_idle(self._responses)
+        try:
+            response = next(self._responses)
+        except BaseException as err:
+            self._failure = " ".join(f"{type(err).__name__}: {err}".split()).rstrip(":")
+            raise
+        self._finished = response.finish_reason is not None
+        return response
+
+
+def _respond(
+    written: Iterator[tuple[str, int, str | None]], meter: Meter, cache: BoundedCache
+) -> Generator[Response, None, None]:
+    """Account for each step. Knows nothing of the generation, which is freed when it is dropped."""
+    started = time.perf_counter()
+    for text, token, reason in written:
+        meter.tick(time.perf_counter() - started)
+        yield Response(text, token, reason, meter.stats(cache))
+
+
+def check_idle(steps: Generator[Any, None, None]) -> None:
+    """Raise a ScopeError if another thread waits for the next of these already."""
+    if getgeneratorstate(steps) == GEN_RUNNING:
+        raise ScopeError("another thread is iterating over this: iterate in one thread only")
 
 
 def generate(model: Model, prompt: str | Sequence[int], **kwargs: object) -> tuple[str, Response]:

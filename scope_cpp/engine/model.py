@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import weakref
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from scope_cpp.engine.gguf_header import Header, read_header
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
+from scope_cpp.native.lifetime import Closable, Pointer, own, part
 
 SPLIT_MODES = ("none", "layer", "row", "tensor")  # enum llama_split_mode, in its order
 
@@ -31,29 +31,40 @@ _NO_TOKEN = -1
 _MAX_NAMED = 8  # characters named in one message
 
 
-class Model:
+class Model(Closable):
     """A loaded GGUF model; a context manager.
 
-    Made by `Model.load`. Close it after the contexts and samplers that use it.
+    Made by `Model.load`. Closing it closes the generations, conversations and engines that use it.
 
     Attributes
     ----------
     path : Path
     header : Header
         The file's own metadata.
-    ptr, vocab : pointer
-        ``llama_model *`` and ``llama_vocab *`` for the bindings.
     offloaded : bool
         Whether layers, and with them their cells, may lie on a GPU.
+    n_vocab : int
+        Number of tokens; also the number of logits.
+    n_layer, n_embd, n_head, n_head_kv : int
+        Layers; size of the residual stream; query heads and KV heads of the first layer.
+    n_ctx_train : int
+        Length that the model was trained on, in tokens.
     """
 
-    def __init__(self, ptr: Any, header: Header, offloaded: bool = False) -> None:
-        self.ptr = ptr
+    def __init__(self, address: int, header: Header, offloaded: bool = False) -> None:
+        super().__init__(f"the model {header.path.name}", "load it again")
         self.offloaded = offloaded
         self.header = header
         self.path = header.path
-        self.vocab = llama_cpp.llama_model_get_vocab(ptr)
-        self._free = weakref.finalize(self, llama_cpp.llama_model_free, ptr)
+        free = partial(llama_cpp.llama_model_free, address)
+        self._pointer = ptr = own(Pointer(address), free)
+        self._vocab: Pointer | None = part(llama_cpp.llama_model_get_vocab(ptr), ptr)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self.n_layer = int(llama_cpp.llama_model_n_layer(ptr))
+        self.n_embd = int(llama_cpp.llama_model_n_embd(ptr))
+        self.n_head = int(llama_cpp.llama_model_n_head(ptr))
+        self.n_head_kv = int(llama_cpp.llama_model_n_head_kv(ptr))
+        self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(ptr))
 
     @classmethod
     def load(
@@ -109,15 +120,13 @@ class Model:
             raise ScopeError(load_failure(header.path, logs.errors()))
         return cls(ptr, header, params.n_gpu_layers != 0)
 
-    def __enter__(self) -> Model:
-        return self
+    def _release(self) -> None:
+        self._vocab = None
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the weights; the model cannot be used afterwards."""
-        self._free()
+    @property
+    def vocab(self) -> Pointer:
+        """The ``llama_vocab *``; ScopeError if the model is closed."""
+        return self._checked(self._vocab)
 
     # shape
 
@@ -143,26 +152,6 @@ class Model:
         return int(llama_cpp.llama_model_size(self.ptr))
 
     @property
-    def n_layer(self) -> int:
-        """Number of layers."""
-        return int(llama_cpp.llama_model_n_layer(self.ptr))
-
-    @property
-    def n_embd(self) -> int:
-        """Size of the residual stream."""
-        return int(llama_cpp.llama_model_n_embd(self.ptr))
-
-    @property
-    def n_head(self) -> int:
-        """Query heads of the first layer."""
-        return int(llama_cpp.llama_model_n_head(self.ptr))
-
-    @property
-    def n_head_kv(self) -> int:
-        """KV heads of the first layer."""
-        return int(llama_cpp.llama_model_n_head_kv(self.ptr))
-
-    @property
     def n_head_kv_by_layer(self) -> tuple[int, ...]:
         """KV heads of every layer; 0 for a layer without attention."""
         n_head_kv = self.header.get("attention.head_count_kv")
@@ -184,11 +173,6 @@ class Model:
         stated = self.header.get(f"attention.{what}_length")
         return int(stated or (self.n_embd // self.n_head if self.n_head else 0))
 
-    @property
-    def n_ctx_train(self) -> int:
-        """Length that the model was trained on, in tokens."""
-        return int(llama_cpp.llama_model_n_ctx_train(self.ptr))
-
     def metadata(self, key: str) -> str | None:
         """Return a scalar of the file's metadata as text, None if there is none."""
         name, fn = key.encode(), llama_cpp.llama_model_meta_val_str
@@ -204,11 +188,6 @@ class Model:
         return None if text is None else text.decode("utf-8", errors="replace")
 
     # vocabulary
-
-    @property
-    def n_vocab(self) -> int:
-        """Number of tokens; also the number of logits."""
-        return int(llama_cpp.llama_vocab_n_tokens(self.vocab))
 
     @property
     def bos_token(self) -> int | None:
@@ -239,15 +218,16 @@ class Model:
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
         """Tokens that end a generation."""
-        is_eog = llama_cpp.llama_vocab_is_eog
-        return frozenset(token for token in range(self.n_vocab) if is_eog(self.vocab, token))
+        is_eog, vocab = llama_cpp.llama_vocab_is_eog, self.vocab
+        return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
 
     @cached_property
     def control_names(self) -> tuple[str, ...]:
         """Texts that `tokenize` reads as one token only with `parse_special`, longest first."""
         attr, special = llama_cpp.llama_vocab_get_attr, llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
         special |= llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-        tokens = [token for token in range(self.n_vocab) if attr(self.vocab, token) & special]
+        vocab = self.vocab
+        tokens = [token for token in range(self.n_vocab) if attr(vocab, token) & special]
         pieces = (self.token_to_piece(token, special=True) for token in tokens)
         names = {piece.decode("utf-8", errors="replace") for piece in pieces}
         return tuple(sorted((name for name in names if len(name) > 1), key=len, reverse=True))
@@ -260,8 +240,8 @@ class Model:
     @property
     def suppressed_tokens(self) -> tuple[int, ...]:
         """Tokens that the file says must not be generated."""
-        n = ctypes.c_int32()
-        tokens = llama_cpp.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(n))
+        n, vocab = ctypes.c_int32(), self.vocab
+        tokens = llama_cpp.llama_vocab_get_suppress_tokens(vocab, ctypes.byref(n))
         return tuple(tokens[: n.value]) if n.value else ()
 
     def is_eog(self, token: int) -> bool:
@@ -293,14 +273,14 @@ class Model:
         """
         first, *rest = text.split(CUT)
         tokens = self._tokenize(first, parse_special)
-        for part in rest:
+        for piece in rest:
             # SentencePiece begins a text with a space, but goes on after a new line without one
             before = self._tokenize("\n", False)
-            after = self._tokenize("\n" + part, parse_special)
+            after = self._tokenize("\n" + piece, parse_special)
             if after[: len(before)] == before:
                 tokens += after[len(before) :]
             else:
-                tokens += self._tokenize(part, parse_special)
+                tokens += self._tokenize(piece, parse_special)
         bos = self.bos_token
         if add_special and self.add_bos and bos is not None and tokens[:1] != [bos]:
             return [bos, *tokens]

@@ -7,7 +7,6 @@ import ctypes
 import hashlib
 import math
 import secrets
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native.library import llama_cpp
+from scope_cpp.native.lifetime import Closable, own
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -85,7 +85,7 @@ def model_defaults(model: Model) -> dict[str, Any]:
     return found
 
 
-class Sampler:
+class Sampler(Closable):
     """Chooses tokens from the logits of a context.
 
     The chain is logit bias, penalties, top-k, typical, top-p, min-p, temperature, and a draw with
@@ -97,7 +97,6 @@ class Sampler:
     Parameters
     ----------
     model : Model
-        Must stay open as long as the sampler.
     params : SamplingParams
 
     Raises
@@ -107,26 +106,25 @@ class Sampler:
     """
 
     def __init__(self, model: Model, params: SamplingParams) -> None:
+        super().__init__("the sampler", "make another one", model)
         self.params = params
         self.seed = draw_seed(params.seed)
         self._n_vocab = model.n_vocab
         bias = _logit_bias(model, params)
         source = grammar_source(model, params.grammar, params.json_schema)
-        self._grammar = None if source is None else init_grammar(model.vocab, source)
-        self._chain = _build_chain(model.n_vocab, params, bias, self.seed)
-        self._free = weakref.finalize(self, _free, self._chain, self._grammar)
+        vocab = model.vocab
+        self._grammar = None if source is None else _owned(init_grammar(vocab, source), vocab)
+        self._pointer = _owned(_build_chain(model.n_vocab, params, bias, self.seed))
 
-    def __enter__(self) -> Sampler:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _release(self) -> None:
+        self._grammar = None
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Let the penalties see the prompt; the grammar does not, which it does not describe."""
+        chain = self.ptr
         if self.params.has_penalties:
             for token in tokens[-self.params.repeat_last_n :]:
-                llama_cpp.llama_sampler_accept(self._chain, token)
+                llama_cpp.llama_sampler_accept(chain, token)
 
     def sample(self, ctx: Any, idx: int = -1) -> int:
         """Choose a token and take note of it (nothing else needs to be accepted).
@@ -142,51 +140,52 @@ class Sampler:
         ScopeError
             When the grammar allows no token of the vocabulary.
         """
-        if self._grammar is None:
-            return int(llama_cpp.llama_sampler_sample(self._chain, ctx, idx))
-        logits = llama_cpp.llama_get_logits_ith(ctx, idx)
-        token = self._constrained(np.ctypeslib.as_array(logits, (self._n_vocab,)))
-        llama_cpp.llama_sampler_accept(self._grammar, token)
-        llama_cpp.llama_sampler_accept(self._chain, token)
+        grammar, chain = self._grammar, self.ptr
+        with ctx.lock, chain.lock:
+            if grammar is None:
+                return int(llama_cpp.llama_sampler_sample(chain, ctx, idx))
+            logits = llama_cpp.llama_get_logits_ith(ctx, idx)
+            token = _constrained(np.ctypeslib.as_array(logits, (self._n_vocab,)), chain, grammar)
+            llama_cpp.llama_sampler_accept(grammar, token)
+            llama_cpp.llama_sampler_accept(chain, token)
         return token
 
     def reset(self) -> None:
         """Begin anew: forget all tokens, and start the seed and the grammar over."""
-        llama_cpp.llama_sampler_reset(self._chain)
-        if self._grammar is not None:
-            llama_cpp.llama_sampler_reset(self._grammar)
+        grammar, chain = self._grammar, self.ptr
+        llama_cpp.llama_sampler_reset(chain)
+        if grammar is not None:
+            llama_cpp.llama_sampler_reset(grammar)
 
-    def close(self) -> None:
-        """Free the native samplers."""
-        self._free()
 
-    def _constrained(self, logits: NDArray[np.float32]) -> int:
-        candidates = _candidates(logits)
-        token = self._draw(candidates)
-        drawn = _candidates(np.zeros(1, np.float32), token)
-        llama_cpp.llama_sampler_apply(self._grammar, _token_array(drawn))
-        if drawn["logit"][0] != -np.inf:
+def _owned(sampler: Any, *needs: object) -> Any:
+    """Have a native sampler freed with the last reference to it."""
+    kind, address = type(sampler), ctypes.addressof(sampler.contents)
+    return own(sampler, lambda: llama_cpp.llama_sampler_free(ctypes.cast(address, kind)), *needs)
+
+
+def _constrained(logits: NDArray[np.float32], chain: Any, grammar: Any) -> int:
+    candidates = _candidates(logits)
+    token = _draw(candidates, chain)
+    drawn = _candidates(np.zeros(1, np.float32), token)
+    llama_cpp.llama_sampler_apply(grammar, _token_array(drawn))
+    if drawn["logit"][0] != -np.inf:
+        return token
+    candidates = _candidates(logits)
+    llama_cpp.llama_sampler_apply(grammar, _token_array(candidates))
+    # accepting a rejected token would abort the process; the chain reorders, so note now
+    allowed = candidates["logit"] != -np.inf
+    if allowed.any():
+        token = _draw(candidates, chain)
+        if allowed[token]:
             return token
-        candidates = _candidates(logits)
-        llama_cpp.llama_sampler_apply(self._grammar, _token_array(candidates))
-        # accepting a rejected token would abort the process; the chain reorders, so note now
-        allowed = candidates["logit"] != -np.inf
-        if allowed.any():
-            token = self._draw(candidates)
-            if allowed[token]:
-                return token
-        raise ScopeError("the grammar allows no token of this vocabulary here")
-
-    def _draw(self, candidates: NDArray[Any]) -> int:
-        array = _token_array(candidates)
-        llama_cpp.llama_sampler_apply(self._chain, array)
-        return int(candidates["id"][array.selected])
+    raise ScopeError("the grammar allows no token of this vocabulary here")
 
 
-def _free(*samplers: Any) -> None:
-    for sampler in samplers:
-        if sampler is not None:
-            llama_cpp.llama_sampler_free(sampler)
+def _draw(candidates: NDArray[Any], chain: Any) -> int:
+    array = _token_array(candidates)
+    llama_cpp.llama_sampler_apply(chain, array)
+    return int(candidates["id"][array.selected])
 
 
 def _candidates(logits: NDArray[np.float32], first: int = 0) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.library import library_path, llama_cpp
+from scope_cpp.native.lifetime import Pointer
 
 ABI = 4
 SHARED = -23
@@ -22,7 +23,24 @@ INT32_MIN = -(2**31)
 Int32 = NDArray[np.int32]
 
 _lib = llama_cpp.llama_cpp._lib
-_ctx = ctypes.c_void_p
+
+
+class _Vocab(ctypes.c_void_p):
+    """An address, never NULL, which the native side would follow."""
+
+    @classmethod
+    def from_param(cls, value: Any) -> Any:
+        """Refuse what is no address."""
+        if not value:
+            raise TypeError("a native call needs a context or a vocabulary, not NULL")
+        return ctypes.c_void_p.from_param(value)
+
+
+class _Context(_Vocab):
+    """As a `_Vocab`; calls for one context come after one another."""
+
+
+_ctx, _vocab = _Context, _Vocab
 _i32 = ctypes.c_int32
 _ptr = ctypes.c_void_p
 _size = ctypes.c_size_t
@@ -45,7 +63,19 @@ def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
             "unset LLAMA_CPP_LIB_PATH or reinstall scope-cpp"
         ) from err
     fn.restype, fn.argtypes = restype, list(argtypes)
-    return fn
+    return _in_turn(fn) if argtypes[:1] == (_ctx,) else fn
+
+
+def _in_turn(fn: Any) -> Any:
+    """Let calls of several threads for one context come after one another."""
+
+    def call(ctx: Any, *arguments: Any) -> Any:
+        if isinstance(ctx, Pointer):
+            with ctx.lock:
+                return fn(ctx, *arguments)
+        return fn(ctx, *arguments)
+
+    return call
 
 
 _abi = _bind("abi", _i32)
@@ -78,7 +108,7 @@ _state_get = _bind("state_get", _i32, _ctx, _i32, _ptr, _size)
 _state_set = _bind("state_set", _i32, _ctx, _i32, _ptr, _size)
 _forget = _bind("forget", None, _ctx, _i32)
 _tokenize = _bind(
-    "tokenize", _i32, _ptr, ctypes.c_char_p, _i32, _ptr, _i32, ctypes.c_bool, ctypes.c_bool
+    "tokenize", _i32, _vocab, ctypes.c_char_p, _i32, _ptr, _i32, ctypes.c_bool, ctypes.c_bool
 )
 
 

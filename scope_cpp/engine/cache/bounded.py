@@ -21,7 +21,6 @@ from scope_cpp.engine.context import Context
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
-from scope_cpp.native.library import llama_cpp
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step
 
 Observed = NDArray[np.float32]
@@ -424,7 +423,7 @@ class BoundedCache:
     def clear(self) -> None:
         """Forget all tokens."""
         with whole_step():
-            llama_cpp.llama_memory_seq_rm(self.context.memory, self.seq, -1, -1)
+            self.context.remove(self.seq)
             if self.bounded:
                 kv_evict.forget(self.context.ptr, self.seq)
             self.sync()

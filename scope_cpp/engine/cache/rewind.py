@@ -10,7 +10,6 @@ from scope_cpp.engine.cache.marks import Mark
 from scope_cpp.engine.cache.scorer import fixed_window
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.errors import ScopeError
-from scope_cpp.native.library import llama_cpp
 
 if TYPE_CHECKING:
     from scope_cpp.engine.cache.bounded import BoundedCache
@@ -49,7 +48,7 @@ def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> boo
         return False
     n_past = mark.n_past - len(again)
     with whole_step():
-        if not llama_cpp.llama_memory_seq_rm(cache.context.memory, cache.seq, n_past, -1):
+        if not cache.context.remove(cache.seq, n_past):
             return False
         cache.sync()
         cache.n_past = n_past
@@ -79,7 +78,7 @@ def forget_after(cache: BoundedCache, n_past: int) -> bool:
     if not (cache.ledger.pos[:, :, old] < n_past).all():
         return False
     with whole_step():
-        if not llama_cpp.llama_memory_seq_rm(cache.context.memory, cache.seq, n_past, -1):
+        if not cache.context.remove(cache.seq, n_past):
             return False
         cache.sync()
         cache.n_past = n_past
@@ -105,7 +104,7 @@ def rollback(cache: BoundedCache, n_tokens: int) -> None:
     intact = (ledger.pos[:, :, last] == ledger.labels[last]).all()
     if n_tokens < 0 or int(last.sum()) != n_tokens + 1 or not intact:
         raise ScopeError(f"{n_tokens} tokens can't be taken back: some were evicted")
-    llama_cpp.llama_memory_seq_rm(cache.context.memory, cache.seq, n_past, -1)
+    cache.context.remove(cache.seq, n_past)
     cache.n_past = n_past
     cache.stats.cells_used -= n_tokens
     cache.since = max(0, cache.since - n_tokens)

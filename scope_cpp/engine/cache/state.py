@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from scope_cpp.engine.context import Context
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
-from scope_cpp.native.library import llama_cpp
 from scope_cpp.policies.scores.foresight import Asked
 
 if TYPE_CHECKING:
@@ -104,38 +102,15 @@ def restore(cache: BoundedCache, state: CacheState) -> None:
 
 
 def _read_cells(context: Context, seq: int, places: bool) -> NDArray[np.uint8]:
-    """Return the cells of a sequence, with their places and the recorded queries or without.
-
-    Raises
-    ------
-    ScopeError
-        If llama.cpp does not give them.
-    """
+    """Return the cells of a sequence, with their places and the recorded queries or without."""
     if places:
         return np.frombuffer(kv_evict.state_get(context.ptr, seq), np.uint8)
-    buffer = np.empty(llama_cpp.llama_state_seq_get_size(context.ptr, seq), np.uint8)
-    n = llama_cpp.llama_state_seq_get_data(context.ptr, _pointer(buffer), buffer.size, seq)
-    if n != buffer.size:
-        raise ScopeError("llama.cpp gives no state of the sequence: it can't be saved")
-    return buffer
+    return context.read_state(seq)
 
 
 def _write_cells(context: Context, seq: int, native: NDArray[np.uint8], places: bool) -> None:
-    """Replace the cells of a sequence by those of `_read_cells`.
-
-    Raises
-    ------
-    ScopeError
-        If they are of another model, damaged, or have no room.
-    """
+    """Replace the cells of a sequence by those of `_read_cells`."""
     if places:
         kv_evict.state_set(context.ptr, seq, native)
-        return
-    data = np.ascontiguousarray(native)
-    n = llama_cpp.llama_state_seq_set_data(context.ptr, _pointer(data), data.size, seq)
-    if n != data.size:
-        raise ScopeError("the cells have no room in this context, or are of another model")
-
-
-def _pointer(data: NDArray[np.uint8]) -> Any:
-    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+    else:
+        context.write_state(seq, native)

@@ -87,7 +87,7 @@ class Cells:
         seq = self._free.pop()
         if n_shared:
             self._prefixes.touch(source)
-            llama_cpp.llama_memory_seq_cp(self.context.memory, source, seq, 0, n_shared)
+            self.context.share(source, seq, n_shared)
         while self._prefixes.resting and self.used() + needed > self._n_cells:
             self.clear(self._prefixes.resting[0])
         return seq, n_shared
@@ -108,7 +108,7 @@ class Cells:
             self.clear(seq)
             return
         self.note(seq, tokens)
-        llama_cpp.llama_memory_seq_rm(self.context.memory, seq, len(tokens), -1)
+        self.context.remove(seq, len(tokens))
         kv_evict.forget(self.context.ptr, seq)
         for useless in self._prefixes.rest(seq):
             self.clear(useless)
@@ -118,7 +118,7 @@ class Cells:
 
     def clear(self, seq: int) -> None:
         """Free a sequence and its cells, but for those that others have too."""
-        llama_cpp.llama_memory_seq_rm(self.context.memory, seq, -1, -1)
+        self.context.remove(seq)
         kv_evict.forget(self.context.ptr, seq)
         self._prefixes.remove(seq)
         self._free.append(seq)
@@ -141,7 +141,3 @@ class Cells:
         if n_shared:
             held[kv_evict.cells(ptr, source)[1][:n_shared]] = True
         return int(held.sum())
-
-    def close(self) -> None:
-        """Free the context."""
-        self.context.close()

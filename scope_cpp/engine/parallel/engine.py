@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Hashable
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,16 @@ from scope_cpp.engine.parallel.request import Event, Request
 from scope_cpp.engine.parallel.row import Row
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.native.lifetime import Closable
 
 # Most tokens of a prompt in a batch with rows that write: they wait for all of it
 PROMPT_PART = 128
 
 
-class ParallelEngine:
-    """Many bounded generations in one context; a context manager. Not thread-safe.
+class ParallelEngine(Closable):
+    """Many bounded generations in one context; a context manager.
+
+    Calls from several threads come after one another.
 
     Rows are admitted first come, first served, as soon as the most cells that they may ever need
     are free: what all running rows may still take is kept for them. One prompt is read at a time,
@@ -44,7 +47,7 @@ class ParallelEngine:
     Parameters
     ----------
     model
-        Stays open while the engine is used.
+        Closing it closes the engine.
     n_parallel
         Most rows that run at once.
     n_cells
@@ -85,6 +88,8 @@ class ParallelEngine:
         prefix_cells: int = 0,
         warn: Warn = warnings.warn,
     ) -> None:
+        super().__init__("the engine", "make another one", model)
+        self._turn = threading.RLock()
         self.settings = settings or Settings()
         self.model, self._warn = model, warn
         self._warned: set[str] = set()
@@ -109,15 +114,8 @@ class ParallelEngine:
             n_queries=usual_ring(self.settings) if bounds else 0,
         )
         self.context = self._cells.context
+        self.adopt(self.context)
         self._batch = max(n_parallel, min(resolved.n_ubatch, self.context.n_batch))
-
-    def __enter__(self) -> ParallelEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     # -- requests -------------------------------------------------------------------------
 
@@ -131,16 +129,18 @@ class ParallelEngine:
         ScopeError
             If the model's cache can't be bounded.
         """
-        if key in self._rows:
-            raise UsageError(f"there is a row {key!r} already: give each a key of its own")
-        demand = assess(request, self.model, self._room)
-        if demand.sizes.bounded:
-            self._require_eviction()
-        row = Row(key, request, demand, self.model, self._warn_once)
-        for line in demand.sizes.warnings:
-            self._warn_once(line)
-        self._rows[key] = row
-        self._waiting.append(row)
+        with self._turn:
+            self.check_open()
+            if key in self._rows:
+                raise UsageError(f"there is a row {key!r} already: give each a key of its own")
+            demand = assess(request, self.model, self._room)
+            if demand.sizes.bounded:
+                self._require_eviction()
+            row = Row(key, request, demand, self.model, self._warn_once)
+            for line in demand.sizes.warnings:
+                self._warn_once(line)
+            self._rows[key] = row
+            self._waiting.append(row)
 
     def worst_case(self, request: Request) -> int:
         """Return the most cells that a row may need: prompt and pools. Raises as `submit`."""
@@ -148,13 +148,14 @@ class ParallelEngine:
 
     def cancel(self, key: Hashable) -> None:
         """Forget a row, waiting or running; its cells are free at once. Unknown: nothing."""
-        row = self._rows.get(key)
-        if row in self._running:
-            self._remove(row)
-        elif row is not None:
-            self._waiting.remove(row)
-            self._forget(row)
-        self._said = [event for event in self._said if event.key != key]
+        with self._turn:
+            row = self._rows.get(key)
+            if row in self._running:
+                self._remove(row)
+            elif row is not None:
+                self._waiting.remove(row)
+                self._forget(row)
+            self._said = [event for event in self._said if event.key != key]
 
     def _require_eviction(self) -> None:
         """Refuse a bounded row where cells can't be evicted; llama.cpp is asked once."""
@@ -184,11 +185,13 @@ class ParallelEngine:
 
         A Ctrl-C in the middle is raised at the end; the next step returns what was said then.
         """
-        with whole_step():
-            self._admit()
-            if self._running:
-                self._advance()
-        said, self._said = self._said, []
+        with self._turn:
+            self.check_open()
+            with whole_step():
+                self._admit()
+                if self._running:
+                    self._advance()
+            said, self._said = self._said, []
         return said
 
     def _admit(self) -> None:
@@ -312,10 +315,9 @@ class ParallelEngine:
         """Caches of the running rows, in the order of their admission."""
         return [row.cache for row in self._running]
 
-    def close(self) -> None:
-        """Forget all rows and free the context; further calls do nothing."""
-        for row in tuple(self._rows.values()):
-            self._forget(row)
-        self._running.clear()
-        self._waiting.clear()
-        self._cells.close()
+    def _release(self) -> None:
+        with self._turn:  # the step that runs in another thread ends with an error
+            for row in tuple(self._rows.values()):
+                self._forget(row)
+            self._running.clear()
+            self._waiting.clear()
