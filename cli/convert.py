@@ -13,7 +13,7 @@ from scope_cpp.engine.catalog import find
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, Warn, ignore
 
 from . import terminal
 from .download import known_model
@@ -137,9 +137,9 @@ def sampling_values(flags: SamplingFlags) -> dict[str, Any]:
     return values
 
 
-def sampling_params(model: Model, values: dict[str, Any]) -> SamplingParams:
+def sampling_params(model: Model, values: dict[str, Any], warn: Warn = ignore) -> SamplingParams:
     """Return the model's own defaults with the user's values over them."""
-    return SamplingParams(**{**model_defaults(model), **values})
+    return SamplingParams(**{**model_defaults(model, warn), **values})
 
 
 def longest_output(flags: LengthFlags) -> int | None:

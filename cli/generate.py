@@ -69,7 +69,7 @@ def generate(
                 text,
                 n_predict=n_predict,
                 settings=settings,
-                sampling=convert.sampling_params(loaded, values),
+                sampling=convert.sampling_params(loaded, values, report.warn),
                 stop=[*stops, *(length.stop or ())],
                 parse_special=parse_special,
                 warn=report.warn,

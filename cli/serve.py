@@ -61,7 +61,9 @@ def serve(
             listener = opened.enter_context(bind(options))
             loaded = opened.enter_context(convert.load_model(path, placement))
             service = Service(
-                make_serving(loaded, options, server.alias, settings, values, template),
+                make_serving(
+                    loaded, options, server.alias, settings, values, template, terminal.warning
+                ),
                 options,
                 listener,
                 example=None if model.named else shipped.EXAMPLE,

@@ -1,8 +1,16 @@
-"""The two errors that a user sees: one line each, naming the cause and the remedy."""
+"""What a user is told: errors and warnings, one line each, naming the cause and the remedy."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
+
+Warn = Callable[[str], None]
+"""Takes one line that the user should know."""
+
+
+def ignore(line: str) -> None:
+    """Take a warning and do nothing."""
 
 
 class ScopeError(Exception):

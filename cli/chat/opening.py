@@ -135,7 +135,7 @@ class Opening:
         return Conversation(
             model,
             settings=self.settings,
-            sampling=convert.sampling_params(model, self.sampling),
+            sampling=convert.sampling_params(model, self.sampling, warn),
             system=self.system,
             template=self.template,
             n_predict=self.n_predict,

@@ -95,7 +95,7 @@ class Job:
         self.form = find_format(asked.source, asked.form)
         chat = defaults.chat and self.form != OPENAI  # whose lines say what they are
         self.defaults = replace(defaults, seed=self._seed(defaults.seed), chat=chat)
-        self._requests = Requests(model, self.defaults)
+        self._requests = Requests(model, self.defaults, warn)
         self._placement, self._command, self._warned = placement, command, set[str]()
         self._warn, self._write = warn, write
         self._shape: Shape = OpenAI(model_label(model.path)) if self.form == OPENAI else Plain()

@@ -15,7 +15,7 @@ from scope_cpp.engine.parallel import Request
 from scope_cpp.engine.parallel.options import NO_LIMIT, Options
 from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, Warn, ignore
 
 _RANDOM = (-1, RANDOM_SEED)
 
@@ -70,6 +70,8 @@ class Requests:
     ----------
     model : Model
     defaults : Defaults
+    warn
+        Called with one line if the model's file recommends sampling values that can't be.
 
     Raises
     ------
@@ -77,9 +79,9 @@ class Requests:
         For sampling values out of range, or a budget that is none.
     """
 
-    def __init__(self, model: Model, defaults: Defaults) -> None:
+    def __init__(self, model: Model, defaults: Defaults, warn: Warn = ignore) -> None:
         self.model, self.defaults = model, defaults
-        self._sampling = {**model_defaults(model), **defaults.sampling}
+        self._sampling = {**model_defaults(model, warn), **defaults.sampling}
         SamplingParams(**self._sampling)
         _settings(defaults.settings, Options())
 

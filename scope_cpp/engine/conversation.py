@@ -409,7 +409,7 @@ class Conversation(Closable):
             else:
                 turn = cached.read(rendered, at, unread, index, self._messages, self.template)
                 clock.n_prompt = len(turn.tokens)
-            sampler.accept_prompt(cached.tail(self.sampling.repeat_last_n))
+            sampler.accept_prompt(cached.tail(self.sampling.penalised))
             stop, longest = (*self.stop, *stops), cached.longest_answer()
         except BaseException:
             sampler.close()

@@ -21,11 +21,9 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.engine.settings import Settings, resolve
 from scope_cpp.engine.text import TextStream
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError, UsageError, Warn
 from scope_cpp.native import kv_evict
 from scope_cpp.native.lifetime import Closable
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)

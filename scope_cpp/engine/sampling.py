@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import math
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.grammar import grammar_source, init_grammar
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.engine.sampling_params import RANDOM_SEED, RANGES, SamplingParams
+from scope_cpp.errors import ScopeError, UsageError, Warn, ignore
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.native.lifetime import Closable, own
 
+# Below, differences of logits are lost in their rounding, and quotients could be infinite
+_COLDEST = 1e-6
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -63,25 +64,33 @@ def alternatives(
     )
 
 
-# SamplingParams field -> key and type in a GGUF
+# SamplingParams field -> key in a GGUF
 _MODEL_DEFAULTS = {
-    "temp": ("temp", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "repeat_last_n": ("penalty_last_n", int),
-    "repeat_penalty": ("penalty_repeat", float),
+    "temp": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_last_n": "penalty_last_n",
+    "repeat_penalty": "penalty_repeat",
 }
 
 
-def model_defaults(model: Model) -> dict[str, Any]:
-    """Return the sampling values that the model's file recommends (``general.sampling.*``)."""
-    found = {}
-    for name, (key, kind) in _MODEL_DEFAULTS.items():
+def model_defaults(model: Model, warn: Warn = ignore) -> dict[str, Any]:
+    """Return the sampling values that the model's file recommends (``general.sampling.*``).
+
+    Values that can't be are left out; `warn` is called with one line that names them.
+    """
+    found, wrong = {}, []
+    for name, key in _MODEL_DEFAULTS.items():
         text = model.metadata(f"general.sampling.{key}")
-        with contextlib.suppress(ValueError):  # llama.cpp too passes over what is no number
-            if text is not None:
-                found[name] = kind(text)
+        if text is None:
+            continue
+        try:
+            found[name] = RANGES[name].parse(text)
+        except ValueError:
+            wrong.append(f"general.sampling.{key} is {text[:40]!r}, not {RANGES[name].wanted}")
+    if wrong:
+        warn(f"{model.path.name}: {'; '.join(wrong)}: passed over")
     return found
 
 
@@ -121,10 +130,9 @@ class Sampler(Closable):
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Let the penalties see the prompt; the grammar does not, which it does not describe."""
-        chain = self.ptr
-        if self.params.has_penalties:
-            for token in tokens[-self.params.repeat_last_n :]:
-                llama_cpp.llama_sampler_accept(chain, token)
+        chain, n = self.ptr, self.params.penalised
+        for token in tokens[-n:] if n else ():
+            llama_cpp.llama_sampler_accept(chain, token)
 
     def sample(self, ctx: Any, idx: int = -1) -> int:
         """Choose a token and take note of it (nothing else needs to be accepted).
@@ -230,7 +238,7 @@ def _logit_bias(model: Model, params: SamplingParams) -> dict[int, float]:
 def _build_chain(n_vocab: int, params: SamplingParams, bias: dict[int, float], seed: int) -> Any:
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     samplers = [_bias_sampler(n_vocab, bias), _penalties(n_vocab, params)]
-    if params.temp <= 0:
+    if params.temp < _COLDEST:
         samplers.append(llama_cpp.llama_sampler_init_greedy())
     else:
         samplers += [
@@ -256,7 +264,7 @@ def _bias_sampler(n_vocab: int, bias: dict[int, float]) -> Any:
 def _penalties(n_vocab: int, params: SamplingParams) -> Any:
     return llama_cpp.llama_sampler_init_penalties(
         n_vocab,
-        params.repeat_last_n,
+        params.penalised,
         params.repeat_penalty,
         params.frequency_penalty,
         params.presence_penalty,

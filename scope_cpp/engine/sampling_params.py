@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from scope_cpp.errors import UsageError
@@ -12,8 +13,84 @@ from scope_cpp.errors import UsageError
 RANDOM_SEED = 0xFFFFFFFF
 
 _INT32_MAX = 2**31 - 1
-_FLOAT32_MAX = 3e38
-_MAX_REPEAT_LAST_N = 2**20  # llama.cpp allocates this many tokens at once
+_MOST_REPEAT_LAST_N = 2**20  # llama.cpp allocates this many tokens at once
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have.
+
+    Attributes
+    ----------
+    kind
+        ``float`` (a whole number will do) or ``int``.
+    low, high
+        Least and greatest value.
+    openai
+        The same where OpenAI's interface allows less; `low` and `high` otherwise.
+    """
+
+    kind: type[float] | type[int]
+    low: float
+    high: float
+    openai: tuple[float, float] | None = None
+
+    @property
+    def wanted(self) -> str:
+        """What to give, in words."""
+        what = "a whole number" if self.kind is int else "a number"
+        return f"{what} within {_shown(self.low)} to {_shown(self.high)}"
+
+    def check(self, name: str, value: Any) -> float | int:
+        """Return `value` as a number of Python's own.
+
+        Raises
+        ------
+        UsageError
+            If it is none of these; the user knows it by `name`.
+        """
+        kind = Integral if self.kind is int else Real
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high:  # false for NaN
+            raise UsageError(f"{name} is {value!r}: give {self.wanted}")
+        return value if isinstance(value, (int, float)) else self.kind(value)
+
+    def parse(self, text: str) -> float | int:
+        """Return the number that is written in `text`.
+
+        Raises
+        ------
+        ValueError
+            If it is none of these.
+        """
+        number = float(text)
+        value = int(number) if self.kind is int and number.is_integer() else number
+        try:
+            return self.check("", value)
+        except UsageError as err:
+            raise ValueError(str(err)) from None
+
+
+def _shown(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
+# The one place that says which sampling values are taken: by flags, files, Python, HTTP and rows.
+# Penalties and biases end where sums of them would not be finite any more in single precision.
+RANGES = {
+    "temp": Range(float, 0, 100, openai=(0, 2)),
+    "top_k": Range(int, -1, _INT32_MAX),
+    "top_p": Range(float, 0, 1),
+    "min_p": Range(float, 0, 1),
+    "typical_p": Range(float, 0, 1),
+    "repeat_penalty": Range(float, 0.01, 100),
+    "repeat_last_n": Range(int, -1, _MOST_REPEAT_LAST_N),
+    "presence_penalty": Range(float, -100, 100, openai=(-2, 2)),
+    "frequency_penalty": Range(float, -100, 100, openai=(-2, 2)),
+    "seed": Range(int, -1, RANDOM_SEED),
+}
+TOKEN = Range(int, 0, _INT32_MAX)
+BIAS = Range(float, -(10**9), 10**9, openai=(-100, 100))
 
 
 @dataclass(frozen=True)
@@ -23,15 +100,15 @@ class SamplingParams:
     Attributes
     ----------
     temp : float
-        0 or less takes the largest logit, after bias and penalties.
+        0 takes the largest logit, after bias and penalties.
     top_k : int
-        0 or less means all tokens.
+        0 and -1 mean all tokens.
     top_p, min_p, typical_p : float
         Within 0 to 1.
     repeat_penalty : float
-        More than 0; 1 is none.
+        1 is none.
     repeat_last_n : int
-        Tokens, of prompt and output, that the three penalties look at.
+        Tokens, of prompt and output, that the three penalties look at; -1 means all.
     seed : int
         32 bits; -1 or 0xFFFFFFFF draws one, which `Sampler.seed` reports.
     grammar, json_schema : str, optional
@@ -44,7 +121,7 @@ class SamplingParams:
     Raises
     ------
     UsageError
-        For a value outside its range.
+        For a value outside its range; see `RANGES`.
     """
 
     temp: float = 0.8
@@ -63,36 +140,18 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("temp", "presence_penalty", "frequency_penalty"):
-            _check_number(name, getattr(self, name), -_FLOAT32_MAX, _FLOAT32_MAX)
-        for name in ("top_p", "min_p", "typical_p"):
-            _check_number(name, getattr(self, name), 0, 1)
-        # llama.cpp divides by it in single precision
-        _check_number("repeat_penalty", self.repeat_penalty, 1 / _FLOAT32_MAX, _FLOAT32_MAX)
-        _check_whole("top_k", self.top_k, -_INT32_MAX, _INT32_MAX)
-        _check_whole("repeat_last_n", self.repeat_last_n, 0, _MAX_REPEAT_LAST_N)
-        _check_whole("seed", self.seed, -1, RANDOM_SEED)
+        for name, allowed in RANGES.items():
+            object.__setattr__(self, name, allowed.check(name, getattr(self, name)))
         for token, bias in self.logit_bias.items():
-            _check_whole("a token of logit_bias", token, 0, _INT32_MAX)
+            TOKEN.check("a token of logit_bias", token)
             if bias != -math.inf:
-                _check_number(f"logit_bias of token {token}", bias, -_FLOAT32_MAX, _FLOAT32_MAX)
+                BIAS.check(f"logit_bias of token {token}", bias)
         if self.grammar is not None and self.json_schema is not None:
             raise UsageError("a grammar and a JSON schema were given: choose one")
 
     @property
-    def has_penalties(self) -> bool:
-        """Whether tokens are penalised for having occurred."""
-        return self.repeat_last_n > 0 and (
-            self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
-        )
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value <= high:  # false for NaN
-        raise UsageError(f"{name} is {value!r}: give a number within {low:g} to {high:g}")
-
-
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UsageError(f"{name} is {value!r}: give a whole number within {low} to {high}")
+    def penalised(self) -> int:
+        """Tokens that the penalties look at; 0 if there are no penalties."""
+        if self.repeat_penalty == 1 and self.presence_penalty == self.frequency_penalty == 0:
+            return 0
+        return _MOST_REPEAT_LAST_N if self.repeat_last_n == -1 else self.repeat_last_n

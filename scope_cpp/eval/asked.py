@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from scope_cpp.engine.sampling_params import RANDOM_SEED, RANGES
 from scope_cpp.errors import UsageError
 
 
@@ -34,9 +35,11 @@ class Asked:
     log_samples: bool = False
 
     def __post_init__(self) -> None:
-        """Check the seeds."""
-        if not self.seeds or min(self.seeds) < 0:
-            raise UsageError(f"--seed {', '.join(map(str, self.seeds))}: give 0 or more")
+        """Check the seeds and the temperature."""
+        if not self.seeds or not all(0 <= seed < RANDOM_SEED for seed in self.seeds):
+            asked = ", ".join(map(str, self.seeds))
+            raise UsageError(f"--seed {asked}: give 0 or more, at most {RANDOM_SEED - 1}")
+        RANGES["temp"].check("--temp", self.temp)
 
     @property
     def seed(self) -> int:

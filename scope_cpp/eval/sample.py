@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -13,13 +13,11 @@ from scope_cpp.engine.generate import Generation, Stats, sample_each, write
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.text import TextStream
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError, UsageError, Warn
 from scope_cpp.eval.loops import WINDOW, find_loop
 from scope_cpp.eval.rows import Row
 from scope_cpp.eval.task import Item, Output
 from scope_cpp.native import kv_evict
-
-Warn = Callable[[str], None]
 
 BOTH = "prompt and output are"
 

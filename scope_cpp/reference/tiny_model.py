@@ -59,7 +59,7 @@ class TinyModel:
         Experts per layer; 0 means a dense feed-forward. Architecture llama only.
     chat_template : str, optional
         Jinja template stored in the file.
-    metadata : tuple of (str, bool or int or str)
+    metadata : tuple of (str, bool or int or float or str)
         Keys that the file has besides.
 
     Raises
@@ -83,7 +83,7 @@ class TinyModel:
     n_expert: int = 0
     n_expert_used: int = 2
     chat_template: str | None = None
-    metadata: tuple[tuple[str, bool | int | str], ...] = ()
+    metadata: tuple[tuple[str, bool | int | float | str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -174,11 +174,13 @@ def add_vocabulary(writer: GGUFWriter) -> int:
     return len(tokens)
 
 
-def _add_value(writer: GGUFWriter, key: str, value: bool | int | str) -> None:
+def _add_value(writer: GGUFWriter, key: str, value: bool | int | float | str) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
     else:
         writer.add_string(key, value)
 

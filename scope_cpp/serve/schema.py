@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scope_cpp.engine.sampling import RANDOM_SEED
+from scope_cpp.engine.sampling_params import BIAS, RANGES
 from scope_cpp.engine.settings import GRANULARITIES
 from scope_cpp.policies import decode_policies, prefill_policies
 
@@ -32,9 +32,17 @@ def number(low: float, high: float, description: str) -> Object:
     return {"type": ["number", "null"], "minimum": low, "maximum": high} | _say(description)
 
 
-def whole(low: int, high: int, description: str) -> Object:
+def whole(low: float, high: float, description: str) -> Object:
     """An optional whole number."""
     return {"type": ["integer", "null"], "minimum": low, "maximum": high} | _say(description)
+
+
+def sampling(name: str, description: str) -> Object:
+    """An optional sampling value, as far as OpenAI's interface allows it."""
+    allowed = RANGES[name]
+    low, high = allowed.openai or (allowed.low, allowed.high)
+    make = whole if allowed.kind is int else number
+    return make(low, high, description)
 
 
 def flag(description: str) -> Object:
@@ -120,6 +128,7 @@ _PARSE_SPECIAL = flag(
 
 def _common() -> Object:
     """Fields of both endpoints; the last dozen is not OpenAI's."""
+    low, high = BIAS.openai or (BIAS.low, BIAS.high)
     return {
         "model": _MODEL,
         "stream": flag("Send the answer as it is written, as server-sent events."),
@@ -139,11 +148,11 @@ def _common() -> Object:
             ],
             "description": "Texts that end the answer and are not part of it.",
         },
-        "seed": whole(-1, RANDOM_SEED, "32 bits; -1 draws one."),
-        "temperature": number(0, 2, "0 takes the most likely token."),
-        "top_p": number(0, 1, "1 is off."),
-        "presence_penalty": number(-2, 2, "Of the last repeat_last_n tokens."),
-        "frequency_penalty": number(-2, 2, "Of the last repeat_last_n tokens."),
+        "seed": sampling("seed", "32 bits; -1 draws one."),
+        "temperature": sampling("temp", "0 takes the most likely token."),
+        "top_p": sampling("top_p", "1 is off."),
+        "presence_penalty": sampling("presence_penalty", "Of the last repeat_last_n tokens."),
+        "frequency_penalty": sampling("frequency_penalty", "Of the last repeat_last_n tokens."),
         "logit_bias": {
             "type": ["object", "null"],
             "propertyNames": {
@@ -151,7 +160,7 @@ def _common() -> Object:
                 "pattern": "^[0-9]{1,9}$",
                 "x-message": "give the number of a token",
             },
-            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "additionalProperties": {"type": "number", "minimum": low, "maximum": high},
             "maxProperties": 1024,
             "description": "Added to the logits of these tokens.",
         },
@@ -183,11 +192,11 @@ def _common() -> Object:
             "maxProperties": 64,
             "description": "Options of the policies.",
         },
-        "top_k": whole(0, _INT32, "0 is off."),
-        "min_p": number(0, 1, "0 is off."),
-        "typical_p": number(0, 1, "1 is off."),
-        "repeat_penalty": number(0.01, 100, "1 is off."),
-        "repeat_last_n": whole(0, 2**20, "Tokens that the penalties look at."),
+        "top_k": sampling("top_k", "0 and -1 are off."),
+        "min_p": sampling("min_p", "0 is off."),
+        "typical_p": sampling("typical_p", "1 is off."),
+        "repeat_penalty": sampling("repeat_penalty", "1 is off."),
+        "repeat_last_n": sampling("repeat_last_n", "Tokens that the penalties look at; -1: all."),
         "ignore_eos": flag("Never end before the length is reached."),
         "scope": fields(
             {"picture": flag("What of the cache is kept, every 16 tokens.")},

@@ -9,7 +9,7 @@ from typing import Any
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import model_defaults
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, Warn, ignore
 from scope_cpp.reference.shipped import MODEL
 from scope_cpp.serve.errors import ApiError, bad_request
 from scope_cpp.serve.options import Options, n_cells
@@ -89,6 +89,7 @@ def make_serving(
     settings: Settings,
     sampling: Mapping[str, Any],
     template: str | None,
+    warn: Warn = ignore,
 ) -> Serving:
     """Put together what answers are made with; see `Serving`.
 
@@ -98,6 +99,8 @@ def make_serving(
         ``None``: that of the model's file.
     sampling
         What the user set; the model's own values are below it.
+    warn
+        Called with one line if some of these can't be.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def make_serving(
         model,
         name or ("reference" if model.path == MODEL else model.path.stem),
         settings,
-        {**model_defaults(model), **sampling},
+        {**model_defaults(model, warn), **sampling},
         template,
         options.n_predict,
         n_cells(options, model, settings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,11 @@ from scope_cli import convert
 from scope_cli.flags import SamplingFlags
 
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling_params import SamplingParams
+from scope_cpp.engine.settings import Settings
+from scope_cpp.reference.tiny_model import write_tiny_model
+from scope_cpp.serve import serving
+from scope_cpp.serve.options import Options
 
 from .conftest import Run, assert_refused
 
@@ -59,12 +65,46 @@ def test_a_path_on_the_command_line_wins_over_a_variable(
 
 
 def test_the_models_own_sampling_values(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "model_defaults", lambda model: {"top_k": 7, "temp": 0.3})
+    monkeypatch.setattr(convert, "model_defaults", lambda model, warn: {"top_k": 7, "temp": 0.3})
     values = convert.sampling_values(SamplingFlags(temp=0.5, seed=3))
     with Model.load(tiny) as model:
         params = convert.sampling_params(model, values)
     assert (params.temp, params.top_k, params.seed) == (0.5, 7, 3)
     assert params.top_p == 0.95
+
+
+WRONG_IN_THE_FILE = (
+    ("general.sampling.temp", -3.0),
+    ("general.sampling.top_p", math.nan),
+    ("general.sampling.top_k", 1.5),
+    ("general.sampling.min_p", math.inf),
+    ("general.sampling.penalty_last_n", "many"),
+    ("general.sampling.penalty_repeat", 0.0),
+)
+
+
+@pytest.mark.parametrize("command", ["generate", "batch", "chat"])
+def test_the_models_own_values_that_cannot_be(run: Run, tmp_path: Path, command: str) -> None:
+    """The user gave none of them: one line, and the defaults."""
+    path = write_tiny_model(tmp_path / "odd.gguf", metadata=WRONG_IN_THE_FILE)
+    given = {
+        "generate": (["-p", "Hi", "-n", 3], None),
+        "batch": (["-i", "-", "-o", "-", "-n", 3], '{"id": "a", "prompt": "Hi"}\n'),
+        "chat": (["-n", 3], "Hi\n/set temp default\n"),
+    }
+    args, stdin = given[command]
+    result = run(command, path, *args, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if "general.sampling" in line]
+    assert len(lines) == 1 and lines[0].startswith("warning: odd.gguf: ")
+    for key, _ in WRONG_IN_THE_FILE:
+        assert f"{key} is '" in lines[0]
+    assert "general.sampling.temp is '-3.000000', not a number within 0 to 100" in lines[0]
+    with Model.load(path) as model:
+        assert convert.sampling_params(model, {}) == SamplingParams()
+        told: list[str] = []
+        serving.make_serving(model, Options(), None, Settings(), {}, None, told.append)
+        assert len(told) == 1
 
 
 @pytest.mark.parametrize(

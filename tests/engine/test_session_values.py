@@ -24,7 +24,7 @@ def through_json(value: Any) -> Any:
 
 SAMPLING = st.builds(
     SamplingParams,
-    temp=st.floats(-1, 5),
+    temp=st.floats(0, 5),
     top_k=st.integers(-1, 100),
     top_p=st.floats(0, 1),
     seed=st.integers(-1, 2**32 - 1),

@@ -54,16 +54,19 @@ def test_defaults_are_those_of_llama_cpp() -> None:
         ("temp", math.inf),
         ("temp", "hot"),
         ("temp", None),
+        ("temp", -0.1),
+        ("temp", 101),
         ("top_p", -0.1),
         ("top_p", 1.01),
         ("min_p", 2),
         ("typical_p", -1),
         ("top_k", 1.5),
+        ("top_k", -2),
         ("top_k", 2**40),
         ("top_k", True),
         ("repeat_penalty", 0),
         ("repeat_penalty", -1.0),
-        ("repeat_last_n", -1),
+        ("repeat_last_n", -2),
         ("repeat_last_n", 2**31 - 1),
         ("presence_penalty", math.inf),
         ("frequency_penalty", math.nan),
@@ -82,8 +85,42 @@ def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
     assert "\n" not in str(err.value)
 
 
-def test_a_negative_temperature_is_greedy_as_in_llama_cpp(ctx: Context) -> None:
-    assert generate(ctx, temp=-1.0) == generate(ctx, temp=0.0)
+@pytest.mark.parametrize("temp", [1e-7, 1e-40, 5e-324])
+def test_a_temperature_too_small_to_divide_by_is_greedy(ctx: Context, temp: float) -> None:
+    assert generate(ctx, temp=temp) == generate(ctx, temp=0)
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temp": 1e-6},
+        {"temp": 100},
+        {"repeat_penalty": 0.01},
+        {"repeat_penalty": 100},
+        {"presence_penalty": -100, "frequency_penalty": -100, "temp": 1e-6},
+        {"presence_penalty": 100, "frequency_penalty": 100, "repeat_last_n": -1},
+        {"top_p": 0},
+        {"typical_p": 0},
+        {"min_p": 1},
+        {"logit_bias": {5: 1e9, 6: -1e9}, "temp": 1e-6},
+    ],
+    ids=str,
+)
+def test_the_ends_of_the_ranges_give_tokens(ctx: Context, extreme: dict[str, Any]) -> None:
+    """Nothing overflows: equal draws give equal tokens, all of the vocabulary."""
+    tokens = generate(ctx, 40, seed=3, **extreme)
+    assert tokens == generate(ctx, 40, seed=3, **extreme)
+    assert all(0 <= token < ctx.model.n_vocab for token in tokens)
+    if "logit_bias" in extreme:
+        assert set(tokens) == {5}
+
+
+def test_penalties_of_the_whole_text(ctx: Context) -> None:
+    """-1 looks back as far as the text goes, as llama.cpp's."""
+    strong: dict[str, Any] = {"temp": 0, "repeat_penalty": 1.5, "presence_penalty": 3.0}
+    whole = generate(ctx, 90, repeat_last_n=-1, **strong)
+    assert whole == generate(ctx, 90, repeat_last_n=4000, **strong)
+    assert whole != generate(ctx, 90, repeat_last_n=8, **strong)
 
 
 def test_grammar_and_schema_exclude_each_other() -> None:
@@ -382,14 +419,20 @@ def test_a_grammar_needs_a_token_to_end_with(model: Model, monkeypatch: pytest.M
 
 
 def test_defaults_of_the_model_file(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert model_defaults(model) == {}
+    told: list[str] = []
+    assert model_defaults(model, told.append) == {}
     file = {
         "general.sampling.temp": "0.600000",
-        "general.sampling.top_k": "20",
+        "general.sampling.top_k": "20.000000",
         "general.sampling.penalty_last_n": "not a number",
     }
     monkeypatch.setattr(Model, "metadata", lambda self, key: file.get(key))
-    assert model_defaults(model) == {"temp": 0.6, "top_k": 20}
+    assert told == []
+    assert model_defaults(model, told.append) == {"temp": 0.6, "top_k": 20}
+    assert told == [
+        f"{model.path.name}: general.sampling.penalty_last_n is 'not a number', not a whole number "
+        "within -1 to 1048576: passed over"
+    ]
 
 
 @pytest.mark.parametrize(("grammar", "n_native"), [(None, 1), ("root ::= [a]", 2)])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from scope_cpp.engine.sampling_params import RANGES
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 
@@ -77,7 +78,7 @@ def parse_options(values: Mapping[str, Any], others: tuple[str, ...] = ()) -> Op
     ------
     UsageError
         For a key that is unknown, of the whole run, or given under two names; a value of the wrong
-        kind. Ranges are checked where the value is used.
+        kind, or a sampling value out of its range.
     """
     found: dict[str, Values] = {"row": {}, "settings": {}, "sampling": {}}
     given: dict[tuple[str, str], str] = {}
@@ -164,6 +165,19 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
+def _sampling(field: str) -> Callable[[str, Any], Any]:
+    """Return what reads a sampling value; its errors name the key as it was written."""
+    allowed = RANGES[field]
+    kind = _whole if allowed.kind is int else _number
+
+    def read(name: str, value: Any) -> Any:
+        number = kind(name, value)
+        allowed.check(name, number)
+        return number
+
+    return read
+
+
 def _length(name: str, value: Any) -> int:
     n = _whole(name, value)
     if n != NO_LIMIT and n < 1:
@@ -231,16 +245,7 @@ def _biases(name: str, value: Any) -> dict[int, float]:
 
 
 _SAMPLING: dict[str, Callable[[str, Any], Any]] = {
-    "temp": _number,
-    "top_k": _whole,
-    "top_p": _number,
-    "min_p": _number,
-    "typical_p": _number,
-    "repeat_penalty": _number,
-    "repeat_last_n": _whole,
-    "presence_penalty": _number,
-    "frequency_penalty": _number,
-    "seed": _whole,
+    **{field: _sampling(field) for field in RANGES},
     "grammar": _text,
     "json_schema": _schema,
     "logit_bias": _biases,
@@ -259,7 +264,7 @@ _LENGTH = _Key("row", "n_predict", _length)
 _KEYS: dict[str, _Key] = {
     **{name: _Key("sampling", name, read) for name, read in _SAMPLING.items()},
     **{name: _Key("settings", name, read) for name, read in _SETTINGS.items()},
-    "temperature": _Key("sampling", "temp", _number),
+    "temperature": _Key("sampling", "temp", _SAMPLING["temp"]),
     "n_predict": _LENGTH,
     "max_tokens": _LENGTH,
     "max_completion_tokens": _LENGTH,
