@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_MOST_CELLS = 2**31 - 1  # llama.cpp counts them, and positions, in 32 bits
+
 
 class Row(NamedTuple):
     """A token of a batch: its position, its sequence, and whether its logits are wanted."""
@@ -38,11 +40,13 @@ class Context(Closable):
     """Owns a ``llama_context`` and one reusable batch; a context manager."""
 
     def __init__(self, model: Model, params: ContextParams) -> None:
+        self._threads: ThreadPoolExecutor | None = None
         super().__init__("the context", "make another one", model)
         self.model = model
         self.params = params
         self.n_recorded = 0
-        self._threads: ThreadPoolExecutor | None = None
+        if params.n_cells > _MOST_CELLS:
+            raise ScopeError(f"no context of {params.n_cells} cells: at most {_MOST_CELLS}")
         begin_computing()
         logs.clear()
         needs = model.ptr

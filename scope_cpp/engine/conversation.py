@@ -95,6 +95,7 @@ class Conversation(Closable):
         stop: Sequence[str] = (),
         warn: Warn = warnings.warn,
     ) -> None:
+        self._open: Answer | None = None
         super().__init__("the conversation", "open another one", model)
         settings, sampling = settings or Settings(), sampling or SamplingParams()
         if n_predict is not None and n_predict < 1:
@@ -105,7 +106,6 @@ class Conversation(Closable):
         TextStream(self.stop)
         self._messages = _system_message(system)
         self._attempts: list[int] = []
-        self._open: Answer | None = None
         self._clock = Clock()
         self._warned_length = False
         capacity = conversation_cells(settings, model)

@@ -159,7 +159,7 @@ class Closable:
                 pass
 
     def _release(self) -> None:
-        """Let go of what is held beside the pointer; may be called again."""
+        """Let go of what is held beside the pointer; may be called again, or while it is made."""
 
     def _checked(self, pointer: P | None) -> P:
         """Return a pointer of this, if it is open."""

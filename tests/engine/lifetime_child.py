@@ -384,6 +384,27 @@ def two_threads_at_one_handle() -> None:
             assert all("another thread is iterating" in str(err) for err in said), said
 
 
+def what_was_never_made() -> None:
+    """A traceback keeps what a wrong setting left unfinished; its model is closed meanwhile."""
+    makes: list[Callable[[Model], Any]] = [
+        lambda model: generation(model, n_predict=0),
+        lambda model: generation(model, stop=[""]),
+        lambda model: Conversation(model, n_predict=0),
+        lambda model: Conversation(model, stop=[""]),
+        lambda model: ParallelEngine(model, n_parallel=0, n_cells=9),
+        lambda model: Sampler(model, SamplingParams(grammar="root =")),
+        lambda model: Context(model, ContextParams(n_cells=2**50)),
+    ]
+    for make in makes:
+        model = load()
+        try:
+            make(model)
+        except ScopeError:
+            model.close()
+        else:
+            raise AssertionError("it was made")
+
+
 def an_error_leaves_a_with_block() -> None:
     made = None
     try:
@@ -508,6 +529,7 @@ TOGETHER = (
     every_use_after_its_model,
     every_use_after_close,
     null_is_no_context,
+    what_was_never_made,
     an_error_leaves_a_with_block,
     a_ctrl_c_ends_a_generation,
     two_threads_at_one_handle,

@@ -145,7 +145,7 @@ def test_a_running_conversation_takes_over_what_was_saved(
         tokens(second, "something else")
         replaced = second.context
         second.load(tmp_path / "s")
-        assert replaced.ptr is None  # its cells are free
+        assert replaced.closed  # its cells are free
         assert second.stats.cells_capacity == fields["budget"]
         assert followed(second) == expected
 

@@ -88,8 +88,11 @@ class ParallelEngine(Closable):
         prefix_cells: int = 0,
         warn: Warn = warnings.warn,
     ) -> None:
-        super().__init__("the engine", "make another one", model)
         self._turn = threading.RLock()
+        self._rows: dict[Hashable, Row] = {}
+        self._waiting: deque[Row] = deque()
+        self._running: list[Row] = []
+        super().__init__("the engine", "make another one", model)
         self.settings = settings or Settings()
         self.model, self._warn = model, warn
         self._warned: set[str] = set()
@@ -97,9 +100,6 @@ class ParallelEngine(Closable):
         self.n_generated = 0
         self._n_evicted = 0
         self._room = Room(n_cells, n_parallel, self.settings)
-        self._rows: dict[Hashable, Row] = {}
-        self._waiting: deque[Row] = deque()
-        self._running: list[Row] = []
         self._said: list[Event] = []
         bounds = self.settings.policies()[0].name != "full"
         resolved = attention.resolve(self.settings, model, bounded=bounds and n_parallel == 1)
