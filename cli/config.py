@@ -6,6 +6,7 @@ Its values become the defaults of the command line, below flags and environment 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -56,14 +57,16 @@ def _keys(command: Any) -> dict[str, str]:
 
 def _load(path: str) -> dict[str, Any]:
     from scope_cpp.errors import UsageError
+    from scope_cpp.texts import NotText, decode
 
     toml = _parser()
     try:
-        with open(path, "rb") as file:
-            return dict(toml.load(file))
+        return dict(toml.loads(decode(Path(path).read_bytes())))
     except OSError as err:
         raise UsageError(f"--config {path}: {err.strerror}") from None
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as err:
+    except NotText as err:
+        raise UsageError(f"--config {path}: {err}") from None
+    except (ValueError, RecursionError) as err:
         raise UsageError(f"--config {path} is not valid TOML: {err}") from None
 
 

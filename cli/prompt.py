@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scope_cpp.errors import UsageError
+from scope_cpp.texts import NotText, decode
 
 from .flags import PromptFlags
 
@@ -102,21 +103,15 @@ def read_text(flag: str, path: str) -> str:
         If it can't be read or is not UTF-8.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8")
-    except (OSError, ValueError) as err:
-        raise UsageError(f"{flag} {path}: {_cause(err)}") from None
+        return decode(Path(path).read_bytes())
+    except (OSError, ValueError) as err:  # ValueError: no text, or a NUL character in the path
+        raise UsageError(f"{flag} {path}: {getattr(err, 'strerror', None) or err}") from None
 
 
 def _stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("there is no prompt: give -p TEXT or -f FILE, or pipe a text in")
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except ValueError as err:
-        raise UsageError(f"stdin: {_cause(err)}") from None
-
-
-def _cause(err: OSError | ValueError) -> str:
-    if isinstance(err, UnicodeDecodeError):
-        return f"byte {err.start} is not UTF-8: give a text file in UTF-8"
-    return str(getattr(err, "strerror", None) or err)
+        return decode(sys.stdin.buffer.read())
+    except NotText as err:
+        raise UsageError(f"stdin: {err}") from None

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from scope_cpp.errors import UsageError
+from scope_cpp.texts import NotText, decode
 
 # No budget holds the tokens of a larger text
 MOST_BYTES = 16 * 1024 * 1024
@@ -31,14 +32,10 @@ def read_text_file(path: Path) -> str:
     data = _read(path)
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path} has more than {MOST_BYTES >> 20} MiB: no budget holds that text")
-    if b"\0" in data:
-        raise UsageError(f"{path} is a binary file: give a text file in UTF-8")
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as err:
-        raise UsageError(
-            f"{path}: byte {err.start} is not UTF-8: give a text file in UTF-8"
-        ) from None
+        text = decode(data)
+    except NotText as err:
+        raise UsageError(f"{path}: {err}") from None
     if not text.strip():
         raise UsageError(f"{path} is empty")
     return text

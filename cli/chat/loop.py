@@ -118,6 +118,7 @@ class Chat:
         self.attached: list[str] = []
         self.own_files = set() if session is None else {session}
         self._interrupted = False
+        self._unsaved = False
         self._editing = False
         self._line = ""  # what the next line begins with
 
@@ -131,7 +132,7 @@ class Chat:
             return left.code
         if outcome.error is not None:
             return outcome.error.exit_code
-        return INTERRUPTED if self._interrupted else 0
+        return INTERRUPTED if self._interrupted else int(self._unsaved)
 
     def run(self, editor: Editor, first: str | None = None) -> int:
         """Talk until the user leaves; return the exit code."""
@@ -147,7 +148,7 @@ class Chat:
         except Leave as left:
             code = left.code
         self._save_at_end()
-        return code
+        return code or int(self._unsaved)
 
     def _step(self, editor: Editor) -> None:
         """Read a line and do what it says."""
@@ -326,6 +327,9 @@ class Chat:
             self.save(path)
         except (ScopeError, OSError) as err:
             terminal.error(f"the session is not saved: {err}")
+            self._unsaved = True
+        else:
+            self._unsaved = False
 
     def _save_at_end(self) -> None:
         if self.session is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ import typer
 
 from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.session_file import check_writable
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 
 from .. import convert
 from ..flags import BudgetFlags, ComputeFlags, LengthFlags, PolicyFlags, SamplingFlags
@@ -103,7 +105,12 @@ class Opening:
         ------
         UsageError
             For a value out of range, or a file that can't be read.
+        ScopeError
+            If the session can't be saved.
         """
+        session = None if talk.session is None else path_of(talk.session)
+        if session is not None:
+            _require_writable(session)
         given = {name for name in ctx.params if _is_given(ctx, name)}
         return cls(
             settings=convert.settings(budget, policy, compute),
@@ -118,7 +125,7 @@ class Opening:
                 "--chat-template", talk.chat_template, "--chat-template-file",
                 talk.chat_template_file,
             ),
-            session=None if talk.session is None else path_of(talk.session),
+            session=session,
             given=frozenset(given),
         )  # fmt: skip
 
@@ -181,6 +188,18 @@ class Opening:
 
     def _gave(self, name: str) -> bool:
         return name in self.given or f"{name}_file" in self.given
+
+
+def _require_writable(session: Path) -> None:
+    """Refuse a session that can't be saved, before anything is said.
+
+    A file that is no session is left to who takes it up.
+    """
+    try:
+        check_writable(session)
+    except ScopeError as err:
+        if not os.path.isfile(session) or not isinstance(err, UsageError):
+            raise ScopeError(f"--session: {err}") from None
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scope_cpp.errors import ScopeError
-from scope_cpp.files import cannot_write, lock
+from scope_cpp.files import behind_links, cannot_write, lock, open_own, sync_folder
 
 
 class LineFile:
@@ -20,6 +20,8 @@ class LineFile:
     Parameters
     ----------
     path : Path
+    named : bool
+        Whether the user named it: a link is followed then, and refused otherwise.
 
     Raises
     ------
@@ -27,16 +29,17 @@ class LineFile:
         If it can't be written, or another process holds it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, named: bool = False) -> None:
         self.path = path
+        file = behind_links(path) if named else path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._descriptor = open_own(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as err:
             cannot_write(path, err)
         if not lock(self._descriptor):
             os.close(self._descriptor)
             raise ScopeError(f"{path}: another process writes to it: let it finish")
-        sync_folder(path)
+        sync_folder(path.parent)
 
     def __enter__(self) -> LineFile:
         return self
@@ -112,13 +115,3 @@ class LineFile:
             os.ftruncate(self._descriptor, size)
         except OSError as err:
             cannot_write(self.path, err)
-
-
-def sync_folder(path: Path) -> None:
-    """Let a file's name survive a loss of power, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -10,6 +10,7 @@ from scope_cpp.batch.input_lines import MOST_LINE, Line
 from scope_cpp.batch.openai import Body, read_body, read_request
 from scope_cpp.batch.rows import INVALID_LINE, INVALID_REQUEST, Failure, Row, digest_of
 from scope_cpp.errors import UsageError
+from scope_cpp.texts import NotText, require_utf8
 
 
 def jsonl(found: Iterable[Line]) -> Iterator[Row]:
@@ -45,9 +46,9 @@ def bad_line(index: int, line: Line) -> Row | None:
     if line.too_long:
         return invalid(index, line, f"is longer than {MOST_LINE} bytes: shorten it")
     try:
-        line.data.decode()
-    except UnicodeDecodeError as err:
-        return invalid(index, line, f"is not UTF-8 (byte {err.start}): save it as UTF-8")
+        require_utf8(line.data)
+    except NotText as err:
+        return invalid(index, line, f"can't be read: {err}")
     return None
 
 

@@ -120,7 +120,7 @@ class FileSink:
         self.kept: dict[str, bytes] = {}
         self.n_before = 0
         self._seen: dict[str, Seen] = {}
-        self._file = LineFile(path)
+        self._file = LineFile(path, named=True)
         self._early: LineFile | None = None
 
     def __enter__(self) -> FileSink:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.files import behind_links, replacing
 
 PANELS = (
     ("tokens_per_second", "tokens per second"),
@@ -29,8 +30,7 @@ def check(path: str) -> None:
     """
     figure = _figure_class()
     formats = import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
-    suffix = Path(path).suffix.lstrip(".").lower()
-    if suffix not in formats:
+    if _form(path) not in formats:
         raise UsageError(f"--plot {path}: name it *.png, or one of {', '.join(sorted(formats))}")
     if not Path(path).absolute().parent.is_dir() or figure is None:
         raise UsageError(f"--plot {path}: there is no such folder")
@@ -62,7 +62,11 @@ def save(records: Sequence[Record], path: str) -> None:
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
-    figure.savefig(path, dpi=150)
+    try:
+        with replacing(behind_links(path)) as file:
+            figure.savefig(file, dpi=150, format=_form(path))
+    except OSError as err:
+        raise ScopeError(f"--plot {path} cannot be written: {err.strerror or err}") from None
 
 
 def curves(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -73,6 +77,10 @@ def curves(records: Sequence[Record]) -> dict[str, list[Record]]:
         if drawn and record["ms"] is not None:
             found.setdefault(_name(record), []).append(record)
     return {name: sorted(points, key=lambda p: p["depth"]) for name, points in found.items()}
+
+
+def _form(path: str) -> str:
+    return Path(path).suffix.lstrip(".").lower()
 
 
 def _name(record: Record) -> str:

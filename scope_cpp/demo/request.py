@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from scope_cpp.demo.sheet import Sheet, make_sheets
 from scope_cpp.errors import UsageError
 from scope_cpp.reference.task import MIXES, ReferenceSample, Size, make_samples, read_samples
+from scope_cpp.texts import NotText, decode
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
@@ -92,9 +93,12 @@ class Request:
     def _read(self, mix: str) -> list[ReferenceSample]:
         path = str(self.sheets_file)
         try:
+            decode(Path(path).read_bytes())
             samples = read_samples(Path(path))
         except OSError as err:
             raise UsageError(f"--sheets {path}: {err.strerror}") from None
+        except NotText as err:
+            raise UsageError(f"--sheets {path}: {err}") from None
         except ValueError as err:
             raise UsageError(f"--sheets {err}") from None
         chosen = [sample for sample in samples if sample.mix == mix][: self.n_samples]

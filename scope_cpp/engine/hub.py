@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.files import open_own
 
 Notify = Callable[[str], None]
 
@@ -241,7 +243,8 @@ def _fill(hub: Any, url: str, blob: Path, size: int) -> None:
             f"{(size - done) / 2**20:.1f} MiB are to be downloaded, {free / 2**20:.1f} MiB are free"
             f" in {blob.parent}: free some, or set HF_HOME to a folder on another disk"
         )
-    with partial.open("ab") as file:
+    # the name is known beforehand: what a link there leads to is not ours to write
+    with os.fdopen(open_own(partial, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
         hub.file_download.http_get(
             url,
             file,

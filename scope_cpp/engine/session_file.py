@@ -17,15 +17,13 @@ file can compute them, so what the header and the arrays *say* is checked by who
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import stat
 import struct
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.files import behind_links, check_replaceable, replacing
 
 MAGIC = b"SCOPECHT"
 VERSION = 2
@@ -72,7 +71,8 @@ class Member:
 def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a file so that at any moment either the old one or the whole new one is there.
 
-    It can be read by its owner only. A file that is something else is not replaced.
+    A new one can be read by its owner only; an old one keeps its mode. A file that is something
+    else is not replaced. A link is followed.
 
     Raises
     ------
@@ -85,20 +85,39 @@ def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, NDAr
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     start = _start(path, header, contiguous)
     try:
-        with _replacing(target) as file:
+        with replacing(target, private=True) as file:
             file.write(start)
             for array in contiguous.values():
                 file.write(_bytes_of(array))
     except OSError as err:
-        raise ScopeError(
-            f"{path} cannot be written: {err.strerror or err}; save it elsewhere"
-        ) from None
+        raise _unwritable(path, err) from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise what `write` would raise for this path; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        If `path` can't be a file of ours.
+    ScopeError
+        If there is no permission.
+    """
+    target = _target(path)
+    try:
+        check_replaceable(target)
+    except OSError as err:
+        raise _unwritable(path, err) from None
+
+
+def _unwritable(path: str | Path, err: OSError) -> ScopeError:
+    return ScopeError(f"{path} cannot be written: {err.strerror or err}; save it elsewhere")
 
 
 def _target(path: str | Path) -> Path:
     """Return the file behind links, after a look at what it is now."""
     try:
-        target = Path(os.path.realpath(path))
+        target = behind_links(path)
         if target.is_dir():
             raise UsageError(f"{path} is a directory: name a file in it")
         if not target.parent.is_dir():
@@ -136,33 +155,6 @@ def _start(
         raise ScopeError(f"{path} cannot be written: the messages are over {_LARGEST_HEADER} bytes")
     start = _START.pack(MAGIC, VERSION, len(text))
     return start + bytes.fromhex(_digest(start, text)) + text
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `target` when all went well."""
-    # the name is short whatever the target's; mode 0600
-    descriptor, name = tempfile.mkstemp(prefix=".scope-", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    with contextlib.suppress(OSError):  # not all file systems can; the file itself is safe
-        _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

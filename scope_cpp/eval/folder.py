@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.record import Prediction
-from scope_cpp.files import FORMAT, cannot_write, dump, lock, read_json, replace
+from scope_cpp.files import FORMAT, cannot_write, dump, lock, open_own, read_json, replace
 
 _NEEDED = ("model", "task", "items", "seed", "template", "temp", "rows", "versions")
 
@@ -171,7 +171,7 @@ class RunFolder:
         """
         path = self.path / PREDICTIONS
         try:
-            file = path.open("ab")
+            file = os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
         except OSError as err:
             cannot_write(path, err)
         with file:

@@ -16,6 +16,7 @@ from scope_cpp.figures.marks import Marks
 from scope_cpp.figures.runs import Record, numbered, open_run
 from scope_cpp.figures.table import Table
 from scope_cpp.reference.shipped import model_label
+from scope_cpp.texts import NotText, decode
 
 MIB = 2**20
 
@@ -198,10 +199,12 @@ def _range(record: Record) -> Sequence[float]:
 
 def _read(path: Path) -> Record:
     try:
-        report = json.loads(path.read_bytes())
+        report = json.loads(decode(path.read_bytes()))
     except OSError as err:
         raise UsageError(f"{path}: {err.strerror}") from None
-    except ValueError as err:
+    except NotText as err:
+        raise UsageError(f"{path}: {err}") from None
+    except (ValueError, RecursionError) as err:
         raise UsageError(
             f"{path} is no JSON ({err}): give a file of 'scope bench -o json'"
         ) from None

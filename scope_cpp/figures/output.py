@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import BinaryIO
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.figures import style
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
+from scope_cpp.files import behind_links, replacing
 
 WIDTH = 80
 _LETTERS = 92  # of a line of the heading, in a picture
@@ -83,12 +87,23 @@ def write(figure: Figure, to: Target) -> list[Path]:
         with style.canvas(figure.size) as drawn:
             figure.draw(drawn)
             drawn.suptitle(_heading(figure, _LETTERS), x=0.01, ha="left")
-            style.save(drawn, str(to.picture), _form(to.picture))
+            with _replacing(to.picture) as file:
+                style.save(drawn, file, _form(to.picture))
         written.append(to.picture)
     if to.numbers is not None:
-        to.numbers.write_text(figure.table().csv(), encoding="utf-8")
+        with _replacing(to.numbers) as file:
+            file.write(figure.table().csv().encode())
         written.append(to.numbers)
     return written
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with replacing(behind_links(path)) as file:
+            yield file
+    except OSError as err:
+        raise ScopeError(f"{path} cannot be written: {err.strerror or err}") from None
 
 
 def as_text(figure: Figure, marks: Marks, width: int = WIDTH) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, BinaryIO
 
 from scope_cpp.errors import ScopeError
 
@@ -122,6 +122,6 @@ def legend(canvas: Any, *args: Any, handlelength: float = 3.5) -> None:
         drawn.remove()
 
 
-def save(drawn: Any, path: str, form: str) -> None:
+def save(drawn: Any, file: BinaryIO, form: str) -> None:
     """Write a picture in one of `FORMATS`, the same bytes for the same numbers."""
-    drawn.savefig(path, format=form, dpi=DPI, metadata=_NO_DATES[form])
+    drawn.savefig(file, format=form, dpi=DPI, metadata=_NO_DATES[form])

@@ -227,7 +227,7 @@ def read_samples(path: Path | str) -> list[ReferenceSample]:
         If a line is no such object; the message names the line.
     """
     samples = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
         try:
             samples.append(_parse(json.loads(line), number))
         except (KeyError, TypeError, ValueError) as error:

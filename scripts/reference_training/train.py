@@ -15,6 +15,7 @@ from reference_training.curriculum import Curriculum
 from reference_training.data import KINDS, Batch
 from reference_training.model import Llama, Shape, structured_start
 from reference_training.muon import Muon
+from scope_cpp.files import replacing
 
 WARM_UP = 50
 SAVE_EVERY = 60.0
@@ -118,9 +119,8 @@ class Trainer:
             "tokens": self.tokens,
             "seconds": self.seconds,
         }
-        part = self.options.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.options.checkpoint)
+        with replacing(self.options.checkpoint) as file:
+            torch.save(state, file)
 
     def load(self) -> None:
         """Go on from the checkpoint."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope_cpp.batch import input_lines
+from scope_cpp.batch import input_lines, table
 from scope_cpp.batch.formats import find_format, read_rows
 from scope_cpp.batch.rows import Row
 from scope_cpp.errors import UsageError
@@ -100,7 +100,8 @@ def test_plain_text() -> None:
         ("9" * 5000, "invalid_line: line 1 is no JSON that can be read: Exceeds the limit"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"prompt": "x", "stop": ' + "[" * 900 + "]" * 900 + "}", "stop is"),
-        (b'{"prompt": "\xff"}', "invalid_line: line 1 is not UTF-8 (byte 12)"),
+        (b'{"prompt": "\xff"}', "line 1 can't be read: byte 12 is not UTF-8"),
+        (b'{"prompt": "\0"}', "line 1 can't be read: byte 12 is NUL"),
         ('{"id": true, "prompt": "x"}', "an id that is neither a text nor a whole number"),
         ('{"id": {}, "prompt": "x"}', "an id that is neither"),
         ('{"id": "", "prompt": "x"}', "an id that is neither"),
@@ -177,9 +178,11 @@ def test_a_bad_request_is_an_error_that_says_why(line: str, phrase: str) -> None
     ("text", "phrase"),
     [
         ("prompt,temp\nx\n", "line 2 has 1 cells, the header has 2"),
-        ('prompt\n"x"y\n', "line 2 is no line of a CSV file"),
-        ('prompt\n"x\ny\n', "line 2 is no line of a CSV file: unexpected end of data"),
-        (b"prompt\n\xe4\n", "line 2 is not UTF-8"),
+        ('prompt\n"x"y\n', 'line 2 has text behind a closing quote ("): write quotes within'),
+        ('prompt\n"x\ny\n', 'line 2 has a quote (") that is never closed: close it, or'),
+        (b"prompt\nx\ry\n", "line 2 has a carriage return that ends no line: save the file"),
+        (b"prompt\n\xe4\n", "line 2 can't be read: byte 0 is not UTF-8: save it as UTF-8"),
+        (b"prompt\na\0b\n", "NUL"),
         ("prompt,temp\nx,warm\n", 'temp is "warm"'),
         ("prompt,messages\nx,[]\n", "both given"),
         ("id,prompt\na,\n", "there is no prompt"),
@@ -196,10 +199,12 @@ def test_a_bad_line_of_a_csv_file(text: str | bytes, phrase: str) -> None:
         ("id;prompt\n1;x\n", "has no column 'prompt', but 'id;prompt'"),
         ("prompt,nonsense\n", "unknown column 'nonsense'"),
         ("prompt,prompt\n", "two columns are called 'prompt'"),
-        ('"prompt"x\n', "no line of a CSV file"),
+        ('"prompt"x\n', "the first line of the CSV file has text behind a closing quote"),
+        ("prömpt\nx\n".encode("latin-1"), "byte 2 is not UTF-8: save it as UTF-8"),
+        ("prompt\nx\n".encode("utf-16-le"), "NUL"),
     ],
 )
-def test_a_bad_header_is_a_wrong_request(text: str, phrase: str) -> None:
+def test_a_bad_header_is_a_wrong_request(text: str | bytes, phrase: str) -> None:
     with pytest.raises(UsageError, match="^.*$") as caught:
         read(text, "csv")
     assert phrase in str(caught.value)
@@ -273,8 +278,49 @@ def test_the_format_is_known_by_ending_and_first_line(tmp_path: Path) -> None:
         find_format(None, "xml")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "openai", "csv", "text"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_of_another_encoding_is_a_wrong_request(form: str, encoding: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read("prompt\nx\n".encode(encoding), form)
+    name = encoding.upper()
+    assert str(caught.value) == (
+        f"the input can't be read: it is {name}, not UTF-8: save it as UTF-8"
+    )
+
+
+def test_a_byte_order_mark_of_utf_8_is_passed_over() -> None:
+    assert [row.prompt for row in read("\ufeffprompt\nä\n", "csv")] == ["ä"]
+    assert [row.prompt for row in read("\ufeffä\n", "text")] == ["ä"]
+    assert [row.prompt for row in read('\ufeff{"prompt": "ä"}')] == ["ä"]
+
+
+def test_line_ends_of_old_macs() -> None:
+    assert [row.prompt for row in read("prompt,temp\rx,1\r\ry,2\r", "csv")] == ["x", "y"]
+    assert [row.prompt for row in read("one\r\rtwo", "text")] == ["one", "two"]
+    assert [row.line for row in read('{"prompt": "x"}\r{"prompt": "y"}\r')] == [1, 2]
+
+
+def test_a_csv_line_that_is_too_long_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within quotes, which do not stay open then; what follows is read."""
+    monkeypatch.setattr(input_lines, "MOST_LINE", 40)
+    for cell in ("x" * 50, '"' + "x" * 50 + '"'):
+        bad, good = read(f"prompt,temp\n{cell},1\nz,2\n", "csv")
+        assert bad.error is not None and "line 2 is longer than" in bad.error.message
+        assert (good.line, good.prompt) == (3, "z")
+
+
+def test_a_csv_cell_of_many_lines_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MOST_LINE", 40)
+    bad, good = read('prompt\n"' + "x" * 30 + "\n" + "x" * 30 + '"\nz\n', "csv")
+    assert bad.error is not None and "line 2 has a cell of more than" in bad.error.message
+    assert good.prompt is not None
+
+
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "openai", "text"]))
 def test_no_bytes_are_too_strange(data: bytes, form: str) -> None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        return
     for row in read(data, form):
         assert row.error is not None or row.prompt is not None or row.messages is not None
 

@@ -54,6 +54,24 @@ def written(path: Path) -> Path:
     return path
 
 
+def test_links_beside_the_output_are_not_followed(path: Path, tmp_path: Path) -> None:
+    """Only the output itself is named by the user; a link there is followed."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "real.jsonl").touch()
+    path.symlink_to(tmp_path / "real.jsonl")
+    config_path(path).symlink_to(precious)
+    early_path(path).symlink_to(tmp_path / "nowhere")
+    with sink(path) as out:
+        out.open(config(ordered=True))
+        out.put(record(0))
+        with pytest.raises(ScopeError, match="it is a link, which is not followed here"):
+            out.keep_line(b"{}\n")
+    assert precious.read_text() == "precious" and not config_path(path).is_symlink()
+    assert json.loads((tmp_path / "real.jsonl").read_text())["id"] == "r0"
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_what_is_there_is_known(written: Path) -> None:
     with sink(written) as out:
         out.open(config())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,52 @@ def test_a_prompt_that_is_not_utf8(run: Run, tiny: Path, tmp_path: Path) -> None
     file.write_bytes(b"caf\xe9")
     assert_refused(run("generate", tiny, "-f", file), 2, "latin1.txt: byte 3 is not UTF-8")
     assert_refused(run("generate", tiny, "-f", tmp_path / "no.txt"), 2, "no.txt: No such file")
+
+
+TEXT_FILES: dict[str, list[Any]] = {
+    "-f": ["generate", "MODEL", "-f"],
+    "--chat-template-file": ["generate", "MODEL", "-p", "x", "--chat-template-file"],
+    "--grammar-file": ["generate", "MODEL", "-p", "x", "--grammar-file"],
+    "--config": ["generate", "MODEL", "-p", "x", "--config"],
+    "--system-prompt-file": ["chat", "MODEL", "-p", "x", "-st", "-sysf"],
+    "-i": ["batch", "MODEL", "-o", "-", "--format", "csv", "-i"],
+    "--api-key-file": ["serve", "MODEL", "--api-key-file"],
+    "--sheets": ["demo", "--sheets"],
+    "--data": ["eval", "run", "MODEL", "--task", "perplexity", "--data"],
+    "report": ["plot", "cost"],
+}
+
+
+@pytest.mark.parametrize("flag", TEXT_FILES)
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("prompt\nä\n".encode("utf-16"), "it is UTF-16, not UTF-8: save it as UTF-8"),
+        ("prömpt\n".encode("latin-1"), "byte 2 is not UTF-8: save it as UTF-8"),
+        (b"p\0\n", "byte 1 is NUL, as in UTF-16 or in a binary file: save it as UTF-8"),
+    ],
+    ids=["UTF-16", "Latin-1", "NUL"],
+)
+def test_a_text_file_that_is_not_utf8(
+    run: Run, tiny: Path, tmp_path: Path, flag: str, data: bytes, reason: str
+) -> None:
+    file = tmp_path / "text"
+    file.write_bytes(data)
+    command = [tiny if arg == "MODEL" else arg for arg in TEXT_FILES[flag]]
+    result = run(*command, file)
+    assert_refused(result, 1 if flag == "--data" else 2, reason)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(
+    generate: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    plain, marked, config = (tmp_path / name for name in ("plain", "marked", "config"))
+    plain.write_text("the cat", encoding="utf-8")
+    marked.write_text("the cat", encoding="utf-8-sig")
+    config.write_text("seed = 3\n", encoding="utf-8-sig")
+    told = [generate("-f", file, "-n", 4, "--config", config) for file in (plain, marked)]
+    assert told[0]["text"] == told[1]["text"]
+    assert told[0]["usage"]["prompt_tokens"] == told[1]["usage"]["prompt_tokens"]
 
 
 def test_a_prompt_larger_than_the_budget_names_both_ways_out(run: Run, tiny: Path) -> None:

@@ -20,7 +20,7 @@ from scope_cpp.engine.conversation import Conversation, Pool
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 
 from .conftest import TEMPLATE, Run, assert_refused, spawn
 
@@ -115,6 +115,66 @@ def test_a_session_is_taken_up(run: Run, tiny: Path, tmp_path: Path) -> None:
         assert "leave the flag out" in refused.stderr.splitlines()[-1]
     file.write_bytes(b"nonsense")
     assert_refused(run(*args, "-p", "x"), 2, str(file))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("missing/s.scope", "its folder does not exist; make it first"),
+        ("folder", "is a directory: name a file in it"),
+        ("/dev/null", "is no regular file"),
+        ("x" * 300, "File name too long"),
+        ("/proc/s.scope", "cannot be written"),
+    ],
+)
+def test_a_session_that_cannot_be_saved_is_refused_before_an_answer(
+    run: Run, tmp_path: Path, path: str, reason: str
+) -> None:
+    """Before the model is loaded, even: there is none here."""
+    (tmp_path / "folder").mkdir()
+    result = run("chat", tmp_path / "none.gguf", "--session", tmp_path / path, "-p", "Hi")
+    assert_refused(result, 1, reason)
+
+
+def test_a_session_with_a_nul_in_its_name(run: Run, tiny: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('session = "a\\u0000b"')
+    assert_refused(run("chat", tiny, "--config", config, "-p", "Hi"), 1, "null byte")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_session_that_finds_no_room_at_the_end(tiny: Path, run: Run, tmp_path: Path) -> None:
+    """The answer is there, the exit code is 1, and the session before it is as it was."""
+    import resource
+
+    file = tmp_path / "s.scope"
+    assert run("chat", tiny, "--session", file, *GREEDY, "-p", "One").exit_code == 0
+    before = file.read_bytes()
+    limit = len(before) // 2
+    process = spawn(
+        "chat", tiny, "--session", file, "-p", "Two",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert out
+    assert err.splitlines()[-1].startswith(b"error: the session is not saved: ")
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["s.scope"]
+
+
+def test_the_exit_code_is_that_of_the_last_try_to_save(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(self: Conversation, path: Path) -> None:
+        raise ScopeError("the disk is full")
+
+    saved = Conversation.save
+    monkeypatch.setattr(Conversation, "save", full)
+    code, _, err = talk("One", session=tmp_path / "s")
+    assert code == 1 and "the session is not saved: the disk is full" in err
+    monkeypatch.setattr(Conversation, "save", saved)
+    assert talk("Two", session=tmp_path / "s")[0] == 0
 
 
 def test_what_the_engine_refuses_is_one_line(run: Run, tiny: Path) -> None:
@@ -335,12 +395,13 @@ def test_ctrl_c_twice_at_the_prompt(talk: Talk) -> None:
 @pytest.mark.parametrize(
     ("content", "phrase"),
     [
-        (b"\x00\x01\x02", "binary"),
+        (b"\x00\x01\x02", "byte 0 is NUL, as in UTF-16 or in a binary file"),
+        ("hi".encode("utf-16"), "it is UTF-16, not UTF-8: save it as UTF-8"),
         (b"caf\xe9", "byte 3 is not UTF-8"),
         (b" \n", "is empty"),
         (b"x" * (MOST_BYTES + 1), "more than 16 MiB"),
     ],
-    ids=["binary", "latin-1", "blank", "huge"],
+    ids=["binary", "UTF-16", "latin-1", "blank", "huge"],
 )
 def test_files_that_are_no_text(tmp_path: Path, content: bytes, phrase: str) -> None:
     file = tmp_path / "file"

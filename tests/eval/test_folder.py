@@ -266,6 +266,19 @@ def test_a_config_that_lacks_something_is_named(finished: Path) -> None:
         RunFolder.open(finished)
 
 
+def test_links_in_a_folder_are_not_followed(finished: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    for name in ("metrics.json", "predictions.jsonl"):
+        (finished / name).rename(tmp_path / name)
+        (finished / name).symlink_to(precious)
+    folder = RunFolder.open(finished)
+    folder.write_metrics({"rows": []})
+    with pytest.raises(ScopeError, match="it is a link, which is not"), folder.writing():
+        pass
+    assert precious.read_text() == "precious"
+
+
 def test_two_runs_do_not_write_to_one_folder(model: Model, finished: Path) -> None:
     pytest.importorskip("fcntl")
     with (

@@ -192,7 +192,8 @@ def test_without_prompts_longproc_says_where_they_are(tmp_path: Path) -> None:
     ("data", "reason"),
     [
         (b"[1, 2", "is broken: no JSON"),
-        (b"\xff\xfe{\x00}\x00", r"no row .*\(line 1: not UTF-8\)"),
+        (b"\xff\xfe{\x00}\x00", "it is UTF-16, not UTF-8: save it as UTF-8"),
+        (b'{"a": "\xe4"}', r"no row .*\(line 1: not UTF-8\)"),
         (b"[" * 100_000, "is broken: nested too deeply"),
         (b'{"a":' * 100_000, r"\(line 1: nested too deeply\)"),
         (b"[]", r"\(it has none\)"),
@@ -208,9 +209,14 @@ def test_files_of_another_kind_are_errors(data: bytes, reason: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["perplexity", "needle"])
 def test_texts_are_utf_8(name: str, tmp_path: Path) -> None:
     path = tmp_path / "text"
-    path.write_bytes("Grüße".encode("latin-1"))
-    with pytest.raises(ScopeError, match=r"is not UTF-8 \(byte 2\): convert it"):
-        find(name).items(Source(path, tokenize=lambda text: [1]))
+    for encoding, reason in (
+        ("latin-1", "byte 2 is not UTF-8: save it as UTF-8"),
+        ("utf-16", "it is UTF-16, not UTF-8: save it as UTF-8"),
+        ("utf-16-le", "byte 1 is NUL"),
+    ):
+        path.write_bytes("Grüße".encode(encoding))
+        with pytest.raises(ScopeError, match=reason):
+            find(name).items(Source(path, tokenize=lambda text: [1]))
 
 
 def test_many_bad_rows_are_counted(tmp_path: Path) -> None:

@@ -117,6 +117,24 @@ def test_a_folder_that_can_not_be_written_to(here: Path) -> None:
         output.target("cost", "-", "locked/a.csv", False)
 
 
+def test_files_are_replaced_whole_and_links_that_the_user_names_are_followed(here: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (here / "real.png").write_bytes(b"old")
+    (here / "real.png").chmod(0o640)
+    (here / "a.png").symlink_to("real.png")
+    output.write(FIGURE, output.target("cost", "a.png", None, False))
+    assert (here / "a.png").is_symlink()
+    assert (here / "real.png").read_bytes().startswith(b"\x89PNG")
+    assert (here / "real.png").stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in here.iterdir()) == ["a.csv", "a.png", "real.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(here: Path) -> None:
+    with pytest.raises(ScopeError, match="/dev/full cannot be written: No space left on device"):
+        output.write(FIGURE, output.target("cost", "-", "/dev/full", False))
+
+
 def test_headings_are_wrapped() -> None:
     long = Cost(", ".join(["a-long-name.gguf"] * 12), FIGURE.methods)
     assert max(map(len, output.as_text(long, UNICODE).splitlines())) <= output.WIDTH

@@ -9,10 +9,10 @@ from typing import Any
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.task import Item, Source, Task
+from scope_cpp.texts import BOM, NotText, decode, require_mark
 
 Row = dict[str, Any]
 _MOST_WARNINGS = 5
-_BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 class BadRow(ValueError):
@@ -37,17 +37,21 @@ def data_path(task: Task, source: Source) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what is in a file.
+    """Return what is in a file, without a byte-order mark.
 
     Raises
     ------
     ScopeError
-        It cannot be read, or holds nothing.
+        It cannot be read, holds nothing, or has the byte-order mark of another encoding.
     """
     try:
         data = path.read_bytes()
+        require_mark(data)
     except OSError as error:
         raise ScopeError(f"{path} cannot be read: {error.strerror}") from error
+    except NotText as error:
+        raise ScopeError(f"{path}: {error}") from None
+    data = data.removeprefix(BOM)
     if not data.strip():
         raise ScopeError(f"{path} is empty: download it again")
     return data
@@ -62,9 +66,9 @@ def read_text(path: Path) -> str:
         It cannot be read, holds nothing, or is not UTF-8.
     """
     try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ScopeError(f"{path} is not UTF-8 (byte {error.start}): convert it") from None
+        text = decode(read_bytes(path))
+    except NotText as error:
+        raise ScopeError(f"{path}: {error}") from None
     return text.replace("\r\n", "\n")
 
 
@@ -75,9 +79,9 @@ def rows(path: Path, where: str = "") -> Iterator[tuple[str, Row | BadRow]]:
     `where` says where to get a good file, for the error.
     """
     data = read_bytes(path)
-    if data.removeprefix(_BOM.encode()).lstrip()[:1] == b"[":
+    if data.lstrip()[:1] == b"[":
         try:
-            entries = json.loads(data.decode("utf-8-sig"))
+            entries = json.loads(data.decode())
         except (ValueError, RecursionError) as error:
             raise ScopeError(f"{path} is broken: {_reason(error)}. {where}".rstrip()) from None
         yield from ((f"entry {n}", _object(entry)) for n, entry in enumerate(entries, start=1))
@@ -86,7 +90,7 @@ def rows(path: Path, where: str = "") -> Iterator[tuple[str, Row | BadRow]]:
         if not line.strip():
             continue
         try:
-            yield f"line {n}", _object(json.loads(line.decode("utf-8-sig")))
+            yield f"line {n}", _object(json.loads(line.decode()))
         except (ValueError, RecursionError) as error:
             yield f"line {n}", BadRow(_reason(error))
 
