@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .app import shows_first
 from .batch_flags import (
     BatchLengthFlags,
     BatchOutputFlags,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
+@shows_first("-i", "-o", "-n", "-np", "--cells", "--budget", "--policy", "--temp", "-ngl", "--json")
 def batch(
     ctx: typer.Context,
     model: ModelFlags,
@@ -41,7 +43,7 @@ def batch(
     ray: RayFlags,
     output: BatchOutputFlags,
 ) -> None:
-    """Run a file of prompts, many at once, and write a record of each; killed, it goes on.
+    """Run a file of prompts, several at once. A run that was stopped is resumed.
 
     scope batch model.gguf -i prompts.jsonl -o records.jsonl -n 500 --budget 512
     """

@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from . import completion
 from .flags import (
+    CACHE,
+    SAMPLING,
     BudgetFlags,
     ComputeFlags,
     Config,
@@ -17,6 +20,7 @@ from .flags import (
     Verbose,
 )
 from .groups import flag
+from .help_page import OUTPUT
 
 if TYPE_CHECKING:
     from scope_cpp.batch.asked import Asked
@@ -26,9 +30,9 @@ _files = partial(flag, "Input and output")
 _rows = partial(flag, "Rows")
 _at_once = partial(flag, "Rows at once")
 _prompt = partial(flag, "Prompt")
-_cache = partial(flag, "KV cache and eviction")
-_sampling = partial(flag, "Sampling (a model's own values replace these defaults)")
-_output = partial(flag, "Output")
+_cache = partial(flag, CACHE)
+_sampling = partial(flag, SAMPLING)
+_output = partial(flag, OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class FileFlags:
     source: Annotated[
         str | None,
         _files(
-            "--input-file", "-i", metavar="FILE", help="Rows: .jsonl, .csv or .txt; - is stdin."
+            "--input-file",
+            "-i",
+            metavar="FILE",
+            help="The prompts, one in each row of a .jsonl, .csv or .txt file; - is stdin.",
         ),
     ] = None
     output_file: Annotated[
@@ -47,7 +54,8 @@ class FileFlags:
             "--output-file",
             "-o",
             metavar="FILE",
-            help="Records, a JSON object a line; what is there is gone on with. - is stdout.",
+            help="Write one JSON object for each row to this file; - is stdout. An existing file"
+            " is resumed.",
         ),
     ] = None
     format: Annotated[
@@ -55,17 +63,24 @@ class FileFlags:
         _files(
             "--format",
             metavar="jsonl|openai|csv|text",
-            help="Of the input.",
-            show_default="by the ending; openai by its first line",
+            help="Format of the input.",
+            show_default="by the file's ending; openai by its first line",
         ),
     ] = None
     ordered: Annotated[
-        bool, _files("--ordered", help="Records in the order of the rows, else as finished.")
+        bool,
+        _files(
+            "--ordered",
+            help="Write records in the order of the rows. Otherwise they are written as they"
+            " finish.",
+        ),
     ] = False
     force: Annotated[
         bool,
         _files(
-            "--force", help="Go on with a file of another model, other flags or other rows too."
+            "--force",
+            help="Resume a file even if it was written by another model, with other options or"
+            " for other rows.",
         ),
     ] = False
 
@@ -74,11 +89,17 @@ class FileFlags:
 class WhichRowsFlags:
     """Which rows are run, and until when."""
 
-    limit: Annotated[int | None, _rows("--limit", min=1, metavar="N", help="Most rows.")] = None
+    limit: Annotated[
+        int | None, _rows("--limit", min=1, metavar="N", help="Run at most N rows.")
+    ] = None
     shuffle: Annotated[
-        bool, _rows("--shuffle", help="In an order drawn with --seed; takes all to memory.")
+        bool,
+        _rows(
+            "--shuffle",
+            help="Run the rows in an order drawn with --seed. All rows are read into memory.",
+        ),
     ] = False
-    fail_fast: Annotated[bool, _rows("--fail-fast", help="End with the first row that fails.")] = (
+    fail_fast: Annotated[bool, _rows("--fail-fast", help="Stop at the first row that fails.")] = (
         False
     )
 
@@ -94,8 +115,8 @@ class ParallelFlags:
             "-np",
             min=1,
             metavar="N",
-            help="Most rows at once; one begins when the cells that it may need are free.",
-            show_default="8, or fewer that fit into half of the free memory",
+            help="Most rows at once. A row begins when all cells that it may need are free.",
+            show_default="{batch.asked:MOST_ROWS}, or as many as fit into half of the free memory",
         ),
     ] = None
     cells: Annotated[
@@ -104,8 +125,8 @@ class ParallelFlags:
             "--cells",
             metavar="CELLS",
             help="KV cells of all rows together, never exceeded: 16k, 512MiB or auto.",
-            show_default="-np times what the largest row may need (of a stream: 8192), at most"
-            " half of the free memory",
+            show_default="-np times what the largest row may need ({engine.settings:CHAT_CELLS}"
+            " for rows from stdin), at most half of the free memory",
         ),
     ] = None
     prefix_cells: Annotated[
@@ -113,9 +134,9 @@ class ParallelFlags:
         _at_once(
             "--prefix-cells",
             metavar="CELLS",
-            help="Of these, most in which prompts of finished rows rest for rows that begin alike;"
-            " given up when a row needs them.",
-            show_default="the longest prompt's",
+            help="How many of these cells prompts of finished rows may keep, for rows that begin"
+            " with the same text. A row that needs the cells gets them.",
+            show_default="those of the longest prompt",
         ),
     ] = None
 
@@ -139,16 +160,20 @@ class TemplateFlags:
             "--system-prompt",
             "-sys",
             metavar="TEXT",
-            help="Begins chats that have none; implies --chat.",
+            help="A system message for chats that have none; implies --chat.",
         ),
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="JINJA", help="Instead of the model's."),
+        _prompt(
+            "--chat-template",
+            metavar="JINJA",
+            help="Use this chat template instead of the model's own.",
+        ),
     ] = None
     chat_template_file: Annotated[
         str | None,
-        _prompt("--chat-template-file", metavar="FILE", help="The same from a file."),
+        _prompt("--chat-template-file", metavar="FILE", help="Use the chat template in this file."),
     ] = None
 
 
@@ -161,7 +186,9 @@ class BatchPolicyFlags(PolicyFlags):
         _cache(
             "--option",
             metavar="KEY=VALUE",
-            help="An option of the policies (beta1=48), repeatable.",
+            complete=completion.options,
+            help="Set an option of the policies, such as beta1=48. Repeat it for several.",
+            show_default=False,
         ),
     ] = None
 
@@ -176,8 +203,9 @@ class BatchSamplingFlags(SamplingFlags):
             "--seed",
             "-s",
             metavar="N",
-            help="Each row's own comes of it and the row's id. -1 draws one.",
-            show_default="0",
+            help="Seed of the run. Each row's own seed is made of it and the row's id. -1 draws"
+            " one.",
+            show_default="{batch.asked:DEFAULT_SEED}",
         ),
     ] = None
 
@@ -193,13 +221,15 @@ class BatchLengthFlags:
             "--predict",
             "-n",
             metavar="N",
-            help="Longest output of a row; -1: no limit.",
-            show_default="to the length that the model was trained on",
+            help="Longest output of a row in tokens; -1 sets no limit.",
+            show_default="up to the length that the model was trained on",
         ),
     ] = None
     stop: Annotated[
         list[str] | None,
-        _output("--stop", metavar="TEXT", help="End before this text, repeatable."),
+        _output(
+            "--stop", metavar="TEXT", help="End an output before this text. Repeat it for several."
+        ),
     ] = None
 
 
@@ -209,7 +239,11 @@ class BatchOutputFlags:
 
     json: Annotated[
         bool,
-        _output("--json", help="Print the summary as a JSON object on stdout; -o -: on stderr."),
+        _output(
+            "--json",
+            help="Print the summary as one JSON object on stdout; on stderr if the records go to"
+            " stdout.",
+        ),
     ] = False
     verbose: Verbose = False
     config: Config = None
@@ -255,6 +289,7 @@ def defaults_of(
     UsageError
         For a value out of range, or a file that can't be read.
     """
+    from scope_cpp.batch.asked import DEFAULT_SEED
     from scope_cpp.batch.requests import Defaults
     from scope_cpp.engine.parallel.options import NO_LIMIT
     from scope_cpp.errors import UsageError
@@ -268,7 +303,7 @@ def defaults_of(
     values = convert.sampling_values(sampling)
     return Defaults(
         settings=convert.settings(budget, policy, compute),
-        seed=values.pop("seed", 0),
+        seed=values.pop("seed", DEFAULT_SEED),
         sampling=values,
         n_predict=n_predict,
         stop=tuple(length.stop or ()),

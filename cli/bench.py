@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from .app import shows_first
 from .bench_flags import BenchFlags, BenchOutputFlags, RowFlags
 from .flags import ComputeFlags, ModelFlags
 
 INTERRUPTED = 130
 
 
+@shows_first("--test", "-p", "-d", "-n", "-r", "--policy", "--beta", "-np", "-o", "-t")
 def bench(
     ctx: typer.Context,
     model: ModelFlags,
@@ -18,7 +20,7 @@ def bench(
     compute: ComputeFlags,
     output: BenchOutputFlags,
 ) -> None:
-    """Measure speed and memory of bounded caches beside the full one, in turns.
+    """Measure speed and memory of bounded caches and of the full cache, taking turns.
 
     scope bench model.gguf -d 4096,16384 --policy scope-slide,scope-discontinuous
     """

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from . import completion
 from .flags import ComputeFlags, Config, Verbose
-from .groups import flag
+from .groups import flag, given
+from .help_page import OUTPUT
 
 if TYPE_CHECKING:
     from scope_cpp.bench.request import Request
 
 _test = partial(flag, "Test")
-_rows = partial(flag, "Rows (lists: every combination is a row)")
-_output = partial(flag, "Output")
+_rows = partial(flag, "Rows (lists make a row for each combination)")
+_output = partial(flag, OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class BenchFlags:
         _test(
             "--test",
             metavar="KIND,...",
-            help="gen: a token at a depth. prompt: time to the first token. memory: the same cache "
-            "with a prompt that is read. turn: the tenth of a conversation. python: the share of "
-            "Python in a token. parallel: texts that are written at once.",
-            show_default="gen; with -np parallel",
+            complete=completion.lists_of("bench.request:TESTS"),
+            help="What to measure. gen: the next token at a depth. prompt: the time to the first"
+            " token. memory: gen, with a prompt that is read. turn: the tenth turn of a"
+            " conversation. python: the part of a token's time that Python takes. parallel: several"
+            " texts written at once.",
+            show_default="{bench.request:Request.tests}, or parallel with -np",
         ),
     ] = None
     n_parallel: Annotated[
@@ -38,8 +42,8 @@ class BenchFlags:
             "--parallel",
             "-np",
             metavar="N,...",
-            help="Texts to write at once.",
-            show_default="1,2,4,8",
+            help="Numbers of texts to write at once.",
+            show_default="{bench.request:Request.n_parallel}",
         ),
     ] = None
     n_prompt: Annotated[
@@ -48,8 +52,8 @@ class BenchFlags:
             "--n-prompt",
             "-p",
             metavar="N,...",
-            help="Tokens of the prompt.",
-            show_default="2048; parallel 512, python 64, turn 128",
+            help="Lengths of the prompt in tokens.",
+            show_default="{bench.request:N_PROMPT!each}",
         ),
     ] = None
     n_gen: Annotated[
@@ -58,8 +62,8 @@ class BenchFlags:
             "--n-gen",
             "-n",
             metavar="N",
-            help="Tokens of a repetition.",
-            show_default="32; memory 4, python 64",
+            help="Tokens that one repetition generates.",
+            show_default="{bench.request:N_GEN!each}",
         ),
     ] = None
     n_depth: Annotated[
@@ -68,8 +72,8 @@ class BenchFlags:
             "--n-depth",
             "-d",
             metavar="N,...",
-            help="Positions at which generation is measured, prompt included.",
-            show_default="the prompt and 2048; memory: and 8192",
+            help="Positions at which generation is measured; the prompt is a part of them.",
+            show_default="this many tokens after the prompt: {bench.request:N_OUTPUT!each}",
         ),
     ] = None
     repetitions: Annotated[
@@ -78,23 +82,32 @@ class BenchFlags:
             "--repetitions",
             "-r",
             metavar="N",
-            help="Repetitions, after one to warm up.",
-            show_default="5; memory 1",
+            help="Number of repetitions. One more goes before them to warm up.",
+            show_default="{bench.request:REPETITIONS!each}",
         ),
     ] = None
     fill: Annotated[
         str | None,
         _test(
             "--fill",
-            metavar="copy|read|decode",
-            help="How the cache gets to the depth: copies of a few cells, the same after a prompt "
-            "that is read, or token by token (for an attention loss that means something).",
-            show_default="copy; memory: read",
+            choices="bench.request:FILLS",
+            help="How the cache is filled up to the depth. copy: with copies of a few cells. read:"
+            " the prompt is read, then copies. decode: token by token, which gives an attention"
+            " loss that means something.",
+            show_default="{bench.request:FILL!each}",
         ),
     ] = None
     seed: Annotated[
-        int, _test("--seed", "-s", min=0, metavar="N", help="Of the random prompt.")
-    ] = 0
+        int | None,
+        _test(
+            "--seed",
+            "-s",
+            min=0,
+            metavar="N",
+            help="Seed of the random prompt.",
+            show_default="{bench.row:Compute.seed}",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -106,52 +119,92 @@ class RowFlags:
         _rows(
             "--policy",
             metavar="NAME[:KEY=VALUE]...,...",
-            help="Policies, each with options of its own, repeatable.",
-            show_default="scope-slide:interval=auto",
+            complete=completion.lists_of("policies:decode_policies"),
+            help="Policies, each with options of its own. Repeat it for several.",
+            show_default="{bench.request:DEFAULT_ROW}",
         ),
     ] = None
     prefill: Annotated[
-        str, _rows("--prefill", metavar="NAME,...", help="What of the prompt stays.")
-    ] = "full"
-    granularity: Annotated[
-        str,
+        str | None,
         _rows(
-            "--granularity", metavar="head|cell,...", help="Each KV head chooses, or one for all."
+            "--prefill",
+            metavar="NAME,...",
+            complete=completion.lists_of("policies:prefill_policies"),
+            help="Which cells of the prompt stay: {policies:prefill_policies}.",
+            show_default="{bench.request:Request.prefills}",
         ),
-    ] = "head"
+    ] = None
+    granularity: Annotated[
+        str | None,
+        _rows(
+            "--granularity",
+            metavar="{engine.settings:GRANULARITIES!bars},...",
+            complete=completion.lists_of("engine.settings:GRANULARITIES"),
+            help="Whether each KV head chooses its own cells, or one choice holds for all.",
+            show_default="{bench.request:Request.granularities}",
+        ),
+    ] = None
     option: Annotated[
         list[str] | None,
-        _rows("--option", metavar="KEY=VALUE", help="An option of all policies, repeatable."),
+        _rows(
+            "--option",
+            metavar="KEY=VALUE",
+            help="Set an option of all policies. Repeat it for several.",
+        ),
     ] = None
     beta: Annotated[
-        int, _rows("--beta", metavar="N", help="Cells of the output's pool, beside the prompt's.")
-    ] = 512
+        int | None,
+        _rows(
+            "--beta",
+            metavar="N",
+            help="Cells of the output, beside those of the prompt.",
+            show_default="{bench.request:Request.beta}",
+        ),
+    ] = None
     budget: Annotated[
         str | None,
         _rows("--budget", metavar="CELLS", help="Cells for prompt and output, instead of --beta."),
     ] = None
     flash_attn: Annotated[
-        str,
+        str | None,
         _rows(
             "--flash-attn",
             "-fa",
             metavar="on|off,...",
-            help="Of bounded rows; full ones are always measured with both.",
+            complete=completion.lists_of("bench.request:FLASH"),
+            help="Flash attention of bounded rows. The full cache is always measured with both.",
+            show_default="{bench.request:Request.flash}",
         ),
-    ] = "on,off"
+    ] = None
     type_k: Annotated[
-        str, _rows("--cache-type-k", "-ctk", metavar="TYPE", help="KV cache type of K.")
-    ] = "f16"
+        str | None,
+        _rows(
+            "--cache-type-k",
+            "-ctk",
+            metavar="TYPE",
+            choices="engine.kv_types:KV_TYPES",
+            help="Type in which K is stored: {engine.kv_types:KV_TYPES}.",
+            show_default="{bench.row:Compute.type_k}",
+        ),
+    ] = None
     type_v: Annotated[
-        str, _rows("--cache-type-v", "-ctv", metavar="TYPE", help="KV cache type of V.")
-    ] = "f16"
+        str | None,
+        _rows(
+            "--cache-type-v",
+            "-ctv",
+            metavar="TYPE",
+            choices="engine.kv_types:KV_TYPES",
+            help="Type in which V is stored; the same types.",
+            show_default="{bench.row:Compute.type_v}",
+        ),
+    ] = None
     stock: Annotated[
         str | None,
         _rows(
             "--stock",
             metavar="FOLDER",
-            help="An unpatched libllama for the full rows.",
-            show_default="ours, hooks off",
+            help="Measure the full cache with the unpatched libllama in this folder.",
+            show_default="our library, its hooks off",
         ),
     ] = None
     n_gpu_layers: Annotated[
@@ -161,12 +214,13 @@ class RowFlags:
             "--gpu-layers",
             "-ngl",
             metavar="N|auto|all",
-            help="Layers to offload.",
+            help="Number of layers that are computed on the GPU.",
+            show_default="all",
         ),
     ] = None
-    no_mmap: Annotated[bool, _rows("--no-mmap", help="Read the file instead of mapping it.")] = (
-        False
-    )
+    no_mmap: Annotated[
+        bool, _rows("--no-mmap", help="Read the file into memory instead of mapping it.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -175,13 +229,17 @@ class BenchOutputFlags:
 
     output: Annotated[
         Literal["md", "csv", "json", "jsonl"],
-        _output("--output", "-o", metavar="md|csv|json|jsonl", help="What stdout gets."),
+        _output("--output", "-o", metavar="md|csv|json|jsonl", help="Format of the report."),
     ] = "md"
     plot: Annotated[
         str | None,
-        _output("--plot", metavar="FILE.png", help="Draw speed and memory against the position."),
+        _output(
+            "--plot", metavar="FILE.png", help="Draw speed and memory by position into this file."
+        ),
     ] = None
-    progress: Annotated[bool, _output("--progress", help="Say on stderr what is measured.")] = False
+    progress: Annotated[
+        bool, _output("--progress", help="Say on stderr what is being measured.")
+    ] = False
     verbose: Verbose = False
     config: Config = None
 
@@ -192,7 +250,7 @@ def request_of(
     row: RowFlags,
     compute: ComputeFlags,
 ) -> Request:
-    """Return what the flags ask for.
+    """Return what the flags ask for; what they leave out has the request's defaults.
 
     Raises
     ------
@@ -204,34 +262,35 @@ def request_of(
 
     from .convert import gpu_layers
 
+    how = {**asdict(compute), "type_k": row.type_k, "type_v": row.type_v, "seed": test.seed}
+    lists = {
+        "tests": ("--test", test.tests or (None if test.n_parallel is None else "parallel")),
+        "flash": ("-fa", row.flash_attn),
+        "prefills": ("--prefill", row.prefill),
+        "granularities": ("--granularity", row.granularity),
+    }
+    asked: dict[str, Any] = {
+        "n_parallel": numbers("-np", test.n_parallel) or None,
+        "n_gen": test.n_gen,
+        "repetitions": test.repetitions,
+        "beta": row.beta,
+        "budget": row.budget,
+        "fill": test.fill,
+        "stock": row.stock,
+        **{key: names(name, text) for key, (name, text) in lists.items() if text is not None},
+    }
     return Request(
         Compute(
             path,
-            n_threads=compute.n_threads or 0,
-            n_threads_batch=compute.n_threads_batch or 0,
-            n_batch=compute.n_batch,
-            n_ubatch=compute.n_ubatch,
-            type_k=row.type_k,
-            type_v=row.type_v,
             n_gpu_layers=gpu_layers(row.n_gpu_layers),
             use_mmap=not row.no_mmap,
-            seed=test.seed,
+            **given(how),
         ),
-        tests=names("--test", test.tests or ("gen" if test.n_parallel is None else "parallel")),
         n_prompts=numbers("-p", test.n_prompt),
         depths=numbers("-d", test.n_depth),
-        n_parallel=numbers("-np", test.n_parallel) or (1, 2, 4, 8),
-        n_gen=test.n_gen,
-        repetitions=test.repetitions,
-        flash=names("-fa", row.flash_attn),
         policies=tuple(name for text in row.policy or () for name in names("--policy", text)),
-        prefills=names("--prefill", row.prefill),
-        granularities=names("--granularity", row.granularity),
         options=tuple(row.option or ()),
-        beta=row.beta,
-        budget=row.budget,
-        fill=test.fill,
-        stock=row.stock,
+        **given(asked),
     )
 
 

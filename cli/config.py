@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-_NOT_IN_A_FILE = {"config", "help", "version", "install_completion", "show_completion"}
+_NOT_IN_A_FILE = {"config", "help", "help_all", "version", "install_completion", "show_completion"}
 
 
 def read_config(ctx: typer.Context, path: str | None) -> str | None:

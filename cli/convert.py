@@ -26,6 +26,7 @@ from .flags import (
     PolicyFlags,
     SamplingFlags,
 )
+from .groups import given
 from .interrupt import exit_at_once
 from .prompt import read_text
 
@@ -115,7 +116,7 @@ def settings(budget: BudgetFlags, policy: PolicyFlags, compute: ComputeFlags) ->
     options = tuple(policy.option or ())
     values = {**asdict(budget), **asdict(policy), **asdict(compute), "options": options}
     del values["option"]
-    return Settings(**{name: value for name, value in values.items() if value is not None})
+    return Settings(**given(values))
 
 
 def sampling_values(flags: SamplingFlags) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def sampling_values(flags: SamplingFlags) -> dict[str, Any]:
     UsageError
         For a value out of range, or a bias or file that can't be read.
     """
-    values = {name: value for name, value in asdict(flags).items() if value is not None}
+    values = given(asdict(flags))
     values["logit_bias"] = dict(_bias(text) for text in flags.logit_bias or ())
     path = values.pop("grammar_file", None)
     if path is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from .app import shows_first
 from .flags import Config, Json, ModelFlags, Verbose
-from .groups import flag
+from .groups import flag, given
+from .help_page import OUTPUT
 
 if TYPE_CHECKING:
     from scope_cpp.demo.run import Demo
@@ -21,38 +23,51 @@ INTERRUPTED = 130
 
 _sheet = partial(flag, "What is asked")
 _cache = partial(flag, "KV cache")
-_output = partial(flag, "Output")
+_output = partial(flag, OUTPUT)
 
 
 @dataclass(frozen=True)
 class SheetFlags:
     """What the model is asked."""
 
-    samples: Annotated[
-        int, _sheet("--samples", metavar="N", help="Sheets of facts and questions of each mix.")
-    ] = 1
-    questions: Annotated[
+    DEFAULTS: ClassVar[str] = "demo.request:Request"
+
+    n_samples: Annotated[
+        int | None,
+        _sheet(
+            "--samples",
+            metavar="N",
+            help="Number of sheets of facts and questions; with two mixes, of each.",
+        ),
+    ] = None
+    n_questions: Annotated[
         int | None,
         _sheet(
             "--questions",
             metavar="N",
-            help="Questions of a sheet, 18 tokens of output each; fewer facts with them.",
-            show_default="228",
+            help="Questions on a sheet. Each takes 18 tokens of output. A sheet with fewer"
+            " questions has fewer facts.",
+            show_default="{demo.request:N_QUESTIONS}",
         ),
     ] = None
     mix: Annotated[
-        str,
+        str | None,
         _sheet(
             "--mix",
-            metavar="both|uniform|hubs",
-            help="uniform: a quarter of the questions refer back to an earlier answer; "
-            "hubs: half, most of them to the same few.",
+            choices="demo.request:MIX_NAMES",
+            help="Which questions refer back to an earlier answer. uniform: a quarter of them."
+            " hubs: half of them, most to the same few answers.",
         ),
-    ] = "both"
-    seed: Annotated[int, _sheet("--seed", "-s", min=0, metavar="N", help="Draws the sheets.")] = 1
-    sheets: Annotated[
+    ] = None
+    seed: Annotated[
+        int | None,
+        _sheet("--seed", "-s", min=0, metavar="N", help="Seed that the sheets are drawn with."),
+    ] = None
+    sheets_file: Annotated[
         str | None,
-        _sheet("--sheets", metavar="FILE", help="Take the sheets of a file of JSON lines."),
+        _sheet(
+            "--sheets", metavar="FILE", help="Take the sheets from a file, a JSON object a line."
+        ),
     ] = None
 
 
@@ -65,13 +80,17 @@ class CellFlags:
         _cache(
             "--beta",
             metavar="N",
-            help="Cells beside the prompt's.",
-            show_default="a ninth of the output",
+            help="Cells beside those of the prompt.",
+            show_default="1/{demo.sheet:SHARE} of the output",
         ),
     ] = None
     budget: Annotated[
         str | None,
-        _cache("--budget", metavar="CELLS", help="For prompt and output: 2048, 2k, 50%, 4MiB."),
+        _cache(
+            "--budget",
+            metavar="CELLS",
+            help="Cells for prompt and output, instead of --beta: 2048, 2k, 50% or 4MiB.",
+        ),
     ] = None
 
 
@@ -82,18 +101,27 @@ class DemoOutputFlags:
     n_threads: Annotated[
         int | None,
         flag(
-            "Compute", "--threads", "-t", min=1, metavar="N", help="CPU threads.",
-            show_default="cores",
+            "Compute",
+            "--threads",
+            "-t",
+            min=1,
+            metavar="N",
+            help="CPU threads.",
+            show_default="one for each physical core",
         ),
-    ] = None  # fmt: skip
+    ] = None
     log_samples: Annotated[
-        bool, _output("--log-samples", help="With --json: prompts, right answers and outputs.")
+        bool,
+        _output("--log-samples", help="With --json, print prompts, right answers and outputs too."),
     ] = False
     json: Json = False
     verbose: Verbose = False
     config: Config = None
 
 
+@shows_first(
+    "--samples", "--questions", "--mix", "--seed", "--beta", "--budget", "--threads", "--json"
+)
 def demo(
     ctx: typer.Context,
     model: ModelFlags,
@@ -121,15 +149,7 @@ def demo(
     if output.log_samples and not output.json:
         raise UsageError("--log-samples: give it with --json")
     path = convert.model_path(model, ctx, shipped.path)
-    request = Request(
-        n_samples=sheet.samples,
-        mix=sheet.mix,
-        seed=sheet.seed,
-        n_questions=sheet.questions,
-        beta=cells.beta,
-        budget=cells.budget,
-        sheets_file=sheet.sheets,
-    )
+    request = Request(**given({**asdict(sheet), **asdict(cells)}))
     logs.capture(verbose=output.verbose)
     with exit_at_once(INTERRUPTED):
         loaded = convert.Model.load(path)

@@ -8,7 +8,7 @@ from .flags import OutputFlags
 
 
 def doctor(output: OutputFlags) -> None:
-    """Show the installation and test it: evict on a tiny model, compare with a reference."""
+    """Show the installation and test it on a tiny model, against a reference."""
     import json
     from dataclasses import asdict
 

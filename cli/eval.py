@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import ScopeCommand
+from .app import Commands, add_command, shows_first
 from .eval_flags import (
     CompareFlags,
     EvalRowFlags,
@@ -18,7 +18,6 @@ from .eval_flags import (
     TaskFlags,
 )
 from .flags import ComputeFlags, ModelFlags, PlacementFlags
-from .groups import as_command
 
 if TYPE_CHECKING:
     from scope_cpp.eval.result import Result
@@ -27,11 +26,14 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="eval",
-    no_args_is_help=True,
-    help="Measure what eviction does to the answers of a model.",
+    cls=Commands,
+    help="Measure what eviction does to a model's answers.",
 )
 
 
+@shows_first(
+    "--task", "--data", "--limit", "--rows", "--beta", "--template", "--out", "-j", "-o", "-t"
+)
 def run(
     ctx: typer.Context,
     model: ModelFlags,
@@ -210,4 +212,4 @@ def tasks(output: PlainOutputFlags) -> None:
 
 
 for function in (run, report, score, compare, tasks):
-    app.command(cls=ScopeCommand)(as_command(function))
+    add_command(app, function)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from . import completion
 from .flags import ComputeFlags, Config, Json, Verbose
-from .groups import flag
+from .groups import flag, given
+from .help_page import OUTPUT
 
 if TYPE_CHECKING:
     from scope_cpp.eval.asked import Asked
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
 
 _task = partial(flag, "Task")
 _rows = partial(flag, "Rows")
-_output = partial(flag, "Output")
+_output = partial(flag, OUTPUT)
 
-Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="A run's folder.")]
+Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The folder of a run.")]
 
 
 @dataclass(frozen=True)
@@ -27,38 +29,63 @@ class TaskFlags:
     """What the model is asked."""
 
     task: Annotated[
-        str, _task("--task", metavar="NAME", help="See 'scope eval tasks'.", show_default=True)
-    ] = "reference"
+        str | None,
+        _task(
+            "--task",
+            metavar="NAME",
+            choices="eval.tasks:tasks",
+            help="The task; 'scope eval tasks' lists them.",
+            show_default="{eval.asked:DEFAULT_TASK}",
+        ),
+    ] = None
     data: Annotated[
         str | None,
-        _task("--data", metavar="FILE", help="The task's data; 'scope eval tasks': from where."),
+        _task(
+            "--data",
+            metavar="FILE",
+            help="The data of the task; 'scope eval tasks' says where to get it.",
+        ),
     ] = None
     task_option: Annotated[
         list[str] | None,
-        _task("--task-option", metavar="KEY=VALUE", help="An option of the task, repeatable."),
+        _task(
+            "--task-option",
+            metavar="KEY=VALUE",
+            help="Set an option of the task. Repeat it for several.",
+        ),
     ] = None
     limit: Annotated[
-        int | None, _task("--limit", min=1, metavar="N", help="Most samples, of each seed.")
+        int | None, _task("--limit", min=1, metavar="N", help="Run at most N samples of each seed.")
     ] = None
     seed: Annotated[
-        str,
+        str | None,
         _task(
             "--seed",
             "-s",
             metavar="N,...",
-            help="Of samples that are made or drawn; each number makes its own.",
+            help="Seeds of samples that are made or drawn. Each number makes its own samples.",
+            show_default="{eval.asked:Asked.seeds}",
         ),
-    ] = "0"
+    ] = None
     template: Annotated[
-        bool, _task("--template", help="Prompts through the model's own chat template.")
+        bool, _task("--template", help="Put the prompts through the model's own chat template.")
     ] = False
-    temp: Annotated[float, _task("--temp", "--temperature", metavar="T", help="0 is greedy.")] = 0.0
+    temp: Annotated[
+        float | None,
+        _task(
+            "--temp",
+            "--temperature",
+            metavar="T",
+            help="Temperature. At 0 the most likely token is always taken.",
+            show_default="{eval.asked:Asked.temp}",
+        ),
+    ] = None
     scorer: Annotated[
         str | None,
         _task(
             "--scorer",
             metavar="NAME",
-            help="The report's; others are named beside it.",
+            help="The scorer of the report. The others stand beside it.",
             show_default="the task's first",
         ),
     ] = None
@@ -68,16 +95,18 @@ class TaskFlags:
 class EvalRowFlags:
     """Under which configurations of the cache."""
 
+    DEFAULTS: ClassVar[str] = "engine.settings:Settings"
+
     rows: Annotated[
         str | None,
         _rows(
             "--rows",
             metavar="NAME[:KEY=VALUE]...,...",
-            help="Policies, each with options of its own; beta/2 is half of the cells beside the "
-            "prompt. 'methods', 'scores' and 'prefills' are all policies, all scoring rules and "
-            "all prefill policies.",
-            show_default="full, scope-foresight:interval=auto, scope-slide:interval=auto, "
-            "scope-adaptive, scope-discontinuous, h2o:recent=beta/2, streaming-llm",
+            complete=completion.lists_of("eval.grid:known_rows"),
+            help="Policies, each with options of its own; beta/2 is half of the cells beside the"
+            " prompt. 'methods' stands for all policies, 'scores' for all scoring rules, and"
+            " 'prefills' for all prefill policies.",
+            show_default="{eval.grid:default_rows}",
         ),
     ] = None
     row: Annotated[
@@ -85,21 +114,27 @@ class EvalRowFlags:
         _rows(
             "--row",
             metavar="'NAME: FLAGS'",
-            help="One more, with flags of 'scope generate': 'cells: --policy scope-slide "
-            "--granularity cell -o interval=16'. Repeatable.",
+            help="One more row, with options of 'scope generate': 'cells: --policy scope-slide"
+            " --granularity cell -o interval=16'. Repeat it for several.",
+            show_default=False,
         ),
     ] = None
     option: Annotated[
         list[str] | None,
-        _rows("--option", metavar="KEY=VALUE", help="An option of all --rows, repeatable."),
+        _rows(
+            "--option",
+            metavar="KEY=VALUE",
+            help="Set an option of all --rows. Repeat it for several.",
+            show_default=False,
+        ),
     ] = None
     beta: Annotated[
         str | None,
         _rows(
             "--beta",
             metavar="N,...",
-            help="Cells beside the prompt's tokens; each number is for all rows.",
-            show_default="1/9 of the longest output",
+            help="Cells beside those of the prompt. Each number makes all rows once.",
+            show_default="1/{eval.grid:DEFAULT_SHARE} of the longest output",
         ),
     ] = None
     budget: Annotated[
@@ -111,28 +146,53 @@ class EvalRowFlags:
         ),
     ] = None
     prefill: Annotated[
-        str, _rows("--prefill", metavar="NAME", help="What of the prompt stays in bounded rows.")
-    ] = "full"
+        str | None,
+        _rows(
+            "--prefill",
+            metavar="NAME",
+            choices="policies:prefill_policies",
+            help="Which cells of the prompt stay in bounded rows: {policies:prefill_policies}.",
+        ),
+    ] = None
     granularity: Annotated[
-        str,
-        _rows("--granularity", metavar="head|cell", help="Each KV head chooses, or one for all."),
-    ] = "head"
+        str | None,
+        _rows(
+            "--granularity",
+            choices="engine.settings:GRANULARITIES",
+            help="Whether each KV head chooses its own cells, or one choice holds for all.",
+        ),
+    ] = None
     type_k: Annotated[
-        str,
+        str | None,
         _rows(
             "--cache-type-k",
             "-ctk",
             metavar="TYPE,...",
-            help="KV cache type of K; each, with V's of the same place, is a set of rows.",
+            complete=completion.lists_of("engine.kv_types:KV_TYPES"),
+            help="Types in which K is stored. Each type, with V's at the same place in its list,"
+            " makes all rows once.",
         ),
-    ] = "f16"
+    ] = None
     type_v: Annotated[
-        str, _rows("--cache-type-v", "-ctv", metavar="TYPE,...", help="KV cache type of V.")
-    ] = "f16"
+        str | None,
+        _rows(
+            "--cache-type-v",
+            "-ctv",
+            metavar="TYPE,...",
+            complete=completion.lists_of("engine.kv_types:KV_TYPES"),
+            help="Types in which V is stored.",
+        ),
+    ] = None
     flash_attn: Annotated[
-        Literal["on", "off", "auto"],
-        _rows("--flash-attn", "-fa", metavar="on|off|auto", help="As of 'scope generate'."),
-    ] = "auto"
+        str | None,
+        _rows(
+            "--flash-attn",
+            "-fa",
+            choices="engine.context_params:FLASH_ATTN",
+            help="Whether to use flash attention. With auto it is off for a bounded cache on a CPU,"
+            " where that is faster.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -144,23 +204,30 @@ class RunFlags:
         _output(
             "--out",
             metavar="DIR",
-            help="The run's folder; a run that is there goes on.",
-            show_default="eval-runs/, named after task, model and settings",
+            help="The folder of the run. An unfinished run there is resumed.",
+            show_default="below eval-runs/, named after task, model and settings",
         ),
     ] = None
     fresh: Annotated[
-        bool, _output("--fresh", help="A new folder, even if such a run is there.")
+        bool, _output("--fresh", help="Take a new folder even if there is such a run.")
     ] = False
     jobs: Annotated[
         int,
-        _output("--jobs", "-j", min=1, metavar="N", help="Samples at once, threads shared."),
+        _output(
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            help="Samples that run at once and share the threads.",
+        ),
     ] = 1
     log_samples: Annotated[
-        bool, _output("--log-samples", help="Write prompts and golds beside the outputs.")
+        bool,
+        _output("--log-samples", help="Write prompts and right answers beside the outputs."),
     ] = False
     output: Annotated[
         Literal["md", "csv", "json"],
-        _output("--output", "-o", metavar="md|csv|json", help="What stdout gets."),
+        _output("--output", "-o", metavar="md|csv|json", help="Format of the report."),
     ] = "md"
     verbose: Verbose = False
     config: Config = None
@@ -172,7 +239,9 @@ class ReportFlags:
 
     markdown: Annotated[
         bool,
-        _output("--markdown", help="With its command, even on a terminal."),
+        _output(
+            "--markdown", help="Print Markdown with the command of the run, even on a terminal."
+        ),
     ] = False
     json: Json = False
     verbose: Verbose = False
@@ -188,26 +257,44 @@ class ScoreFlags:
         _task(
             "--task",
             metavar="NAME",
-            help="See 'scope eval tasks'.",
-            show_default="as the file's answers say",
+            choices="eval.tasks:tasks",
+            help="The task; 'scope eval tasks' lists them.",
+            show_default="what the answers in the file say",
         ),
     ] = None
     scorer: Annotated[
         str | None,
-        _task("--scorer", metavar="NAME", help="How.", show_default="the task's first"),
+        _task(
+            "--scorer",
+            metavar="NAME",
+            help="The scorer to use.",
+            show_default="the task's first",
+        ),
     ] = None
     data: Annotated[
         str | None,
-        _task("--data", metavar="FILE", help="The task's data, if the answers are not here."),
+        _task(
+            "--data",
+            metavar="FILE",
+            help="The data of the task, if the right answers are not in the file.",
+        ),
     ] = None
     task_option: Annotated[
         list[str] | None,
-        _task("--task-option", metavar="KEY=VALUE", help="An option of the task, repeatable."),
+        _task(
+            "--task-option",
+            metavar="KEY=VALUE",
+            help="Set an option of the task. Repeat it for several.",
+        ),
     ] = None
     seed: Annotated[
         int,
         _task(
-            "--seed", "-s", min=0, metavar="N", help="Of samples that are made, and the resampling."
+            "--seed",
+            "-s",
+            min=0,
+            metavar="N",
+            help="Seed of samples that are made, and of the resampling.",
         ),
     ] = 0
 
@@ -218,14 +305,25 @@ class CompareFlags:
 
     rows: Annotated[
         list[str] | None,
-        _rows("--rows", metavar="A=B", help="A row of A and one of B, repeatable.",
-              show_default="those of the same name"),
-    ] = None  # fmt: skip
+        _rows(
+            "--rows",
+            metavar="A=B",
+            help="Compare a row of the first run with one of the second. Repeat it for several.",
+            show_default="rows of the same name",
+        ),
+    ] = None
     scorer: Annotated[
         str | None,
-        _rows("--scorer", metavar="NAME", help="By which.", show_default="the task's first"),
+        _rows(
+            "--scorer",
+            metavar="NAME",
+            help="The scorer to compare by.",
+            show_default="the task's first",
+        ),
     ] = None
-    seed: Annotated[int, _rows("--seed", "-s", min=0, metavar="N", help="Of the resampling.")] = 0
+    seed: Annotated[
+        int, _rows("--seed", "-s", min=0, metavar="N", help="Seed of the resampling.")
+    ] = 0
 
 
 @dataclass(frozen=True)
@@ -241,19 +339,19 @@ def asked_of(flags: TaskFlags, log_samples: bool) -> Asked:
     """Return what the flags ask of a run."""
     from pathlib import Path
 
-    from scope_cpp.eval.asked import Asked
+    from scope_cpp.eval.asked import DEFAULT_TASK, Asked
 
     from .bench_flags import numbers
 
+    more = {"seeds": numbers("--seed", flags.seed) or None, "temp": flags.temp}
     return Asked(
-        flags.task,
+        flags.task or DEFAULT_TASK,
         tuple(flags.task_option or ()),
         None if flags.data is None else Path(flags.data),
         flags.limit,
-        numbers("--seed", flags.seed),
-        flags.template,
-        flags.temp,
-        log_samples,
+        template=flags.template,
+        log_samples=log_samples,
+        **given(more),
     )
 
 
@@ -265,8 +363,6 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
     UsageError
         For a list or a name that is none.
     """
-    from dataclasses import asdict
-
     from scope_cpp.engine.settings import Settings
     from scope_cpp.eval.grid import DEFAULT_ROWS, Grid
 
@@ -276,7 +372,7 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
         "prefill": flags.prefill,
         "granularity": flags.granularity,
         "flash_attn": flags.flash_attn,
-        **{name: value for name, value in asdict(compute).items() if value is not None},
+        **asdict(compute),
     }
     return Grid(
         DEFAULT_ROWS if flags.rows is None else names("--rows", flags.rows),
@@ -284,8 +380,11 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
         options=tuple(flags.option or ()),
         betas=numbers("--beta", flags.beta),
         budgets=() if flags.budget is None else names("--budget", flags.budget),
-        types=_pairs(names("-ctk", flags.type_k), names("-ctv", flags.type_v)),
-        base=Settings(**common),
+        types=_pairs(
+            names("-ctk", flags.type_k or Settings.type_k),
+            names("-ctv", flags.type_v or Settings.type_v),
+        ),
+        base=Settings(**given(common)),
     )
 
 

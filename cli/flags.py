@@ -1,25 +1,31 @@
 """The flags: names and meaning as llama.cpp's where llama.cpp has them.
 
-``None`` means "not given": the engine's default, or the model's own, applies.
+``None`` means "not given": the engine's default, or the model's own, applies. Help takes the
+defaults from the engine's classes (see derive.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import typer
 
+from . import completion
 from .config import read_config
 from .groups import flag
+from .help_page import OUTPUT
+
+CACHE = "KV cache and eviction"
+SAMPLING = "Sampling (values in the model's file replace defaults)"
 
 _model = partial(flag, "Model")
 _prompt = partial(flag, "Prompt")
-_cache = partial(flag, "KV cache and eviction")
-_sampling = partial(flag, "Sampling (a model's own values replace these defaults)")
+_cache = partial(flag, CACHE)
+_sampling = partial(flag, SAMPLING)
 _compute = partial(flag, "Compute")
-_output = partial(flag, "Output")
+_output = partial(flag, OUTPUT)
 
 Config = Annotated[
     str | None,
@@ -28,12 +34,18 @@ Config = Annotated[
         metavar="FILE",
         callback=read_config,
         is_eager=True,
-        help="TOML file of flags, such as budget = 512. Flags and variables win over it.",
+        help="Read options from a TOML file, with lines such as budget = 512. The command line and"
+        " environment variables win over the file.",
     ),
 ]
 Json = Annotated[bool, _output("--json", help="Print one JSON object on stdout.")]
 Verbose = Annotated[
-    bool, _output("--verbose", "-v", help="Show llama.cpp's log, statistics and tracebacks.")
+    bool,
+    _output(
+        "--verbose",
+        "-v",
+        help="Show llama.cpp's log, statistics, and the traceback of an unexpected error.",
+    ),
 ]
 NoParseSpecial = Annotated[
     bool,
@@ -49,10 +61,14 @@ class ModelFlags:
     """Which file, or where it comes from."""
 
     model_path: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)
+        str | None,
+        typer.Argument(metavar="MODEL", help="The model, a GGUF file.", show_default=False),
     ] = None
     model: Annotated[
-        str | None, _model("--model", "-m", metavar="FILE", help="The same as a flag.")
+        str | None,
+        _model(
+            "--model", "-m", metavar="FILE", help="The model, as an option instead of an argument."
+        ),
     ] = None
     hf_repo: Annotated[
         str | None,
@@ -61,16 +77,16 @@ class ModelFlags:
             "-hf",
             "-hfr",
             metavar="USER/REPO[:QUANT]",
-            help="A model of the Hugging Face Hub, downloaded once.",
-            show_default="of QUANT: Q4_K_M",
+            help="Take the model from the Hugging Face Hub. It is downloaded once. Without QUANT"
+            " the first of these that the repository has is taken: {engine.hub:DEFAULT_QUANTS}.",
         ),
     ] = None
     hf_file: Annotated[
         str | None,
-        _model("--hf-file", "-hff", metavar="FILE", help="This file of the repository."),
+        _model("--hf-file", "-hff", metavar="FILE", help="Take this file of the Hub's repository."),
     ] = None
     offline: Annotated[
-        bool, _model("--offline", help="Take what is downloaded already, ask no network.")
+        bool, _model("--offline", help="Use only what is downloaded; never access the network.")
     ] = False
 
     @property
@@ -90,7 +106,8 @@ class PlacementFlags:
             "--gpu-layers",
             "-ngl",
             metavar="N|auto|all",
-            help="Layers to offload.",
+            help="Number of layers that are computed on the GPU.",
+            show_default="all",
         ),
     ] = None
     split_mode: Annotated[
@@ -98,21 +115,37 @@ class PlacementFlags:
         _model(
             "--split-mode",
             "-sm",
-            metavar="none|layer|row|tensor",
+            choices="engine.context_params:SPLIT_MODES",
             help="How several GPUs share the model.",
+            show_default="layer",
         ),
     ] = None
     main_gpu: Annotated[
-        int | None, _model("--main-gpu", "-mg", min=0, metavar="INDEX", help="The GPU to use.")
+        int | None,
+        _model(
+            "--main-gpu",
+            "-mg",
+            min=0,
+            metavar="INDEX",
+            help="The GPU that computes alone if the model is not split.",
+            show_default="0",
+        ),
     ] = None
     tensor_split: Annotated[
         str | None,
-        _model("--tensor-split", "-ts", metavar="N0,N1,...", help="Share of each GPU: 3,1."),
+        _model(
+            "--tensor-split",
+            "-ts",
+            metavar="N0,N1,...",
+            help="Each GPU's share of the model. 3,1 puts three quarters on the first one.",
+        ),
     ] = None
-    no_mmap: Annotated[bool, _model("--no-mmap", help="Read the file instead of mapping it.")] = (
+    no_mmap: Annotated[
+        bool, _model("--no-mmap", help="Read the file into memory instead of mapping it.")
+    ] = False
+    mlock: Annotated[bool, _model("--mlock", help="Keep the system from swapping the model.")] = (
         False
     )
-    mlock: Annotated[bool, _model("--mlock", help="Keep the model from being swapped out.")] = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +161,8 @@ class PromptFlags:
             "--file",
             "-f",
             metavar="FILE",
-            help="Read the prompt from a file, as it is; - is stdin (also if piped).",
+            help="Read the prompt from a file, as it is; - is stdin. Text that is piped in needs no"
+            " option.",
         ),
     ] = None
     raw: Annotated[
@@ -143,7 +177,11 @@ class PromptFlags:
     ] = False
     chat: Annotated[
         bool,
-        _prompt("--chat", help="Use a chat template, or fail (the default where there is one)."),
+        _prompt(
+            "--chat",
+            help="Use the chat template, and fail if there is none. Without this option a model"
+            " that has no template continues the text.",
+        ),
     ] = False
     system_prompt: Annotated[
         str | None,
@@ -153,11 +191,15 @@ class PromptFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="JINJA", help="Instead of the model's."),
+        _prompt(
+            "--chat-template",
+            metavar="JINJA",
+            help="Use this chat template instead of the model's own.",
+        ),
     ] = None
     chat_template_file: Annotated[
         str | None,
-        _prompt("--chat-template-file", metavar="FILE", help="The same from a file."),
+        _prompt("--chat-template-file", metavar="FILE", help="Use the chat template in this file."),
     ] = None
     no_parse_special: NoParseSpecial = False
 
@@ -166,71 +208,103 @@ class PromptFlags:
 class BudgetFlags:
     """How large the cache is and how it is stored."""
 
+    DEFAULTS: ClassVar[str] = "engine.settings:Settings"
+
     budget: Annotated[
         str | None,
         _cache(
             "--budget",
             metavar="CELLS",
-            help="KV cells for prompt and output: 2048, 2k, 50%, 512MiB or auto.",
-            show_default="the prompt and 1024",
+            help="KV cells for prompt and output together: a number (2048, 2k), a share of the"
+            " full length (50%), memory (512MiB), or auto, which is half of the free memory.",
+            show_default="the prompt's tokens and {engine.budget:DEFAULT_GENERATED_CELLS}",
         ),
     ] = None
     ctx_size: Annotated[
         int | None,
-        _cache("--ctx-size", "-c", min=1, metavar="N", help="Longest prompt and output together."),
+        _cache(
+            "--ctx-size",
+            "-c",
+            min=1,
+            metavar="N",
+            help="Longest prompt and output together, in tokens.",
+        ),
     ] = None
     type_k: Annotated[
-        str, _cache("--cache-type-k", "-ctk", metavar="TYPE", help="KV cache type of K.")
-    ] = "f16"
+        str | None,
+        _cache(
+            "--cache-type-k",
+            "-ctk",
+            metavar="TYPE",
+            choices="engine.kv_types:KV_TYPES",
+            help="Type in which K is stored: {engine.kv_types:KV_TYPES}.",
+        ),
+    ] = None
     type_v: Annotated[
-        str, _cache("--cache-type-v", "-ctv", metavar="TYPE", help="KV cache type of V.")
-    ] = "f16"
+        str | None,
+        _cache(
+            "--cache-type-v",
+            "-ctv",
+            metavar="TYPE",
+            choices="engine.kv_types:KV_TYPES",
+            help="Type in which V is stored; the same types.",
+        ),
+    ] = None
     flash_attn: Annotated[
-        Literal["on", "off", "auto"],
+        str | None,
         _cache(
             "--flash-attn",
             "-fa",
-            metavar="on|off|auto",
-            help="Flash attention; auto: off for a bounded cache on a CPU, where that is faster.",
+            choices="engine.context_params:FLASH_ATTN",
+            help="Whether to use flash attention. With auto it is off for a bounded cache on a CPU,"
+            " where that is faster.",
         ),
-    ] = "auto"
+    ] = None
 
 
 @dataclass(frozen=True)
 class PolicyFlags:
     """What is evicted."""
 
+    DEFAULTS: ClassVar[str] = "engine.settings:Settings"
+
     policy: Annotated[
         str | None,
         _cache(
             "--policy",
             metavar="NAME",
-            help="full, streaming-llm, h2o, scope-slide, scope-foresight, scope-adaptive,"
-            " scope-discontinuous, tova, vatp, r-kv, g-kv, openvino or pyramidinfer;"
-            " docs/policies.md has what each keeps.",
-            show_default="scope-slide -o interval=auto",
+            choices="policies:decode_policies",
+            help="Which cells of the output stay (docs/policies.md): {policies:decode_policies}.",
+            show_default="{engine.settings:DEFAULT_POLICY} with -o"
+            " {engine.settings:DEFAULT_OPTIONS}",
         ),
     ] = None
     prefill: Annotated[
-        str,
+        str | None,
         _cache(
             "--prefill",
             metavar="NAME",
-            help="What of the prompt stays: full, h2o, snapkv, streaming-llm, pyramidkv or"
-            " pyramidinfer.",
+            choices="policies:prefill_policies",
+            help="Which cells of the prompt stay: {policies:prefill_policies}.",
         ),
-    ] = "full"
+    ] = None
     granularity: Annotated[
-        str,
-        _cache("--granularity", metavar="head|cell", help="Each KV head chooses, or one for all."),
-    ] = "head"
+        str | None,
+        _cache(
+            "--granularity",
+            choices="engine.settings:GRANULARITIES",
+            help="Whether each KV head chooses its own cells, or one choice holds for all.",
+        ),
+    ] = None
     option: Annotated[
         list[str] | None,
         _cache(
             "--option",
             "-o",
             metavar="KEY=VALUE",
-            help="An option of the policies (beta1=48), repeatable.",
+            complete=completion.options,
+            help="Set an option of the policies, such as beta1=48. Repeat it for several.",
+            show_default=False,
         ),
     ] = None
 
@@ -239,18 +313,36 @@ class PolicyFlags:
 class SamplingFlags:
     """How the next token is chosen; the names are those of the engine's parameters."""
 
+    DEFAULTS: ClassVar[str] = "engine.sampling_params:SamplingParams"
+
     temp: Annotated[
         float | None,
-        _sampling("--temp", "--temperature", metavar="T", help="0 is greedy.", show_default="0.8"),
+        _sampling(
+            "--temp",
+            "--temperature",
+            metavar="T",
+            help="Temperature. At 0 the most likely token is always taken.",
+        ),
     ] = None
     top_k: Annotated[
-        int | None, _sampling("--top-k", metavar="K", help="0 is off.", show_default="40")
+        int | None,
+        _sampling("--top-k", metavar="K", help="Draw from the K most likely tokens; 0 is off."),
     ] = None
     top_p: Annotated[
-        float | None, _sampling("--top-p", metavar="P", help="1 is off.", show_default="0.95")
+        float | None,
+        _sampling(
+            "--top-p",
+            metavar="P",
+            help="Draw from the most likely tokens that have the probability P together; 1 is off.",
+        ),
     ] = None
     min_p: Annotated[
-        float | None, _sampling("--min-p", metavar="P", help="0 is off.", show_default="0.05")
+        float | None,
+        _sampling(
+            "--min-p",
+            metavar="P",
+            help="Leave out tokens less likely than P times the most likely one; 0 is off.",
+        ),
     ] = None
     typical_p: Annotated[
         float | None,
@@ -258,36 +350,61 @@ class SamplingFlags:
             "--typical",
             "--typical-p",
             metavar="P",
-            help="Locally typical; 1 is off.",
-            show_default="1",
+            help="Locally typical sampling with the probability P; 1 is off.",
         ),
     ] = None
     repeat_penalty: Annotated[
-        float | None, _sampling("--repeat-penalty", metavar="X", help="1 is off.", show_default="1")
+        float | None,
+        _sampling(
+            "--repeat-penalty", metavar="X", help="Penalty for tokens that occurred; 1 is off."
+        ),
     ] = None
     repeat_last_n: Annotated[
         int | None,
-        _sampling("--repeat-last-n", metavar="N", help="Tokens penalised.", show_default="64"),
+        _sampling(
+            "--repeat-last-n", metavar="N", help="Number of last tokens that the penalties look at."
+        ),
     ] = None
     presence_penalty: Annotated[
         float | None,
-        _sampling("--presence-penalty", metavar="X", help="0 is off.", show_default="0"),
+        _sampling(
+            "--presence-penalty",
+            metavar="X",
+            help="Taken off the logit of each token that occurred; 0 is off.",
+        ),
     ] = None
     frequency_penalty: Annotated[
         float | None,
-        _sampling("--frequency-penalty", metavar="X", help="0 is off.", show_default="0"),
+        _sampling(
+            "--frequency-penalty",
+            metavar="X",
+            help="Taken off a token's logit each time that it occurred; 0 is off.",
+        ),
     ] = None
     seed: Annotated[
-        int | None, _sampling("--seed", "-s", metavar="N", help="-1 draws one.", show_default="-1")
+        int | None,
+        _sampling(
+            "--seed", "-s", metavar="N", help="Seed of the random draws; -1 takes a random one."
+        ),
     ] = None
     grammar: Annotated[
-        str | None, _sampling("--grammar", metavar="GBNF", help="Constrain the output.")
+        str | None,
+        _sampling("--grammar", metavar="GBNF", help="Constrain the output to this grammar."),
     ] = None
     grammar_file: Annotated[
-        str | None, _sampling("--grammar-file", metavar="FILE", help="The same from a file.")
+        str | None,
+        _sampling(
+            "--grammar-file",
+            metavar="FILE",
+            help="Constrain the output to the grammar in this file.",
+            show_default=False,
+        ),
     ] = None
     json_schema: Annotated[
-        str | None, _sampling("--json-schema", metavar="JSON", help="Constrain it to JSON.")
+        str | None,
+        _sampling(
+            "--json-schema", metavar="JSON", help="Constrain the output to this JSON schema."
+        ),
     ] = None
     logit_bias: Annotated[
         list[str] | None,
@@ -295,11 +412,16 @@ class SamplingFlags:
             "--logit-bias",
             "-l",
             metavar="TOKEN=BIAS",
-            help="Add to a token's logit (15043=-2, 15043+1, 15043=-inf), repeatable.",
+            help="Add a bias to a token's logit: 15043=-2, 15043+1, or 15043=-inf to forbid it."
+            " Repeat it for several.",
+            show_default=False,
         ),
     ] = None
     ignore_eos: Annotated[
-        bool, _sampling("--ignore-eos", help="Never end before the length is reached.")
+        bool,
+        _sampling(
+            "--ignore-eos", help="Forbid the tokens that end an output: it gets its full length."
+        ),
     ] = False
 
 
@@ -310,12 +432,21 @@ class LengthFlags:
     n_predict: Annotated[
         int,
         _output(
-            "--n-predict", "--predict", "-n", metavar="N", help="Longest output; -1: no limit."
+            "--n-predict",
+            "--predict",
+            "-n",
+            metavar="N",
+            help="Longest output in tokens; -1 sets no limit.",
+            show_default="no limit",
         ),
     ] = -1
     stop: Annotated[
         list[str] | None,
-        _output("--stop", metavar="TEXT", help="End before this text, repeatable."),
+        _output(
+            "--stop",
+            metavar="TEXT",
+            help="End the output before this text. Repeat it for several.",
+        ),
     ] = None
 
 
@@ -323,20 +454,51 @@ class LengthFlags:
 class ComputeFlags:
     """How llama.cpp computes."""
 
+    DEFAULTS: ClassVar[str] = "engine.settings:Settings"
+
     n_threads: Annotated[
         int | None,
-        _compute("--threads", "-t", min=1, metavar="N", help="CPU threads.", show_default="cores"),
+        _compute(
+            "--threads",
+            "-t",
+            min=1,
+            metavar="N",
+            help="CPU threads.",
+            show_default="one for each physical core",
+        ),
     ] = None
     n_threads_batch: Annotated[
         int | None,
-        _compute("--threads-batch", "-tb", min=1, metavar="N", help="The same for the prompt."),
+        _compute(
+            "--threads-batch",
+            "-tb",
+            min=1,
+            metavar="N",
+            help="CPU threads for reading prompts.",
+            show_default="as --threads",
+        ),
     ] = None
     n_batch: Annotated[
-        int, _compute("--batch-size", "-b", min=1, metavar="N", help="Tokens of a logical batch.")
-    ] = 2048
+        int | None,
+        _compute(
+            "--batch-size",
+            "-b",
+            min=1,
+            metavar="N",
+            help="Most tokens of a prompt that are handed to llama.cpp at once.",
+        ),
+    ] = None
     n_ubatch: Annotated[
-        int, _compute("--ubatch-size", "-ub", min=1, metavar="N", help="Of a physical batch.")
-    ] = 512
+        int | None,
+        _compute(
+            "--ubatch-size",
+            "-ub",
+            min=1,
+            metavar="N",
+            help="Most of these tokens that are computed at once. Where flash attention is off it"
+            " is {engine.context_params:PLAIN_UBATCH} at most.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

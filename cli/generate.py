@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .app import shows_first
 from .flags import (
     BudgetFlags,
     ComputeFlags,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
+@shows_first("-hf", "-p", "-f", "--raw", "-sys", "-n", "--budget", "--policy", "--temp", "-ngl")
 def generate(
     ctx: typer.Context,
     model: ModelFlags,
@@ -38,7 +40,7 @@ def generate(
     compute: ComputeFlags,
     output: OutputFlags,
 ) -> None:
-    """Answer a prompt, or continue a text, within a fixed KV-cache budget; it streams to stdout.
+    """Answer a prompt, or continue a text, in a KV cache of a fixed size; it streams to stdout.
 
     scope generate model.gguf -p "Write a long story." -n 2000 --budget 512
     """

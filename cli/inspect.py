@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from .app import shows_first
 from .flags import BudgetFlags, ModelFlags, OutputFlags
+from .groups import given
 
 
+@shows_first("-hf", "-c", "--budget", "-ctk", "-ctv", "--json")
 def inspect(
     ctx: typer.Context, model: ModelFlags, budget: BudgetFlags, output: OutputFlags
 ) -> None:
@@ -23,7 +26,7 @@ def inspect(
     from . import convert, terminal
 
     logs.capture(verbose=output.verbose)
-    found = examine(convert.model_path(model, ctx), **asdict(budget))
+    found = examine(convert.model_path(model, ctx), **given(asdict(budget)))
     if output.json:
         terminal.write(json.dumps(asdict(found)) + "\n")
     else:

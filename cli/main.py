@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .app import ScopeCommand, ScopeGroup
+from .app import ScopeCommand, ScopeGroup, add_command
 from .batch import batch
 from .bench import bench
 from .chat import chat
@@ -18,7 +18,6 @@ from .demo import demo
 from .doctor import doctor
 from .eval import app as eval_app
 from .generate import generate
-from .groups import as_command
 from .inspect import inspect
 from .plot import app as plot_app
 from .ray_flags import RayCommand
@@ -27,14 +26,12 @@ from .serve import serve
 app = typer.Typer(
     name="scope",
     cls=ScopeGroup,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 for function in (demo, chat, generate, batch, serve, inspect, doctor, bench):
-    kind = RayCommand if function is batch else ScopeCommand
-    app.command(cls=kind)(as_command(function))
+    add_command(app, function, RayCommand if function is batch else ScopeCommand)
 app.add_typer(eval_app)
 app.add_typer(plot_app)
 
@@ -54,9 +51,10 @@ def scope(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Long outputs of GGUF models within a fixed KV-cache budget, on llama.cpp.
+    """Write long texts with GGUF models in a KV cache of a fixed size, on llama.cpp.
 
-    Flags are spelled as llama.cpp's, and each has an environment variable.
+    Options are spelled as llama.cpp's. Each can also be set by an environment variable: SCOPE_ and
+    its long name, such as SCOPE_BUDGET=2k for --budget 2k.
 
     Exit codes: 0 done, 1 failed, 2 wrong request, 130 Ctrl-C.
     """

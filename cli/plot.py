@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .app import ScopeCommand
+from .app import Commands, add_command, shows_first
 from .flags import BudgetFlags, ComputeFlags, ModelFlags, PlacementFlags, PolicyFlags, PromptFlags
-from .groups import as_command
 from .plot_flags import (
     DriftFlags,
     HeadFlags,
@@ -34,8 +33,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="plot",
-    no_args_is_help=True,
-    help="Draw figures of your own runs, each with its numbers as CSV beside it.",
+    cls=Commands,
+    help="Draw figures of runs and of attention. Each comes with its numbers as CSV.",
 )
 
 
@@ -97,6 +96,7 @@ def cost(measured: Measured, picture: PictureFlags) -> None:
     _show("cost", picture, make)
 
 
+@shows_first("-hf", "-p", "-f", "-n", "--top", "--layers", "-o", "--csv", "--text", "-ngl")
 def drift(
     ctx: typer.Context,
     model: ModelFlags,
@@ -126,6 +126,7 @@ def drift(
     )
 
 
+@shows_first("-hf", "-p", "-f", "-n", "--budget", "--policy", "--layer", "--head", "-o", "--text")
 def heatmap(
     ctx: typer.Context,
     model: ModelFlags,
@@ -163,7 +164,7 @@ def heatmap(
 
 
 for function in (questions, budget, prefill, cost, drift, heatmap):
-    app.command(cls=ScopeCommand)(as_command(function))
+    add_command(app, function)
 
 
 def _show(name: str, picture: PictureFlags, make: Callable[[], Figure]) -> None:

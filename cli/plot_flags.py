@@ -8,21 +8,26 @@ from typing import Annotated
 
 import typer
 
-from .flags import Config, Json, PolicyFlags, Verbose
+from . import completion
+from .flags import CACHE, Config, Json, PolicyFlags, Verbose
 from .groups import flag
+from .help_page import OUTPUT
 
 _figure = partial(flag, "Figure")
-_cache = partial(flag, "KV cache and eviction")
-_output = partial(flag, "Output")
+_cache = partial(flag, CACHE)
+_output = partial(flag, OUTPUT)
 
 RunFolder = Annotated[
-    str, typer.Argument(metavar="RUN", help="A folder of 'scope eval run'.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's folder, made by 'scope eval run'.", show_default=False
+    ),
 ]
 RunFolders = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN...",
-        help="Folders of 'scope eval run', of the same samples and model.",
+        help="Folders made by 'scope eval run', of the same samples and model.",
         show_default=False,
     ),
 ]
@@ -30,7 +35,7 @@ Measured = Annotated[
     str,
     typer.Argument(
         metavar="RUN|FILE",
-        help="A folder of 'scope eval run', or a file of 'scope bench -o json'.",
+        help="A folder made by 'scope eval run', or a file made by 'scope bench -o json'.",
         show_default=False,
     ),
 ]
@@ -46,8 +51,8 @@ class PictureFlags:
             "--picture",
             "-o",
             metavar="FILE.png|svg|pdf",
-            help="The picture; - is the terminal.",
-            show_default="scope-FIGURE.png; without matplotlib the terminal",
+            help="Write the picture to this file; - draws in the terminal.",
+            show_default="scope-FIGURE.png, or the terminal without matplotlib",
         ),
     ] = None
     csv: Annotated[
@@ -55,12 +60,12 @@ class PictureFlags:
         _output(
             "--csv",
             metavar="FILE",
-            help="The numbers that are drawn.",
+            help="Write the numbers that are drawn to this file.",
             show_default="beside the picture",
         ),
     ] = None
     text: Annotated[
-        bool, _output("--text", help="Draw in the terminal; no file but that of --csv.")
+        bool, _output("--text", help="Draw in the terminal. Only --csv still writes a file.")
     ] = False
     json: Json = False
     verbose: Verbose = False
@@ -73,7 +78,12 @@ class RowsFlags:
 
     rows: Annotated[
         list[str] | None,
-        _figure("--only", metavar="NAME", help="Show this row, repeatable.", show_default="all"),
+        _figure(
+            "--only",
+            metavar="NAME",
+            help="Show only this row. Repeat it for several.",
+            show_default="all rows",
+        ),
     ] = None
 
 
@@ -82,7 +92,10 @@ class LongestFlags:
     """How long the output may get."""
 
     n_predict: Annotated[
-        int, _figure("--n-predict", "--predict", "-n", min=2, metavar="N", help="Longest output.")
+        int,
+        _figure(
+            "--n-predict", "--predict", "-n", min=2, metavar="N", help="Longest output in tokens."
+        ),
     ] = 1000
 
 
@@ -91,15 +104,18 @@ class DriftFlags:
     """What counts as a heavy hitter, and where."""
 
     top: Annotated[
-        str, _figure("--top", metavar="SHARE", help="Share of the positions that are marked.")
+        str,
+        _figure(
+            "--top", metavar="SHARE", help="Share of the positions that count as heavy hitters."
+        ),
     ] = "15%"
     layers: Annotated[
         str | None,
         _figure(
             "--layers",
             metavar="N,...",
-            help="Layers of the KV cache, from 0.",
-            show_default="first, middle, last",
+            help="Layers of the KV cache, counted from 0.",
+            show_default="the first, the middle and the last",
         ),
     ] = None
 
@@ -111,10 +127,14 @@ class HeadFlags:
     layer: Annotated[
         int | None,
         _figure(
-            "--layer", min=0, metavar="N", help="Layer of the KV cache.", show_default="the middle"
+            "--layer",
+            min=0,
+            metavar="N",
+            help="Layer of the KV cache, counted from 0.",
+            show_default="the middle one",
         ),
     ] = None
-    head: Annotated[int, _figure("--head", min=0, metavar="N", help="KV head.")] = 0
+    head: Annotated[int, _figure("--head", min=0, metavar="N", help="KV head, counted from 0.")] = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,9 @@ class MethodFlags(PolicyFlags):
         _cache(
             "--option",
             metavar="KEY=VALUE",
-            help="An option of the policies (beta1=48), repeatable.",
+            complete=completion.options,
+            help="Set an option of the policies, such as beta1=48. Repeat it for several.",
+            show_default=False,
         ),
     ] = None
 

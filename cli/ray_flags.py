@@ -33,8 +33,8 @@ class RayFlags:
         _ray(
             "--ray",
             metavar="[ADDRESS]",
-            help="Engines on the Ray cluster at auto (this machine's) or HOST:PORT; without"
-            " an address one is started here. -t, -np and --cells are of each engine.",
+            help="Run on the Ray cluster at HOST:PORT, or at auto, which is this machine's. Without"
+            " an address a cluster is started here. -t, -np and --cells hold for each engine.",
         ),
     ] = None
     ray_workers: Annotated[
@@ -43,8 +43,8 @@ class RayFlags:
             "--ray-workers",
             min=1,
             metavar="N",
-            help="Engines.",
-            show_default="one for each GPU; without, for each machine",
+            help="Number of engines.",
+            show_default="one for each GPU, or for each machine if there is none",
         ),
     ] = None
 

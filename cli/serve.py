@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .app import shows_first
 from .flags import (
     BudgetFlags,
     ComputeFlags,
@@ -17,6 +18,9 @@ from .serve_flags import LimitFlags, ParallelFlags, ServeOutputFlags, ServerFlag
 INTERRUPTED = 130
 
 
+@shows_first(
+    "-hf", "--host", "--port", "--api-key", "-np", "--cells", "--budget", "--policy", "-n", "-ngl"
+)
 def serve(
     ctx: typer.Context,
     model: ModelFlags,

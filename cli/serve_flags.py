@@ -2,55 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from .flags import Config, Verbose
-from .groups import flag
+from .groups import flag, given
+from .help_page import OUTPUT
 
 if TYPE_CHECKING:
     from scope_cpp.serve.options import Options
 
 _server = partial(flag, "Server")
-_rows = partial(flag, "Rows")
-_limits = partial(flag, "Limits")
-_output = partial(flag, "Output")
+_rows = partial(flag, "Answers at once")
+_limits = partial(flag, "Limits of a request")
+_output = partial(flag, OUTPUT)
 
 
 @dataclass(frozen=True)
 class ServerFlags:
     """Where it listens, and who is let in."""
 
+    DEFAULTS: ClassVar[str] = "serve.options:Options"
+
     host: Annotated[
-        str, _server("--host", metavar="ADDRESS", help="Listen here; others than this need a key.")
-    ] = "127.0.0.1"
+        str | None,
+        _server(
+            "--host",
+            metavar="ADDRESS",
+            help="Listen on this address. One that other machines reach needs a key.",
+        ),
+    ] = None
     port: Annotated[
-        int, _server("--port", min=0, max=65535, metavar="N", help="0 takes a free one.")
-    ] = 8080
+        int | None,
+        _server(
+            "--port", min=0, max=65535, metavar="N", help="Listen on this port; 0 takes a free one."
+        ),
+    ] = None
     api_key: Annotated[
         str | None,
-        _server("--api-key", metavar="KEY[,KEY]", help="Let in who sends one of these."),
+        _server(
+            "--api-key",
+            metavar="KEY[,KEY]",
+            help="Let in only clients that send one of these keys.",
+            show_default=False,
+        ),
     ] = None
     api_key_file: Annotated[
         str | None,
-        _server("--api-key-file", metavar="FILE", help="The same from a file, a key a line."),
+        _server(
+            "--api-key-file",
+            metavar="FILE",
+            help="Read the keys from a file, one on each line.",
+            show_default=False,
+        ),
     ] = None
     insecure_no_key: Annotated[
-        bool, _server("--insecure-no-key", help="Let everybody in who can reach the address.")
+        bool,
+        _server("--insecure-no-key", help="Let in everybody who can reach the address."),
     ] = False
     alias: Annotated[
         str | None,
         _server(
-            "--alias", "-a", metavar="NAME", help="What clients call the model.",
-            show_default="its file's name",
+            "--alias",
+            "-a",
+            metavar="NAME",
+            help="What clients call the model.",
+            show_default="the name of its file",
         ),
-    ] = None  # fmt: skip
+    ] = None
     chat_template: Annotated[
-        str | None, _server("--chat-template", metavar="JINJA", help="Instead of the model's.")
+        str | None,
+        _server(
+            "--chat-template",
+            metavar="JINJA",
+            help="Use this chat template instead of the model's own.",
+            show_default=False,
+        ),
     ] = None
     chat_template_file: Annotated[
-        str | None, _server("--chat-template-file", metavar="FILE", help="The same from a file.")
+        str | None,
+        _server(
+            "--chat-template-file",
+            metavar="FILE",
+            help="Use the chat template in this file.",
+            show_default=False,
+        ),
     ] = None
 
 
@@ -58,16 +95,20 @@ class ServerFlags:
 class ParallelFlags:
     """How many answers are written at once, and in how many cells."""
 
+    DEFAULTS: ClassVar[str] = "serve.options:Options"
+
     n_parallel: Annotated[
-        int, _rows("--parallel", "-np", min=1, metavar="N", help="Answers written at once.")
-    ] = 4
+        int | None,
+        _rows("--parallel", "-np", min=1, metavar="N", help="Number of answers written at once."),
+    ] = None
     cells: Annotated[
         str | None,
         _rows(
             "--cells",
             metavar="CELLS",
-            help="KV cells of all of them together, never exceeded: 16k, 512MiB or auto.",
-            show_default="4096 for each, at most half of the free memory",
+            help="KV cells of all answers together, never exceeded: 16k, 512MiB or auto.",
+            show_default="{serve.options:CELLS_PER_ROW} for each answer, at most half of the free"
+            " memory",
         ),
     ] = None
     prefix_cache: Annotated[
@@ -75,48 +116,79 @@ class ParallelFlags:
         _rows(
             "--prefix-cache",
             metavar="SIZE",
-            help="What of the cells finished rows may keep, so that a conversation that comes "
-            "back is not read again: 64MiB, 4k, or 0.",
+            help="How many of these cells finished conversations may keep, so that their next"
+            " message is not read from the beginning: 64MiB, 4k, or 0.",
             show_default="half of the cells",
         ),
     ] = None
     queue: Annotated[
-        int, _rows("--queue", min=0, metavar="N", help="Answers that may wait; more get 429.")
-    ] = 64
+        int | None,
+        _rows(
+            "--queue",
+            min=0,
+            metavar="N",
+            help="Number of answers that may wait for room. Requests beyond it get status 429.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
 class LimitFlags:
     """What one request may ask for."""
 
+    DEFAULTS: ClassVar[str] = "serve.options:Options"
+
     n_predict: Annotated[
-        int,
-        _limits("--n-predict", "--predict", "-n", min=1, metavar="N", help="Longest answer."),
-    ] = 4096
+        int | None,
+        _limits(
+            "--n-predict", "--predict", "-n", min=1, metavar="N", help="Longest answer in tokens."
+        ),
+    ] = None
     timeout: Annotated[
-        float,
-        _limits("--timeout", "-to", metavar="SECONDS", help="For an answer, waiting included."),
-    ] = 600.0
+        float | None,
+        _limits(
+            "--timeout",
+            "-to",
+            metavar="SECONDS",
+            help="Longest time for an answer, including the time that it waits.",
+        ),
+    ] = None
     body_timeout: Annotated[
-        float, _limits("--body-timeout", metavar="SECONDS", help="For a request to arrive.")
-    ] = 30.0
-    max_body: Annotated[str, _limits("--max-body", metavar="SIZE", help="Of a request.")] = "4MiB"
+        float | None,
+        _limits("--body-timeout", metavar="SECONDS", help="Longest time for a request to arrive."),
+    ] = None
+    max_body: Annotated[
+        str | None,
+        _limits(
+            "--max-body",
+            metavar="SIZE",
+            help="Largest request.",
+            show_default="{serve.options:Options.max_body!bytes}",
+        ),
+    ] = None
     max_connections: Annotated[
-        int, _limits("--max-connections", min=1, metavar="N", help="Open at once.")
-    ] = 256
+        int | None,
+        _limits("--max-connections", min=1, metavar="N", help="Most connections open at once."),
+    ] = None
     grace: Annotated[
-        float,
-        _limits("--grace", metavar="SECONDS", help="For running answers when the server ends."),
-    ] = 30.0
+        float | None,
+        _limits(
+            "--grace",
+            metavar="SECONDS",
+            help="Time that running answers get to finish when the server is stopped.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
 class ServeOutputFlags:
     """What is printed."""
 
-    log_prompts: Annotated[bool, _output("--log-prompts", help="Print prompts on stderr.")] = False
+    log_prompts: Annotated[bool, _output("--log-prompts", help="Print the prompts on stderr.")] = (
+        False
+    )
     json: Annotated[
-        bool, _output("--json", help="Print one JSON object on stdout once it listens.")
+        bool, _output("--json", help="Print one JSON object on stdout once the server listens.")
     ] = False
     verbose: Verbose = False
     config: Config = None
@@ -125,37 +197,38 @@ class ServeOutputFlags:
 def options_of(
     server: ServerFlags, rows: ParallelFlags, limits: LimitFlags, output: ServeOutputFlags
 ) -> Options:
-    """Return what the flags ask for.
+    """Return what the flags ask for; what they leave out has the default of `Options`.
 
     Raises
     ------
     UsageError
         For a value out of range, or a file that can't be read.
     """
-    from scope_cpp.engine.budget import parse_budget
-    from scope_cpp.errors import UsageError
     from scope_cpp.serve.options import Options
 
-    most = parse_budget(limits.max_body)
-    if most.kind not in ("bytes", "cells"):  # a number alone is bytes too
-        raise UsageError(f"--max-body {limits.max_body}: give a size, such as 4MiB")
+    values: dict[str, Any] = {
+        "host": server.host,
+        "port": server.port,
+        **asdict(rows),
+        **asdict(limits),
+        "max_body": None if limits.max_body is None else _bytes(limits.max_body),
+    }
     return Options(
-        host=server.host,
-        port=server.port,
         api_keys=_keys(server),
         insecure_no_key=server.insecure_no_key,
-        n_parallel=rows.n_parallel,
-        queue=rows.queue,
-        cells=rows.cells,
-        prefix_cache=rows.prefix_cache,
-        n_predict=limits.n_predict,
-        max_body=int(most.value),
-        timeout=limits.timeout,
-        body_timeout=limits.body_timeout,
-        grace=limits.grace,
-        max_connections=limits.max_connections,
         log_prompts=output.log_prompts,
+        **given(values),
     )
+
+
+def _bytes(size: str) -> int:
+    from scope_cpp.engine.budget import parse_budget
+    from scope_cpp.errors import UsageError
+
+    parsed = parse_budget(size)
+    if parsed.kind not in ("bytes", "cells"):  # a number alone is bytes too
+        raise UsageError(f"--max-body {size}: give a size, such as 4MiB")
+    return int(parsed.value)
 
 
 def _keys(server: ServerFlags) -> tuple[str, ...]:

@@ -23,9 +23,13 @@ HEADER = """\
 
 Written by `scripts/make_cli_docs.py` from what `scope --help` shows; do not edit.
 
-Text goes to stdout, everything else to stderr. A value is taken from the flag, else from the
-environment variable, else from the `--config` file, else from the model's own sampling defaults,
-else from llama.cpp's. Exit codes: 0 done, 1 failed, 2 wrong request, 130 Ctrl-C.
+Text goes to stdout, everything else to stderr. `scope COMMAND --help` shows the options that people
+use first, `scope COMMAND --help-all` those of this page. Exit codes: 0 done, 1 failed, 2 wrong
+request, 130 Ctrl-C.
+
+Each option can also be set by an environment variable: `SCOPE_` and its first long name, such as
+`SCOPE_BUDGET=2k` for `--budget 2k`. A value is taken from the command line, else from the variable,
+else from the `--config` file, else (sampling only) from the model's file; else the default holds.
 
 Keys of a `--config` file are flags without their dashes; a table stands for a repeatable flag:
 
@@ -46,7 +50,7 @@ For `-o KEY=VALUE`. A key that both policies have goes to both; `decode.window` 
 `prefill.window` name one. `auto` stands for a derived value.
 """
 
-_SKIPPED = {"help", "install_completion", "show_completion"}
+_SKIPPED = {"help_all"}
 
 
 def render() -> str:
@@ -68,9 +72,12 @@ def _section(name: str, command: Any) -> str:
     lines = [f"## `scope {name}`", ""]
     for part in cleandoc(command.help).split("\n\n"):
         lines += ["```sh", part, "```", ""] if part.startswith("scope ") else [_line(part), ""]
-    for panel, params in _panels(command).items():
-        lines += [f"**{panel}**", "", "| | | default | variable |", "|---|---|---|---|"]
-        lines += [*(_row(param) for param in params), ""]
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    panels = {"Arguments": arguments, **_help().panels(command.params)}
+    for panel, params in panels.items():
+        rows = [_row(param) for param in params if param.name not in _SKIPPED]
+        if rows:
+            lines += [f"**{panel}**", "", "| | | default |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
@@ -78,25 +85,23 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _panels(command: Any) -> dict[str, list[Any]]:
-    panels: dict[str, list[Any]] = {}
-    for param in command.params:
-        if param.name not in _SKIPPED:
-            panel = getattr(param, "rich_help_panel", None) or "Arguments"
-            panels.setdefault(panel, []).append(param)
-    return panels
-
-
 def _row(param: Any) -> str:
-    cells = (_spelling(param), param.help or "", _default(param), _code(param.envvar))
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    text = import_module("scope_cli.derive").fill(param.help or "")
+    cells = (_spelling(param), text, _help().default_of(param))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _spelling(param: Any) -> str:
+    """Short spellings first, as llama.cpp's help has them, then what it takes."""
     if param.param_type_name == "argument":
-        return _code(param.metavar)
-    names = ", ".join(_code(name) for name in _ordered(param.opts))
-    return names if param.is_flag else f"{names} {param.metavar}"
+        return f"`{param.metavar}`"
+    names = ", ".join(f"`{name}`" for name in _help().ordered(param.opts))
+    return " ".join([names, *_help().metavar(param)])
+
+
+def _help() -> Any:
+    """The module that ``--help`` is made by."""
+    return import_module("scope_cli.help_page")
 
 
 def _policies() -> str:
@@ -121,22 +126,6 @@ def _policies() -> str:
 
 def _listed(words: tuple[str, ...]) -> list[str]:
     return [", ".join(words)] if words else []
-
-
-def _ordered(names: list[str]) -> Iterator[str]:
-    """Short spellings first, as llama.cpp's help has them."""
-    yield from sorted(names, key=lambda name: name.startswith("--"))
-
-
-def _default(param: Any) -> str:
-    shown = getattr(param, "show_default", None)
-    if isinstance(shown, str):
-        return shown
-    return "" if param.default in (None, False, []) else str(param.default)
-
-
-def _code(text: str | None) -> str:
-    return f"`{text}`" if text else ""
 
 
 def main() -> int:

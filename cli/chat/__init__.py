@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..app import shows_first
 from ..flags import (
-    BudgetFlags,
     ComputeFlags,
     LengthFlags,
     ModelFlags,
@@ -16,7 +16,7 @@ from ..flags import (
     PolicyFlags,
     SamplingFlags,
 )
-from .flags import ChatOutputFlags, TalkFlags
+from .flags import ChatBudgetFlags, ChatOutputFlags, TalkFlags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
+@shows_first("-hf", "-p", "-sys", "--session", "--budget", "--policy", "-n", "--temp", "-ngl", "-t")
 def chat(
     ctx: typer.Context,
     model: ModelFlags,
     talk: TalkFlags,
     length: LengthFlags,
-    budget: BudgetFlags,
+    budget: ChatBudgetFlags,
     policy: PolicyFlags,
     sampling: SamplingFlags,
     placement: PlacementFlags,
     compute: ComputeFlags,
     output: ChatOutputFlags,
 ) -> None:
-    """Talk with a model for as long as you like within a fixed KV-cache budget.
+    """Talk with a model for as long as you like in a KV cache of a fixed size.
 
-    scope chat model.gguf --budget 4k; then /help
+    The command /help lists what you can do in a chat.
+
+    scope chat model.gguf --budget 4k
     """
     from scope_cpp.engine import logs
 

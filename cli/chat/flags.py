@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from ..flags import Config, Verbose
+from ..flags import CACHE, BudgetFlags, Config, Verbose
 from ..groups import flag
+from ..help_page import OUTPUT
 
 _prompt = partial(flag, "Prompt")
-_output = partial(flag, "Output")
+_cache = partial(flag, CACHE)
+_output = partial(flag, OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -22,32 +24,66 @@ class TalkFlags:
     ] = None
     file: Annotated[
         str | None,
-        _prompt("--file", "-f", metavar="FILE", help="The same from a file; - is stdin."),
+        _prompt(
+            "--file", "-f", metavar="FILE", help="Read the first message from a file; - is stdin."
+        ),
     ] = None
     system_prompt: Annotated[
         str | None, _prompt("--system-prompt", "-sys", metavar="TEXT", help="The system message.")
     ] = None
     system_prompt_file: Annotated[
         str | None,
-        _prompt("--system-prompt-file", "-sysf", metavar="FILE", help="The same from a file."),
+        _prompt(
+            "--system-prompt-file",
+            "-sysf",
+            metavar="FILE",
+            help="Read the system message from a file.",
+        ),
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="JINJA", help="Instead of the model's own."),
+        _prompt(
+            "--chat-template",
+            metavar="JINJA",
+            help="Use this chat template instead of the model's own.",
+        ),
     ] = None
     chat_template_file: Annotated[
         str | None,
-        _prompt("--chat-template-file", metavar="FILE", help="The same from a file."),
+        _prompt("--chat-template-file", metavar="FILE", help="Use the chat template in this file."),
     ] = None
     single_turn: Annotated[
-        bool, _prompt("--single-turn", "-st", help="One message, one answer; so is piped stdin.")
+        bool,
+        _prompt(
+            "--single-turn",
+            "-st",
+            help="Answer one message and end. A message that is piped in is answered so too.",
+        ),
     ] = False
     session: Annotated[
         str | None,
         _prompt(
             "--session",
             metavar="FILE",
-            help="Take up the conversation of this file, and save it there after each turn.",
+            help="Resume the conversation in this file, if it exists, and save it there after each"
+            " turn.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ChatBudgetFlags(BudgetFlags):
+    """How large the cache is; a conversation has no length that a budget could be derived from."""
+
+    budget: Annotated[
+        str | None,
+        _cache(
+            "--budget",
+            metavar="CELLS",
+            help="KV cells of the whole conversation, never exceeded: a number (8192, 8k), memory"
+            " (512MiB), or auto, which is half of the free memory.",
+            show_default="{engine.settings:CHAT_CELLS}, or as many as fit into half of the free"
+            " memory",
         ),
     ] = None
 
@@ -57,7 +93,7 @@ class ChatOutputFlags:
     """What is printed."""
 
     no_markdown: Annotated[
-        bool, _output("--no-markdown", help="Show answers as they are written, unformatted.")
+        bool, _output("--no-markdown", help="Show the answers as plain text.")
     ] = False
     verbose: Verbose = False
     config: Config = None

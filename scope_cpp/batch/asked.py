@@ -12,6 +12,8 @@ from scope_cpp.errors import ScopeError, UsageError
 
 # Rows at once, if nothing is said and as many fit
 MOST_ROWS = 8
+# Of the run; see `scope_cpp.batch.requests.row_seed`
+DEFAULT_SEED = 0
 
 
 @dataclass(frozen=True)

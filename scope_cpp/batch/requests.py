@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scope_cpp.batch.asked import DEFAULT_SEED
 from scope_cpp.batch.rows import Row
 from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.chat import format_chat
@@ -48,7 +49,7 @@ class Defaults:
 
     settings: Settings = field(default_factory=Settings)
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    seed: int = DEFAULT_SEED
     n_predict: int | None = None
     stop: tuple[str, ...] = ()
     chat: bool = False

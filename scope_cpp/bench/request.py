@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 TESTS = ("gen", "prompt", "memory", "turn", "python", "parallel")
 FLASH = ("on", "off")
+FILLS = ("copy", "read", "decode")
 
 # what a test takes where the user says nothing
-_N_PROMPT = {"python": 64, "turn": 128, "parallel": 512}
-_N_STEPS = {"gen": 32, "memory": 4, "turn": 32, "python": 64}
-_REPETITIONS = {"memory": 1}
-_FILL = {"memory": "read"}
-_OUTPUT = {"gen": 2048, "memory": 8192}
+DEFAULT_ROW = ":".join((DEFAULT_POLICY, *DEFAULT_OPTIONS))
+N_PROMPT = dict.fromkeys(TESTS, 2048) | {"turn": 128, "python": 64, "parallel": 512}
+N_GEN = {"gen": 32, "memory": 4, "turn": 32, "python": 64, "parallel": 32}
+N_OUTPUT = {"gen": 2048, "parallel": 2048, "memory": 8192}
+REPETITIONS = dict.fromkeys(TESTS, 5) | {"memory": 1}
+FILL = {"gen": "copy", "memory": "read"}
 # of texts that are written at once, which are measured in the middle
-_ROWS_OUTPUT = 4096
+_ROWS_OUTPUT = 2 * N_OUTPUT["parallel"]
 N_TURNS = 10
 AROUND_A_TURN = 64  # tokens that a chat template may put around a message
 
@@ -84,7 +86,7 @@ class Request:
         for value, valid, what in (
             *((test, TESTS, "test") for test in self.tests),
             *((flash, FLASH, "flash attention") for flash in self.flash),
-            (self.fill, (None, "copy", "read", "decode"), "fill"),
+            (self.fill, (None, *FILLS), "fill"),
         ):
             if value not in valid:
                 known = ", ".join(name for name in valid if name)
@@ -105,7 +107,7 @@ class Request:
 
     def rounds(self, test: str) -> int:
         """Repetitions of a test, without the one that warms up."""
-        return self.repetitions or _REPETITIONS.get(test, 5)
+        return self.repetitions or REPETITIONS[test]
 
     def rows(self, test: str, model: Model) -> list[Row]:
         """Return the rows of a test; what they need of each other comes first.
@@ -126,16 +128,15 @@ class Request:
 
     def prompts(self, test: str) -> tuple[int, ...]:
         """Prompt lengths of a test."""
-        return self.n_prompts or (_N_PROMPT.get(test, 2048),)
+        return self.n_prompts or (N_PROMPT[test],)
 
     def steps(self, test: str) -> int:
         """Steps of a block."""
-        return self.n_gen or _N_STEPS.get(test, 1)
+        return self.n_gen or N_GEN.get(test, 1)
 
     def chosen(self) -> Iterator[dict[str, Any]]:
         """Yield the settings of the bounded rows."""
-        default = ":".join((DEFAULT_POLICY, *DEFAULT_OPTIONS))
-        texts = self.policies or (default,)
+        texts = self.policies or (DEFAULT_ROW,)
         for text, prefill, granularity in product(texts, self.prefills, self.granularities):
             name, *options = text.split(":")
             yield {
@@ -148,10 +149,10 @@ class Request:
 
 def _at_depths(request: Request, test: str, model: Model) -> Iterator[Row]:
     n_steps, rounds = request.steps(test), request.rounds(test)
-    fill = request.fill or _FILL.get(test, "copy")
+    fill = request.fill or FILL[test]
     bounded = []
     for n_prompt in request.prompts(test):
-        depths = request.depths or (n_prompt + _OUTPUT[test],)
+        depths = request.depths or (n_prompt + N_OUTPUT[test],)
         for depth in depths:
             _check_depth(depth, n_prompt)
             plain = Row(test, "full", "on", depth + 1, n_steps=n_steps, depth=depth, fill=fill)
@@ -178,7 +179,7 @@ def _prompts(request: Request, test: str, model: Model) -> Iterator[Row]:
         yield from _both_paths(
             Row(test, "full", "on", n_prompt, n_read=n_prompt, depth=n_prompt, n_prompt=n_prompt)
         )
-        longest = _OUTPUT["gen"]
+        longest = N_OUTPUT["gen"]
         for row in _bounded(request, test, model, n_prompt, longest):
             yield replace(row, depth=n_prompt, n_read=n_prompt)
 
@@ -201,7 +202,7 @@ def _parallel(request: Request, test: str, model: Model) -> Iterator[Row]:
     """Texts at once, one alone, and as many of the full cache as have room in the same cells."""
     n_steps, rounds = request.steps(test), request.rounds(test)
     for n_prompt, chosen in product(request.prompts(test), request.depths or (None,)):
-        depth = n_prompt + _ROWS_OUTPUT // 2 if chosen is None else chosen
+        depth = n_prompt + N_OUTPUT["parallel"] if chosen is None else chosen
         _check_depth(depth, n_prompt)
         longest = max(_ROWS_OUTPUT, depth - n_prompt + (rounds + 2) * n_steps)
         asked = replace(request, budget=request.budget or str(n_prompt + request.beta))

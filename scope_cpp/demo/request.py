@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
 
 BOTH = "both"
+MIX_NAMES = (BOTH, *MIXES)
+N_QUESTIONS = Size().questions
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check what needs no model."""
-        if self.mix not in (BOTH, *MIXES):
-            raise UsageError(f"unknown mix {self.mix!r}; valid are {', '.join((BOTH, *MIXES))}")
+        if self.mix not in MIX_NAMES:
+            raise UsageError(f"unknown mix {self.mix!r}; valid are {', '.join(MIX_NAMES)}")
         if self.beta is not None and self.budget is not None:
             raise UsageError("--beta and --budget both give cells: leave one out")
         for flag, value in (("--samples", self.n_samples), ("--beta", self.beta)):
@@ -82,7 +84,7 @@ class Request:
 
     def _made(self, mix: str) -> list[ReferenceSample]:
         size = Size()
-        n = size.questions if self.n_questions is None else self.n_questions
+        n = N_QUESTIONS if self.n_questions is None else self.n_questions
         n_facts = max(2, -(-size.facts * n // size.questions))
         n_filler = size.filler * n // size.questions
         try:

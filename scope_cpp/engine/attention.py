@@ -11,15 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from scope_cpp.engine.context_params import PLAIN_UBATCH
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.native.library import llama_cpp
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
     from scope_cpp.engine.settings import Settings
-
-# Tokens of a physical batch where the plain attention was chosen here
-PLAIN_UBATCH = 128
 
 
 def resolve(settings: Settings, model: Model, *, bounded: bool) -> Settings:

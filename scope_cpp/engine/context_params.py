@@ -1,10 +1,13 @@
-"""What a context is created with; plain Python, so that help can show the defaults."""
+"""What models and contexts are created with; plain Python, so that help can show it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+SPLIT_MODES = ("none", "layer", "row", "tensor")  # enum llama_split_mode, in its order
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
+# Tokens of a physical batch where the plain attention was chosen for the user
+PLAIN_UBATCH = 128
 # llama.cpp rounds the size of a cache up to this
 CELLS_MULTIPLE = 256
 

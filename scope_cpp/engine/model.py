@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from scope_cpp.engine import logs
+from scope_cpp.engine.context_params import SPLIT_MODES
 from scope_cpp.engine.gguf_header import Header, read_header
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.native.lifetime import Closable, Pointer, own, part
-
-SPLIT_MODES = ("none", "layer", "row", "tensor")  # enum llama_split_mode, in its order
 
 _LOAD_MODES = {  # (use_mmap, use_mlock): enum llama_load_mode; AUTO maps where devices allow it
     (True, False): "LLAMA_LOAD_MODE_AUTO",

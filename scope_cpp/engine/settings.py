@@ -86,7 +86,7 @@ class Settings:
             )
         if self.flash_attn not in FLASH_ATTN:
             raise UsageError(
-                f"flash attention {self.flash_attn!r} is unknown; valid are {', '.join(FLASH_ATTN)}"
+                f"--flash-attn {self.flash_attn}: unknown; valid are {', '.join(FLASH_ATTN)}"
             )
         self.policies()
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from scope_cpp.engine.sampling_params import RANDOM_SEED, RANGES
 from scope_cpp.errors import UsageError
 
+DEFAULT_TASK = "reference"
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -13,7 +13,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 from scope_cpp.eval import sets
 from scope_cpp.eval.rows import Row, is_part
-from scope_cpp.policies import parse_options
+from scope_cpp.policies import decode_policies, parse_options
 
 DEFAULT_ROWS = (
     "full",
@@ -52,6 +52,16 @@ _FLAGS = {
 }
 
 Values = dict[str, Any]
+
+
+def known_rows() -> list[str]:
+    """Return the names that ``--rows`` takes: sets of rows, and policies."""
+    return [*sets.SETS, *decode_policies()]
+
+
+def default_rows() -> list[str]:
+    """Return the rows of a run that names none, with their options."""
+    return [":".join((name, *_OPTIONS.get(name, ()))) for name in DEFAULT_ROWS]
 
 
 @dataclass(frozen=True)

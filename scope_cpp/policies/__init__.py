@@ -14,7 +14,13 @@ from scope_cpp.policies.h2o_prefill import H2OPrefill
 from scope_cpp.policies.openvino import OpenVINO
 from scope_cpp.policies.pyramidinfer import PyramidInfer, PyramidInferPrefill
 from scope_cpp.policies.pyramidkv import PyramidKV
-from scope_cpp.policies.registry import Registry, parse_options, split_options, valid_options
+from scope_cpp.policies.registry import (
+    Registry,
+    example_options,
+    parse_options,
+    split_options,
+    valid_options,
+)
 from scope_cpp.policies.rkv import RKV
 from scope_cpp.policies.scope_adaptive import ScopeAdaptive
 from scope_cpp.policies.scope_discontinuous import ScopeDiscontinuous
@@ -33,6 +39,7 @@ __all__ = [
     "Step",
     "View",
     "decode_policies",
+    "example_options",
     "find_decode",
     "find_prefill",
     "make_decode",

@@ -154,6 +154,16 @@ def valid_options(cls: type[Policy]) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(cls)}
 
 
+def example_options(*policies: type[Policy]) -> list[str]:
+    """Return ``key=value`` for each option of the policies: its default, or each word it takes."""
+    found: dict[str, None] = {}
+    for item in (item for cls in policies for item in fields(cls)):
+        default = "auto" if item.default is None else str(item.default)
+        words = item.metadata.get("choices") or (default,)
+        found.update(dict.fromkeys(f"{item.name}={word}" for word in words))
+    return list(found)
+
+
 def _valid(keys: Iterable[str]) -> str:
     return "valid are " + (", ".join(keys) or "none")
 

@@ -55,8 +55,8 @@ USAGE = [
     (["--raw", "-sys", "Brief."], "leave --raw out"),
     (["-no-cnv", "--chat-template", "{{ messages[0].content }}"], "leave --raw out"),
     (["--config", "missing.toml"], "missing.toml"),
-    (["-nkvo"], "no such flag: -nkvo"),
-    (["-n5"], "no such flag: -n5"),
+    (["-nkvo"], "has no option -nkvo"),
+    (["-n5"], "did you mean -n 5?"),
     (["--no-such-flag"], "--no-such-flag"),
     (["-m", "other.gguf"], "two models"),
 ]

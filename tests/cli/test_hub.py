@@ -68,7 +68,7 @@ def test_variables_and_what_wins_over_them(
         (["-hf", "tiny"], "write it as user/repo"),
         (["-hf", "me/tiny:Q9"], "has no Q9: valid are Q8_0"),
         (["-hf", "me/tiny", "--offline"], "not in the cache"),
-        (["-hfx", "me/tiny"], "no such flag: -hfx"),
+        (["-hfx", "me/tiny"], "has no option -hfx: did you mean -hf"),
     ],
 )
 def test_wrong_requests(run: Run, server: Hub, args: list[str], phrase: str) -> None:

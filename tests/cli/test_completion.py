@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scope_cli.main import app
+from typer.testing import CliRunner
+
+from scope_cpp.engine.kv_types import KV_TYPES
+from scope_cpp.policies import decode_policies, prefill_policies
+
+Offer = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def offer() -> Offer:
+    """What bash is offered at the end of a line, words cut at ``=`` as it does."""
+
+    def call(line: str) -> list[str]:
+        words = line.replace("=", " = ").removesuffix("  ").split(" ")
+        if line.endswith("="):
+            words = words[:-1] if words[-1] == "" else words
+        variables = {"_SCOPE_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(words)}
+        result = CliRunner().invoke(
+            app, [], prog_name="scope", env={**variables, "COMP_CWORD": str(len(words) - 1)}
+        )
+        assert result.exit_code == 0, result.output
+        return result.stdout.split()
+
+    return call
+
+
+def test_policies(offer: Offer) -> None:
+    scopes = [name for name in decode_policies() if name.startswith("scope-")]
+    for command in ("generate", "chat", "serve", "batch", "plot heatmap"):
+        assert offer(f"scope {command} --policy scope-") == scopes
+        assert offer(f"scope {command} --prefill s") == ["snapkv", "streaming-llm"]
+    assert offer("scope generate --policy ") == list(decode_policies())
+    assert offer("scope generate --prefill ") == list(prefill_policies())
+
+
+def test_lists(offer: Offer) -> None:
+    assert offer("scope bench --policy h2o,scope-f") == ["h2o,scope-foresight"]
+    assert offer("scope eval run --rows full,pre") == ["full,prefills"]
+    assert offer("scope bench -fa on,") == ["on,on", "on,off"]
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("scope generate -ctk q8", ["q8_0"]),
+        ("scope chat -ctv ", list(KV_TYPES)),
+        ("scope generate -fa o", ["off", "on"]),
+        ("scope generate --granularity ", ["head", "cell"]),
+        ("scope serve -sm ", ["none", "layer", "row", "tensor"]),
+        ("scope bench --fill ", ["copy", "read", "decode"]),
+        ("scope bench -o js", ["json", "jsonl"]),
+        ("scope demo --mix ", ["both", "uniform", "hubs"]),
+        ("scope eval run --task m", ["math500"]),
+        ("scope ge", ["generate"]),
+        ("scope generate --help", ["--help-all", "--help"]),
+    ],
+)
+def test_names(offer: Offer, line: str, names: list[str]) -> None:
+    assert offer(line) == names
+
+
+def test_options_of_the_policies_that_are_named(offer: Offer) -> None:
+    assert "beta1=auto" in offer("scope generate -o ")
+    assert offer("scope generate --policy streaming-llm -o s") == ["sinks=4"]
+    assert "window=32" in offer("scope generate --prefill snapkv -o ")
+    assert "window=32" not in offer("scope generate -o ")
+    assert offer("scope generate --policy none-such -o ") == []
+
+
+def test_values_behind_the_equals_sign(offer: Offer) -> None:
+    rules = offer("scope generate --policy scope-slide -o score=")
+    assert "accumulate" in rules and not any("=" in rule for rule in rules)
+    assert offer("scope generate --policy scope-slide -o score=acc") == ["accumulate"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_in_bash(tmp_path: Path) -> None:
+    program = tmp_path / "scope"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m scope_cli "$@"\n')
+    program.chmod(0o755)
+    script = f"""
+PATH={tmp_path}:$PATH
+source <(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1 scope --show-completion bash)
+COMP_WORDS=(scope generate --policy scope-slide -o score = acc) COMP_CWORD=7
+_scope_completion scope
+echo "${{COMPREPLY[*]}}"
+"""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stdout == "accumulate\n", done.stderr
