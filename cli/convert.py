@@ -129,11 +129,12 @@ def sampling_values(flags: SamplingFlags) -> dict[str, Any]:
     """
     values = given(asdict(flags))
     values["logit_bias"] = dict(_bias(text) for text in flags.logit_bias or ())
-    path = values.pop("grammar_file", None)
-    if path is not None:
-        if flags.grammar is not None:
-            raise UsageError("--grammar and --grammar-file: leave one out")
-        values["grammar"] = read_text("--grammar-file", path)
+    for name in ("grammar", "json_schema"):
+        path, flag = values.pop(f"{name}_file", None), f"--{name.replace('_', '-')}"
+        if path is not None:
+            if name in values:
+                raise UsageError(f"{flag} and {flag}-file: leave one out")
+            values[name] = read_text(f"{flag}-file", path)
     SamplingParams(**values)
     return values
 

@@ -403,7 +403,20 @@ class SamplingFlags:
     json_schema: Annotated[
         str | None,
         _sampling(
-            "--json-schema", metavar="JSON", help="Constrain the output to this JSON schema."
+            "--json-schema",
+            "-j",
+            metavar="SCHEMA",
+            help="Constrain the output to this JSON schema.",
+        ),
+    ] = None
+    json_schema_file: Annotated[
+        str | None,
+        _sampling(
+            "--json-schema-file",
+            "-jf",
+            metavar="FILE",
+            help="Constrain the output to the JSON schema in this file.",
+            show_default=False,
         ),
     ] = None
     logit_bias: Annotated[

@@ -14,7 +14,7 @@ from .. import convert
 from ..flags import LengthFlags, SamplingFlags
 
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
-_FROM_FILE = {"grammar_file": "grammar"}
+_FROM_FILE = {"grammar_file": "grammar", "json_schema_file": "json_schema"}
 
 
 def names() -> dict[str, tuple[type, str]]:

@@ -1,14 +1,17 @@
-"""Grammars: GBNF, and JSON schemas turned into GBNF."""
+"""Keeps an output to a GBNF grammar, with llama.cpp's sampler."""
 
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scope_cpp.engine import logs
 from scope_cpp.engine.gbnf import left_recursive_rule
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.samplers import candidates, owned, token_array
 from scope_cpp.errors import UsageError
 from scope_cpp.native.library import llama_cpp
 
@@ -19,34 +22,49 @@ _MAX_NESTING = 256
 _OPAQUE = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*')
 
 
-def grammar_source(model: Model, grammar: str | None, json_schema: str | None) -> str | None:
-    """Return the GBNF of the grammar or JSON schema, None when neither is given.
+class GrammarConstraint:
+    """One output that is being written to a GBNF grammar, see `Constraint`.
+
+    Parameters
+    ----------
+    model
+    grammar
+        GBNF.
 
     Raises
     ------
     UsageError
-        For a JSON schema that cannot be turned into a grammar, or a model that has no end token:
-        once the grammar is complete no token at all would be allowed.
+        For a bad grammar, or a model that has no end token.
     """
-    if json_schema is not None:
-        grammar = gbnf_of_schema(json_schema)
-    if grammar is not None and not model.has_eog:
-        raise UsageError("a grammar needs an end token, which this model's vocabulary lacks")
-    return grammar
 
+    name = "grammar"
 
-def gbnf_of_schema(json_schema: str) -> str:
-    """Return the GBNF of a JSON schema, given as JSON text.
+    def __init__(self, model: Model, grammar: str) -> None:
+        if not model.has_eog:
+            raise UsageError("a grammar needs an end token, which this model's vocabulary lacks")
+        self._n_vocab = model.n_vocab
+        vocab = model.vocab
+        self._sampler = owned(init_grammar(vocab, grammar), vocab)
 
-    Raises
-    ------
-    UsageError
-        When it is no JSON, or uses what the converter does not know.
-    """
-    try:
-        return str(import_module("llama_cpp.llama_grammar").json_schema_to_gbnf(json_schema))
-    except Exception as err:  # the converter has no error type of its own
-        raise UsageError(f"bad JSON schema: {_one_line(err) or type(err).__name__}") from None
+    def allows(self, token: int) -> bool:
+        """Whether the output may go on, or end, with a token."""
+        return bool(self._kept(candidates(np.zeros(1, np.float32), token))[0])
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return which tokens `allows` takes."""
+        return self._kept(candidates(np.zeros(self._n_vocab, np.float32)))
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that is allowed; llama.cpp aborts for another."""
+        llama_cpp.llama_sampler_accept(self._sampler, token)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        llama_cpp.llama_sampler_reset(self._sampler)
+
+    def _kept(self, tokens: NDArray[Any]) -> NDArray[np.bool_]:
+        llama_cpp.llama_sampler_apply(self._sampler, token_array(tokens))
+        return np.asarray(tokens["logit"] != -np.inf)
 
 
 def init_grammar(vocab: Any, grammar: str) -> Any:

@@ -27,6 +27,7 @@ _LOAD_MODES = {  # (use_mmap, use_mlock): enum llama_load_mode; AUTO maps where 
 CUT = "\ufdd0"  # a noncharacter, which Unicode keeps for use within a program
 
 _NO_TOKEN = -1
+_MOST_PIECE = 64  # bytes of nearly every token
 _MAX_NAMED = 8  # characters named in one message
 
 
@@ -299,6 +300,17 @@ class Model(Closable):
         self._check_token(token)
         fn = llama_cpp.llama_token_to_piece
         return _grown(lambda buf, n: fn(self.vocab, token, buf, n, 0, special))
+
+    @cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes of every token; none for control tokens."""
+        n_vocab, buffer = self.n_vocab, ctypes.create_string_buffer(_MOST_PIECE)
+        fn = partial(llama_cpp.llama_token_to_piece, self.vocab)
+        sizes = (fn(token, buffer, _MOST_PIECE, 0, False) for token in range(n_vocab))
+        return tuple(
+            buffer.raw[:n] if n >= 0 else self.token_to_piece(token)
+            for token, n in enumerate(sizes)
+        )
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Return the text of `tokens`, with that of control tokens if `special` is true."""

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.grammar import grammar_source, init_grammar
+from scope_cpp.engine import constraint
+from scope_cpp.engine.constraint import Constraint
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.samplers import candidates, owned, token_array
 from scope_cpp.engine.sampling_params import RANDOM_SEED, RANGES, SamplingParams
 from scope_cpp.errors import ScopeError, UsageError, Warn, ignore
 from scope_cpp.native.library import llama_cpp
-from scope_cpp.native.lifetime import Closable, own
+from scope_cpp.native.lifetime import Closable
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.schema.matcher import CompiledSchema
 
 # Below, differences of logits are lost in their rounding, and quotients could be infinite
 _COLDEST = 1e-6
-_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Sampler(Closable):
     ----------
     model : Model
     params : SamplingParams
+    schema : CompiledSchema, optional
+        What the JSON schema of `params` was compiled to, if it was already.
 
     Raises
     ------
@@ -114,19 +119,22 @@ class Sampler(Closable):
         For a bad grammar or JSON schema, or a biased token outside of the vocabulary.
     """
 
-    def __init__(self, model: Model, params: SamplingParams) -> None:
+    def __init__(
+        self, model: Model, params: SamplingParams, schema: CompiledSchema | None = None
+    ) -> None:
         super().__init__("the sampler", "make another one", model)
         self.params = params
         self.seed = draw_seed(params.seed)
         self._n_vocab = model.n_vocab
         bias = _logit_bias(model, params)
-        source = grammar_source(model, params.grammar, params.json_schema)
-        vocab = model.vocab
-        self._grammar = None if source is None else _owned(init_grammar(vocab, source), vocab)
-        self._pointer = _owned(_build_chain(model.n_vocab, params, bias, self.seed))
+        if schema is not None:
+            self._constraint: Constraint | None = schema.begin()
+        else:
+            self._constraint = constraint.begin(model, params.grammar, params.json_schema)
+        self._pointer = owned(_build_chain(model.n_vocab, params, bias, self.seed))
 
     def _release(self) -> None:
-        self._grammar = None
+        self._constraint = None
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Let the penalties see the prompt; the grammar does not, which it does not describe."""
@@ -146,68 +154,42 @@ class Sampler(Closable):
         Raises
         ------
         ScopeError
-            When the grammar allows no token of the vocabulary.
+            When the grammar or schema allows no token of the vocabulary.
         """
-        grammar, chain = self._grammar, self.ptr
+        kept, chain = self._constraint, self.ptr
         with ctx.lock, chain.lock:
-            if grammar is None:
+            if kept is None:
                 return int(llama_cpp.llama_sampler_sample(chain, ctx, idx))
             logits = llama_cpp.llama_get_logits_ith(ctx, idx)
-            token = _constrained(np.ctypeslib.as_array(logits, (self._n_vocab,)), chain, grammar)
-            llama_cpp.llama_sampler_accept(grammar, token)
+            token = _constrained(np.ctypeslib.as_array(logits, (self._n_vocab,)), chain, kept)
+            kept.accept(token)
             llama_cpp.llama_sampler_accept(chain, token)
         return token
 
     def reset(self) -> None:
         """Begin anew: forget all tokens, and start the seed and the grammar over."""
-        grammar, chain = self._grammar, self.ptr
+        kept, chain = self._constraint, self.ptr
         llama_cpp.llama_sampler_reset(chain)
-        if grammar is not None:
-            llama_cpp.llama_sampler_reset(grammar)
+        if kept is not None:
+            kept.reset()
 
 
-def _owned(sampler: Any, *needs: object) -> Any:
-    """Have a native sampler freed with the last reference to it."""
-    kind, address = type(sampler), ctypes.addressof(sampler.contents)
-    return own(sampler, lambda: llama_cpp.llama_sampler_free(ctypes.cast(address, kind)), *needs)
-
-
-def _constrained(logits: NDArray[np.float32], chain: Any, grammar: Any) -> int:
-    candidates = _candidates(logits)
-    token = _draw(candidates, chain)
-    drawn = _candidates(np.zeros(1, np.float32), token)
-    llama_cpp.llama_sampler_apply(grammar, _token_array(drawn))
-    if drawn["logit"][0] != -np.inf:
+def _constrained(logits: NDArray[np.float32], chain: Any, kept: Constraint) -> int:
+    token = _draw(candidates(logits), chain)
+    if kept.allows(token):
         return token
-    candidates = _candidates(logits)
-    llama_cpp.llama_sampler_apply(grammar, _token_array(candidates))
-    # accepting a rejected token would abort the process; the chain reorders, so note now
-    allowed = candidates["logit"] != -np.inf
+    allowed = kept.allowed()
     if allowed.any():
-        token = _draw(candidates, chain)
+        token = _draw(candidates(np.where(allowed, logits, np.float32(-np.inf))), chain)
         if allowed[token]:
             return token
-    raise ScopeError("the grammar allows no token of this vocabulary here")
+    raise ScopeError(f"the {kept.name} allows no token of this vocabulary here")
 
 
-def _draw(candidates: NDArray[Any], chain: Any) -> int:
-    array = _token_array(candidates)
+def _draw(tokens: NDArray[Any], chain: Any) -> int:
+    array = token_array(tokens)
     llama_cpp.llama_sampler_apply(chain, array)
-    return int(candidates["id"][array.selected])
-
-
-def _candidates(logits: NDArray[np.float32], first: int = 0) -> NDArray[Any]:
-    candidates = np.zeros(logits.size, _TOKEN_DATA)
-    candidates["id"] = np.arange(first, first + logits.size)
-    candidates["logit"] = logits
-    return candidates
-
-
-def _token_array(candidates: NDArray[Any]) -> Any:
-    data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
-    return llama_cpp.llama_token_data_array(
-        data=data, size=candidates.size, selected=-1, sorted=False
-    )
+    return int(tokens["id"][array.selected])
 
 
 def draw_seed(seed: int) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scope_cpp.engine.grammar import grammar_source
 from scope_cpp.engine.parallel import Request
 from scope_cpp.engine.parallel.options import Options, parse_options
-from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams
+from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
+from scope_cpp.engine.schema.matcher import CompiledSchema
 from scope_cpp.errors import UsageError
-from scope_cpp.serve.bounds import require_modest
 from scope_cpp.serve.errors import bad_request
 from scope_cpp.serve.serving import Body, Serving
 
@@ -79,6 +78,8 @@ def make_rows(
         options = parse_options({name: body[name] for name in _ROW if name in body})
         settings = options.over(serving.settings)
         sampling = _sampling(serving, options)
+        schema = sampling.json_schema
+        compiled = None if schema is None else CompiledSchema(serving.model, schema)
     except UsageError as err:
         raise bad_request(str(err)) from None
     for tokens in prompts:
@@ -89,6 +90,7 @@ def make_rows(
         settings=settings,
         stop=(*stops, *(options.stop or ())),
         logprobs=logprobs,
+        schema=compiled,
     )
     return [
         replace(row, prompt=tokens, sampling=replace(sampling, seed=_seed(sampling.seed, i)))
@@ -114,10 +116,7 @@ def _check_prompt(serving: Serving, tokens: Sequence[int], param: str, whole: bo
 
 def _sampling(serving: Serving, options: Options) -> SamplingParams:
     values = {**serving.sampling, **options.sampling}
-    schema = options.sampling.get("json_schema")
-    if schema is not None:
-        require_modest(schema)
-        grammar_source(serving.model, None, schema)  # what can't be one is refused before it waits
+    if options.sampling.get("json_schema") is not None:
         values["grammar"] = None
     n_vocab = serving.model.n_vocab
     for token in options.sampling.get("logit_bias", ()):

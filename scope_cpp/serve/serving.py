@@ -116,7 +116,7 @@ def make_serving(
         options.n_predict,
         n_cells(options, model, settings),
         options.n_parallel + options.queue,
-        max(len(model.token_to_piece(token, special=True)) for token in range(model.n_vocab)),
+        max(map(len, (*model.pieces, *(name.encode() for name in model.control_names)))),
     )
 
 

@@ -40,6 +40,8 @@ USAGE = [
     (["--top-p", "1.5"], "top_p"),
     (["--temp", "nan"], "temp"),
     (["--grammar", "root ="], "bad grammar"),
+    (["--json-schema", '{"not": {}}'], "bad JSON schema: #/not: this cannot be enforced"),
+    (["-j", "{}", "-jf", "schema.json"], "--json-schema and --json-schema-file: leave one out"),
     (["--grammar", "root ::= [a]", "--json-schema", "{}"], "choose one"),
     (["--json-schema", "{"], "bad JSON schema"),
     (["--logit-bias", "x"], "TOKEN=BIAS"),

@@ -218,7 +218,11 @@ def test_grammar_and_schema(generate: Generate, tmp_path: Path) -> None:
     file.write_text(grammar)
     assert generate(*PROMPT, "-n", 9, "--grammar-file", file)["text"] == got["text"]
     schema = '{"enum": ["yes", "no"]}'
-    assert json.loads(generate(*PROMPT, "-n", 9, "--json-schema", schema)["text"]) in ("yes", "no")
+    got = generate(*PROMPT, "-n", 9, "--json-schema", schema)
+    assert json.loads(got["text"]) in ("yes", "no")
+    file.write_text(schema)
+    assert generate(*PROMPT, "-n", 9, "-jf", file)["text"] == got["text"]
+    assert generate(*PROMPT, "-n", 9, "-j", schema)["text"] == got["text"]
 
 
 def test_positions_past_the_training_length_are_told_once(generate: Generate) -> None:

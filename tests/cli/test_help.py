@@ -50,7 +50,8 @@ _SPELLINGS = """
 -c --ctx-size -ctk --cache-type-k -ctv --cache-type-v -fa --flash-attn
 --budget --policy --prefill --granularity -o --option
 --temp --top-k --top-p --min-p --typical --repeat-penalty --repeat-last-n --presence-penalty
---frequency-penalty -s --seed --grammar --grammar-file --json-schema --logit-bias --ignore-eos
+--frequency-penalty -s --seed --grammar --grammar-file --logit-bias
+-j --json-schema -jf --json-schema-file --ignore-eos
 -t --threads -tb --threads-batch -b --batch-size -ub --ubatch-size
 """
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from scope_cpp.engine.generate import Response
 from scope_cpp.engine.sampling import Alternative, SamplingParams
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.schema.matcher import CompiledSchema
 
 __all__ = ["Alternative", "Event", "Request"]
 
@@ -32,6 +36,8 @@ class Request:
     logprobs
         ``None`` for none; else with each token its log probability and that of so many of the
         most likely ones, of the model's own distribution (before bias, penalties, temperature).
+    schema
+        What the JSON schema of `sampling` was compiled to; ``None``: it is when it is submitted.
     """
 
     prompt: str | tuple[int, ...]
@@ -41,6 +47,7 @@ class Request:
     stop: tuple[str, ...] = ()
     parse_special: bool = True
     logprobs: int | None = None
+    schema: CompiledSchema | None = None
 
 
 @dataclass(frozen=True)

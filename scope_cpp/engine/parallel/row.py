@@ -45,7 +45,7 @@ class Row:
         self._output: list[int] = []
         self._warn = warn
         text = TextStream(request.stop)
-        self._sampler = Sampler(model, request.sampling)
+        self._sampler = Sampler(model, request.sampling, request.schema)
         self._written = write(model, iter(self._last, None), text, demand.n_predict)
         self._chunk: Sequence[int] = ()
         self._started = 0.0
