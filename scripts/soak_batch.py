@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scope_cpp import child
 from scope_cpp.reference.shipped import model_path
 from scope_cpp.reference.task import make_samples
 
@@ -59,7 +60,7 @@ class Soak:
     def start(self, out: Path) -> subprocess.Popen[bytes]:
         """Start a run that goes on with `out`."""
         args = self.args
-        command = [sys.executable, "-m", "scope_cli", "batch", str(args.model)]
+        command = child.command("scope_cli", "batch", args.model)
         command += ["-i", str(self.source), "-o", str(out), "-np", str(args.parallel)]
         command += ["--budget", str(args.budget), "-n", str(args.tokens), "--temp", "0"]
         command += ["-t", str(args.threads), *args.flag]

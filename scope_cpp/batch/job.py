@@ -221,7 +221,7 @@ class Job:
 
     def _plan(self, found: Layout) -> Plan:
         return Plan(
-            str(self.model.path),
+            str(self.model.path.absolute()),  # a worker may be in another folder
             self._placement,
             self.defaults,
             found.n_parallel,

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scope_cpp.batch.ray_share import Share, share
@@ -134,16 +135,19 @@ def _start(ray: Any, stack: contextlib.ExitStack, address: str, n_cpus: int) -> 
     folder = tempfile.mkdtemp(prefix="scope-ray-")
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     stack.callback(ray.shutdown)
+    environment = _environment()
     try:
-        ray.init(
-            address=address,
-            num_cpus=max(default_threads(), n_cpus),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
-            **_OPTIONS,
-        )
+        with _elsewhere(Path(folder, "empty")):
+            ray.init(
+                address=address,
+                num_cpus=max(default_threads(), n_cpus),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                _node_ip_address="127.0.0.1",
+                **environment,
+                **_OPTIONS,
+            )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
         raise ScopeError(f"Ray does not start on this machine: {_line(err)}") from None
 
@@ -157,9 +161,10 @@ def _join(ray: Any, stack: contextlib.ExitStack, address: str, n_cpus: int) -> N
         )
     _knock(address)
     stack.callback(ray.shutdown)
+    environment = _environment()
     try:
-        with native_stderr() as told:
-            ray.init(address=address, runtime_env={"env_vars": _variables()}, **_OPTIONS)
+        with native_stderr() as told, tempfile.TemporaryDirectory() as empty, _elsewhere(empty):
+            ray.init(address=address, **environment, **_OPTIONS)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
         if any("Unauthenticated" in line for line in told):
             raise ScopeError(
@@ -181,11 +186,23 @@ def _knock(address: str) -> None:
         raise ScopeError(_no_cluster(address, reason)) from None
 
 
-def _variables() -> dict[str, str]:
-    """Return what workers elsewhere need to find what we find."""
+def _environment() -> dict[str, Any]:
+    """Return what of `ray.init` lets workers find what we find: `PYTHONPATH`, from any folder."""
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(os.path.abspath(folder) for folder in folders if folder)
-    return {"PYTHONPATH": path} if path else {}
+    return {"runtime_env": {"env_vars": {"PYTHONPATH": path}}} if path else {}
+
+
+@contextlib.contextmanager
+def _elsewhere(empty: str | Path) -> Iterator[None]:
+    """Be in an empty folder: Ray lets workers import from the current one before all others."""
+    before = os.getcwd()
+    os.makedirs(empty, exist_ok=True)
+    os.chdir(empty)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _no_cluster(address: str, reason: str) -> str:

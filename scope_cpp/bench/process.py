@@ -7,11 +7,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from dataclasses import asdict
 from typing import Any
 
+from scope_cpp import child
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.errors import ScopeError
 
@@ -45,7 +45,7 @@ class Worker:
         if library is not None:
             environment["LLAMA_CPP_LIB_PATH"] = os.path.abspath(library)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scope_cpp.bench.worker"],
+            child.command("scope_cpp.bench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -1,4 +1,4 @@
-"""The program of a row's process: ``python -m scope_cpp.bench.worker``.
+"""The program of a row's process, started by process.py.
 
 One JSON object per line. The first on stdin is the row; the answer is ``ready`` once its cache is
 filled, or ``refused``. Each further line asks for a block. When stdin ends, so does the process, in

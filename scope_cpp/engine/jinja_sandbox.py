@@ -11,10 +11,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from scope_cpp import child
 from scope_cpp.errors import ScopeError, UsageError
 
 MAX_SECONDS = 5.0  # of CPU time; a long conversation takes some hundredths
@@ -22,7 +22,6 @@ MAX_BYTES = 1 << 30
 SPARE_CHARS = 1 << 20  # that a template may write beside the messages, each up to four times
 
 _WORKER = Path(__file__).with_name("jinja_worker.py")
-_LIBRARIES = ("jinja2", "markupsafe")
 
 
 class TemplateError(UsageError):
@@ -110,12 +109,9 @@ class _Worker:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    origins = [find_spec(name).origin for name in _LIBRARIES]  # type: ignore[union-attr]
-    folders = {str(Path(origin or "").parents[1]) for origin in origins}
-    command = [sys.executable, "-I", "-S", str(_WORKER), str(MAX_BYTES), *sorted(folders)]
     try:
         return subprocess.Popen(
-            command,
+            child.command(_WORKER, MAX_BYTES, site=False),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The process that renders chat templates, started by `jinja_sandbox` as a script.
+"""The process that renders chat templates, started by `jinja_sandbox` as a file.
 
 A template comes with a stranger's file and is a program. Jinja's sandbox keeps it from files and
 from Python's internals; nothing within a Python process keeps it from running without end or from
@@ -24,9 +24,8 @@ class Refusal(Exception):
 
 
 def main() -> None:
-    """Answer until stdin ends; ``argv``: bytes of memory, and the folders of the libraries."""
+    """Answer until stdin ends; ``argv``: bytes of memory."""
     limit_memory(int(sys.argv[1]))
-    sys.path.extend(sys.argv[2:])
     for line in sys.stdin.buffer:
         reply = json.dumps(answer(**json.loads(line)))
         sys.stdout.buffer.write(reply.encode() + b"\n")

@@ -9,12 +9,13 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from scope_cpp import child
 
 HOST = "127.0.0.1"
 PATIENCE = 120.0  # seconds without a byte until an answer is lost
@@ -55,7 +56,7 @@ def serve(model: Path, flags: Sequence[str], faults: list[str]) -> Iterator[Serv
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "scope_cli", "serve", str(model), "--port", str(port)]
+    command = child.command("scope_cli", "serve", model, "--port", port)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([*command, *flags], stdout=log, stderr=log)
         server = Server(process, port)

@@ -62,12 +62,17 @@ def test_a_worker_killed_then_stopped_and_gone_on_with_without_ray_it_has_each_r
     pytest.importorskip("ray", reason="no Ray: pip install 'scope-cpp[ray]'")
     rows, out, alone = (tmp_path / name for name in ("rows.jsonl", "out.jsonl", "alone.jsonl"))
     write_rows(rows, ROWS)
-    here = os.listdir()
+    # what lies in the current folder is no business of ours: not for workers either
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("numpy", "json", "jinja2", "scope_cpp"):
+        (here / f"{name}.py").write_text("raise SystemExit(66)\n")
+    lay = sorted(os.listdir(here))
     temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets want a short path
 
     def start(*flags: object) -> subprocess.Popen[bytes]:
         command = ("batch", model.path, "-i", rows, "-o", out, *FLAGS, *flags)
-        return spawn(*command, env={"TMPDIR": temporary}, start_new_session=True)
+        return spawn(*command, env={"TMPDIR": temporary}, cwd=here, start_new_session=True)
 
     def n_records() -> int:
         return out.read_bytes().count(b"\n") if out.exists() else 0
@@ -86,7 +91,7 @@ def test_a_worker_killed_then_stopped_and_gone_on_with_without_ray_it_has_each_r
     # Ray and its files are gone
     assert list(processes(process.pid)) == []
     assert os.listdir(temporary) == []
-    assert os.listdir() == here
+    assert sorted(os.listdir(here)) == lay
     os.rmdir(temporary)
 
     process = start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from scope_cli.main import app
 from typer.testing import CliRunner, Result
 
+from scope_cpp import child
 from scope_cpp.reference.tiny_model import write_tiny_model
 
 TEMPLATE = (
@@ -62,7 +62,7 @@ def spawn(
     *args: object, env: dict[str, str] | None = None, **extra: Any
 ) -> subprocess.Popen[bytes]:
     """Start the command as a process of its own."""
-    command = [sys.executable, "-m", "scope_cli", *(str(arg) for arg in args)]
+    command = child.command("scope_cli", *args)
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env={**os.environ, **(env or {})}, **{**streams, **extra})
 

@@ -8,11 +8,12 @@ import re
 import select
 import signal
 import struct
-import sys
 import time
 from typing import Any
 
 import pyte
+
+from scope_cpp import child
 
 TIMEOUT = 60.0
 
@@ -36,7 +37,7 @@ class Terminal:
         self.screen.write_process_input = self._reply  # type: ignore[method-assign]
         self._stream = pyte.ByteStream(self.screen)
         self._code: int | None = None
-        command = [sys.executable, "-m", "scope_cli", *(str(arg) for arg in args)]
+        command = child.command("scope_cli", *args)
         values = {**os.environ, "TERM": "xterm-256color", "XTERM_VERSION": "XTerm(390)"}
         values = {name: value for name, value in values.items() if name != "NO_COLOR"} | (env or {})
         self.pid, self._fd = pty.fork()
