@@ -93,7 +93,7 @@ int32_t llama_kv_evict::set_dead(llama_seq_id seq, const int32_t * ids, int32_t 
 
     // weights that were added up fell on other rows; the decode graph gains or loses a mask
     sums[seq] = {};
-    lctx.sched_need_reserve |= has_dead() != had_dead;
+    lctx.sched_need_reserve |= has_dead() != had_dead && !may_die;
 
     return LLAMA_KV_EVICT_OK;
 }

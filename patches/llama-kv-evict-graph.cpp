@@ -32,6 +32,11 @@ bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n
 bool llama_kv_evict::graph_alloc(llama_kv_evict_graph & g) {
     ggml_backend_sched_reset(g.sched.get());
 
+    if (reserving) {
+        g.n0 = -1;
+        return graph_reserve(g);
+    }
+
     const bool ok = ggml_backend_sched_alloc_graph(g.sched.get(), g.gf);
     if (!ok) {
         g.n0 = -1;
@@ -147,6 +152,10 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
     return sum_blocks(ctx, kq, n_out);
 }
 
+int64_t llama_kv_evict::n_block_scores() const {
+    return std::max<int64_t>(1, n_block_weights/(kv.get_size()*n_head));
+}
+
 bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, bool gather) {
     auto & g = g_scores;
 
@@ -187,19 +196,19 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, 
     return graph_alloc(g);
 }
 
-void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own, int64_t n_query) {
+// of n_query queries, from position first on
+void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own, llama_pos first, int64_t n_query) {
     const auto & cur = cells();
 
     const int64_t n_kv = own.size();
 
-    const llama_pos pos_max = cur.seq_pos_max(seq);
-    const int64_t   n_gqa   = n_head/n_head_kv;
+    const int64_t n_gqa = n_head/n_head_kv;
 
     std::vector<int32_t> rows(n_query);
     std::vector<float>   mask(n_kv*n_gqa*n_query, -INFINITY);
 
     for (int64_t iq = 0; iq < n_query; ++iq) {
-        const llama_pos pos = pos_max - n_query + 1 + iq;
+        const llama_pos pos = first + iq;
 
         float * data = mask.data() + iq*n_gqa*n_kv;
 
@@ -262,20 +271,6 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     const int64_t n_own = own.size();
 
-    const bool same = g_scores.n0 == n_own && g_scores.n1 == n_query && g_scores.n2 == n_out
-            && g_scores.inps.size() == 2u + has_dead() + gather && gathers == gather;
-    if (!same && !build_scores(n_own, n_query, n_out, gather)) {
-        return LLAMA_KV_EVICT_ALLOC;
-    }
-    gathers = gather;
-    set_mask(seq, own, n_query);
-    if (gather) {
-        ggml_backend_tensor_set(g_scores.inps.back(), own.data(), 0, ggml_nbytes(g_scores.inps.back()));
-    }
-    if (!graph_compute(g_scores)) {
-        return LLAMA_KV_EVICT_COMPUTE;
-    }
-
     // where each cell stands; those of others weigh nothing
     std::vector<int32_t> at(n_kv, -1);
     for (int64_t i = n_own; i-- > 0; ) {
@@ -284,11 +279,35 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
 
     std::vector<float> data(n_own*n_out*n_head_kv);
 
-    for (const auto * cur : g_scores.outs) {
-        ggml_backend_tensor_get(cur, data.data(), 0, data.size()*sizeof(float));
-        for (int64_t ih = 0; ih < n_out*n_head_kv; ++ih) {
-            for (int32_t i = 0; i < n_ids; ++i) {
-                *out++ = at[ids[i]] < 0 ? 0.0f : data[ih*n_own + at[ids[i]]];
+    std::fill_n(out, n_layer()*n_out*n_head_kv*n_ids, 0.0f);
+
+    const int64_t   n_block = n_block_scores();
+    const llama_pos pos_max = cells().seq_pos_max(seq);
+
+    for (int64_t i0 = 0; i0 < n_query; i0 += n_block) {
+        const int64_t n = std::min(n_block, n_query - i0);
+
+        const bool same = g_scores.n0 == n_own && g_scores.n1 == n && g_scores.n2 == n_out
+                && g_scores.inps.size() == 2u + has_dead() + gather && gathers == gather;
+        if (!same && !build_scores(n_own, n, n_out, gather)) {
+            return LLAMA_KV_EVICT_ALLOC;
+        }
+        gathers = gather;
+        set_mask(seq, own, pos_max - n_query + 1 + i0, n);
+        if (gather) {
+            ggml_backend_tensor_set(g_scores.inps.back(), own.data(), 0, ggml_nbytes(g_scores.inps.back()));
+        }
+        if (!graph_compute(g_scores)) {
+            return LLAMA_KV_EVICT_COMPUTE;
+        }
+
+        float * sum = out;
+        for (const auto * cur : g_scores.outs) {
+            ggml_backend_tensor_get(cur, data.data(), 0, data.size()*sizeof(float));
+            for (int64_t ih = 0; ih < n_out*n_head_kv; ++ih) {
+                for (int32_t i = 0; i < n_ids; ++i) {
+                    *sum++ += at[ids[i]] < 0 ? 0.0f : data[ih*n_own + at[ids[i]]];
+                }
             }
         }
     }

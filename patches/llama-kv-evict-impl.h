@@ -10,6 +10,13 @@
 
 struct llama_context;
 
+// what is computed at once: it decides the scratch memory, however large the cache is
+static constexpr int64_t n_block_weights  = 4*1024*1024; // of attention, in scores()
+static constexpr int32_t n_block_queries  = 16;
+static constexpr int32_t n_block_rows     = 64;
+static constexpr int64_t n_block_likeness = 1024; // cells, and new ones that they are compared to
+static constexpr int32_t n_block_new      = 32;
+
 // a small graph on a scheduler of its own, kept while its shape stays the same
 // (the graph of llama_decode(), its allocation and its reuse are not touched)
 struct llama_kv_evict_graph {
@@ -23,6 +30,8 @@ struct llama_kv_evict_graph {
 
     std::vector<ggml_tensor *> inps;
     std::vector<ggml_tensor *> outs; // one per layer
+
+    std::vector<size_t> sizes; // of the buffers, by backend, where nothing is allocated
 };
 
 // sum the blocks of n_out columns that dimension 1 consists of
@@ -34,7 +43,7 @@ ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_hea
 
 // state of one context. the context owns it and finds it through its cparams
 struct llama_kv_evict {
-    llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window);
+    llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window, uint32_t n_slots);
 
     // the plain attention cache of a context, nullptr with the reason in status otherwise
     static llama_kv_cache * find_cache(const llama_context & lctx, int32_t & status);
@@ -43,7 +52,7 @@ struct llama_kv_evict {
     static int32_t check_cache(const llama_context & lctx, const llama_kv_cache & kv);
     int32_t        check_hooks() const;
 
-    static int32_t init(llama_context & lctx, int32_t n_window);
+    static int32_t init(llama_context & lctx, int32_t n_window, int32_t n_slots);
     static llama_kv_evict * get(const llama_context & lctx);
 
     bool alloc_records();
@@ -59,6 +68,9 @@ struct llama_kv_evict {
     void     set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows);
 
     // without flash attention: the row of sums that a ubatch adds to; is_summed() tells what became of it
+    // n_slots rows, one that stays zero, and one that takes what is not wanted, if there may be such
+    uint32_t n_sum_rows() const { return n_slots + 1 + (n_slots < n_seq); }
+    int32_t  sum_row(llama_seq_id seq) const { return has_slot(seq) ? slots[seq] : n_slots + 1; }
     void    hook_weights(const llm_graph_context & graph, ggml_tensor * kq, int il);
     bool    has_sum  (const llama_ubatch & ubatch) const;
     int32_t begin_sum(const llama_ubatch & ubatch, uint32_t n_kv);
@@ -66,11 +78,17 @@ struct llama_kv_evict {
     void    read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, float * out) const;
     void    write_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const float * src);
 
-    uint32_t row_of(llama_seq_id seq, llama_pos pos) const { return seq*n_window + pos % n_window; }
-
     bool    has_seq(llama_seq_id seq) const { return seq >= 0 && (uint32_t) seq < n_seq; }
     int32_t n_queries(llama_seq_id seq) const;
     void    forget(llama_seq_id seq);
+
+    // what is recorded of a sequence lies in its slot, of which there may be fewer than sequences
+    bool    has_slot(llama_seq_id seq) const { return slots[seq] >= 0; }
+    bool    bind   (llama_seq_id seq); // false if all are taken
+    void    release(llama_seq_id seq);
+
+    // the row of a query; the sequence has a slot
+    uint32_t row_of(llama_seq_id seq, llama_pos pos) const { return slots[seq]*n_window + pos % n_window; }
 
     // the only sequence of the cell is seq
     bool owns(llama_seq_id seq, int32_t cell) const;
@@ -94,6 +112,9 @@ struct llama_kv_evict {
 
     llama_pos first_seen(llama_seq_id seq) const; // queries before it see nothing in some layer
 
+    static void memory(const llama_context & lctx, size_t * out);
+    int32_t reserve   (const llama_kv_evict_needs & needs);
+
     size_t  state_write(llama_seq_id seq, uint8_t * dst, size_t size);
     int32_t state_read (llama_seq_id seq, const uint8_t * src, size_t size);
 
@@ -105,6 +126,7 @@ struct llama_kv_evict {
 
     const uint32_t n_window;
     const uint32_t n_seq;
+    const uint32_t n_slots;
     const uint32_t n_head;
     const uint32_t n_head_kv;
     const uint32_t n_embd_head_k;
@@ -113,8 +135,8 @@ struct llama_kv_evict {
 
 private:
     struct layer {
-        ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_seq*n_window + 1], the last row takes what is not wanted
-        ggml_tensor * w        = nullptr; // F32 [n_cells, n_head_kv, n_seq + 1] or null, the last row stays zero
+        ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_slots*n_window + 1], the last row takes what is not wanted
+        ggml_tensor * w        = nullptr; // F32 [n_cells, n_head_kv, n_sum_rows()] or null
         float         kq_scale = 0.0f;
         bool          hooked   = false;
     };
@@ -128,29 +150,39 @@ private:
     };
 
     std::vector<layer>     layers;  // as in the cache
+    std::vector<int32_t>   slots;   // of each sequence, -1 = none
     std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
     std::vector<sum>       sums;    // of each sequence
 
     std::vector<uint8_t> dead;    // [n_layer][n_cells], or empty
     std::vector<float>   lengths; // [K, V][n_layer][n_head_kv][n_cells] of the rows, NaN = unknown; or empty
 
-    bool has_bias = false;
+    bool has_bias  = false;
+    bool may_die   = false; // reserve() promised these calls
+    bool may_match = false;
 
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
+
+    bool reserving = false; // graphs are built for their size, not to be computed
 
     llama_kv_evict_graph g_scores;
     bool                 gathers = false; // g_scores looks at the cells of one sequence only
     llama_kv_evict_graph g_moves;
     llama_kv_evict_graph g_rows[2]; // of K, and of V
+    llama_kv_evict_graph g_queries;
     llama_kv_evict_graph g_likeness;
 
     bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
     bool         graph_alloc  (llama_kv_evict_graph & g);
+    bool         graph_reserve(llama_kv_evict_graph & g);
     bool         graph_compute(llama_kv_evict_graph & g);
+    int64_t      n_block_scores() const; // queries
     bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out, bool gather);
     ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const;
     ggml_tensor * build_rows  (ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, ggml_tensor * own) const;
     ggml_tensor * build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const;
+    bool         build_queries(int64_t n_query);
+    bool         turn_queries (llama_seq_id seq, llama_pos own, int32_t n, llama_pos pos);
     std::vector<int32_t> own_cells(llama_seq_id seq, int64_t n_kv, bool can_gather) const;
     bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather);
     void         set_likeness (const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
@@ -164,7 +196,7 @@ private:
     void         read_columns (const int32_t * ids, int32_t n_ids, float * out) const;
     bool         build_moves  (int64_t n_move);
     bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
-    void         set_mask     (llama_seq_id seq, const std::vector<int32_t> & own, int64_t n_query);
+    void         set_mask     (llama_seq_id seq, const std::vector<int32_t> & own, llama_pos first, int64_t n_query);
     int32_t      check_moves  (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const;
     void         remove       (llama_seq_id seq, const int32_t * rm, int32_t n_rm);
 };

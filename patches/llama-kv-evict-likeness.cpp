@@ -10,10 +10,6 @@
 // unit length, divided by the lengths of the former. these are kept here, on the host: they follow the rows when they
 // are moved, and a token that comes to lie in a cell makes them unknown
 
-// cells that are compared at once: they decide the scratch memory, however large the cache is
-static constexpr int64_t n_block     = 1024;
-static constexpr int32_t n_block_new = 32;
-
 // cells whose lengths are computed at once
 static constexpr int32_t n_block_lengths = 64;
 
@@ -253,8 +249,8 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
             }
         }
 
-        for (int64_t first = 0; first < n_own; first += n_block) {
-            const int64_t n_old = std::min(n_block, n_own - first);
+        for (int64_t first = 0; first < n_own; first += n_block_likeness) {
+            const int64_t n_old = std::min(n_block_likeness, n_own - first);
             const int64_t n_add = add.size();
 
             const int64_t start = gather ? -2 : first; // the graph's first cell, if it has one

@@ -41,18 +41,9 @@ ggml_tensor * llama_kv_evict::build_layer_queries(ggml_context * ctx, uint32_t i
     return ggml_scale(ctx, q, layers[ikv].kq_scale);
 }
 
-int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out) {
-    if (n_query < 1) {
-        return LLAMA_KV_EVICT_ARGUMENT;
-    }
-    if (n_query > n_queries(seq)) {
-        return LLAMA_KV_EVICT_QUERIES;
-    }
+bool llama_kv_evict::build_queries(int64_t n_query) {
+    auto & g = g_queries;
 
-    lctx.synchronize();
-
-    // once for each prompt: nothing of it is kept
-    llama_kv_evict_graph g;
     graph_begin(g, n_query, 0, 0);
 
     auto * ctx = g.ctx.get();
@@ -64,25 +55,69 @@ int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos
     ggml_set_input(rows);
     ggml_set_input(shift);
 
+    g.inps = { rows, shift, rot };
+
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
         auto * cur = build_layer_queries(ctx, ikv, n_query, rows, shift, rot);
         ggml_set_output(cur);
         ggml_build_forward_expand(g.gf, cur);
         g.outs.push_back(cur);
     }
-    if (!graph_alloc(g)) {
-        return LLAMA_KV_EVICT_ALLOC;
+
+    return graph_alloc(g);
+}
+
+int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out) {
+    if (n_query < 1) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+    if (n_query > n_queries(seq)) {
+        return LLAMA_KV_EVICT_QUERIES;
     }
 
-    std::vector<int32_t> ids(n_query);
-    std::vector<int32_t> turns(n_query);
+    lctx.synchronize();
 
-    const llama_pos pos_max = cells().seq_pos_max(seq);
+    const llama_pos first = cells().seq_pos_max(seq) - n_query + 1;
 
-    for (int32_t i = 0; i < n_query; ++i) {
-        const llama_pos own = pos_max - n_query + 1 + i;
-        ids  [i] = row_of(seq, own);
-        turns[i] = pos - own;
+    for (int32_t i0 = 0; i0 < n_query; i0 += n_block_queries) {
+        const int32_t n = std::min(n_block_queries, n_query - i0);
+
+        if (g_queries.n0 != n && !build_queries(n)) {
+            return LLAMA_KV_EVICT_ALLOC;
+        }
+        if (!turn_queries(seq, first + i0, n, pos)) {
+            return LLAMA_KV_EVICT_COMPUTE;
+        }
+
+        // [n_embd_head, n_head, n] of each layer, head by head
+        std::vector<float> data(n_embd_head_k*n_head*n);
+
+        float * dst = out + i0*n_embd_head_k;
+        for (const auto * cur : g_queries.outs) {
+            ggml_backend_tensor_get(cur, data.data(), 0, ggml_nbytes(cur));
+            for (uint32_t ih = 0; ih < n_head; ++ih, dst += n_query*n_embd_head_k) {
+                for (int32_t iq = 0; iq < n; ++iq) {
+                    std::copy_n(data.data() + (iq*n_head + ih)*n_embd_head_k, n_embd_head_k, dst + iq*n_embd_head_k);
+                }
+            }
+        }
+    }
+
+    return LLAMA_KV_EVICT_OK;
+}
+
+// those of n positions from own on, as they would be at pos
+bool llama_kv_evict::turn_queries(llama_seq_id seq, llama_pos own, int32_t n, llama_pos pos) {
+    auto * rows  = g_queries.inps[0];
+    auto * shift = g_queries.inps[1];
+    auto * rot   = g_queries.inps[2];
+
+    std::vector<int32_t> ids(n);
+    std::vector<int32_t> turns(n);
+
+    for (int32_t i = 0; i < n; ++i) {
+        ids  [i] = row_of(seq, own + i);
+        turns[i] = pos - own - i;
     }
 
     ggml_backend_tensor_set(rows, ids.data(), 0, ggml_nbytes(rows));
@@ -92,21 +127,5 @@ int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos
     if (rot && rot->buffer) {
         kv.set_input_k_rot(rot);
     }
-    if (!graph_compute(g)) {
-        return LLAMA_KV_EVICT_COMPUTE;
-    }
-
-    // [n_embd_head, n_head, n_query] of each layer, head by head
-    std::vector<float> data(n_embd_head_k*n_head*n_query);
-
-    for (const auto * cur : g.outs) {
-        ggml_backend_tensor_get(cur, data.data(), 0, ggml_nbytes(cur));
-        for (uint32_t ih = 0; ih < n_head; ++ih) {
-            for (int32_t iq = 0; iq < n_query; ++iq) {
-                out = std::copy_n(data.data() + (iq*n_head + ih)*n_embd_head_k, n_embd_head_k, out);
-            }
-        }
-    }
-
-    return LLAMA_KV_EVICT_OK;
+    return graph_compute(g_queries);
 }

@@ -8,9 +8,6 @@
 // rows of K and V for the caller. they are read as they lie and converted here: fewer bytes than floats leave the device,
 // and no backend has to know how to convert the type
 
-// cells that are gathered at once: they decide the scratch memory
-static constexpr int32_t n_block_rows = 64;
-
 static void to_floats(ggml_type type, const void * src, float * dst, int64_t n) {
     if (type == GGML_TYPE_F32) {
         std::copy_n((const float *) src, n, dst);

@@ -19,9 +19,12 @@ namespace {
 
 constexpr uint32_t STATE_MAGIC = 0x4556454b; // "KEVE"
 
+// increased whenever what is written changes; it was the ABI's version up to 4
+constexpr uint32_t STATE_FORM = 4;
+
 struct state_header {
     uint32_t magic = STATE_MAGIC;
-    uint32_t abi   = LLAMA_KV_EVICT_ABI;
+    uint32_t form  = STATE_FORM;
     uint32_t n_layer;
     uint32_t n_head;
     uint32_t n_head_kv;
@@ -155,9 +158,19 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
 
     kv.state_write(io, seq);
 
-    io.write(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
-    for (const auto & layer : layers) {
-        io.write_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
+    if (has_slot(seq)) {
+        io.write(pos_row.data() + row_of(seq, 0), n_window*sizeof(llama_pos));
+        for (const auto & layer : layers) {
+            io.write_tensor(layer.q, row_of(seq, 0)*layer.q->nb[1], n_window*layer.q->nb[1]);
+        }
+    } else {
+        const std::vector<llama_pos> none(n_window, -1);
+        const std::vector<uint8_t>   zeros(n_window*layers[0].q->nb[1]);
+
+        io.write(none.data(), n_window*sizeof(llama_pos));
+        for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+            io.write(zeros.data(), zeros.size());
+        }
     }
 
     if (v_trans) {
@@ -227,6 +240,10 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
         return i < cells().size() && (cells().is_empty(i) || owns(seq, i));
     });
 
+    if (!bind(seq)) {
+        return LLAMA_KV_EVICT_SLOTS;
+    }
+
     lctx.synchronize();
     kv.seq_rm(seq, -1, -1);
     forget(seq);
@@ -239,9 +256,9 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
             forget_lengths(i);
         }
 
-        io.read(pos_row.data() + seq*n_window, n_window*sizeof(llama_pos));
+        io.read(pos_row.data() + row_of(seq, 0), n_window*sizeof(llama_pos));
         for (auto & layer : layers) {
-            io.read_tensor(layer.q, seq*n_window*layer.q->nb[1], n_window*layer.q->nb[1]);
+            io.read_tensor(layer.q, row_of(seq, 0)*layer.q->nb[1], n_window*layer.q->nb[1]);
         }
 
         // elsewhere the queries serve

@@ -17,7 +17,7 @@ public:
         const int32_t row_src = ke.begin_sum(*ubatch, n_kv);
 
         std::fill_n((int32_t *) src->data, src->ne[1], row_src);
-        *(int64_t *) dst->data = ubatch->seq_id[0][0];
+        *(int64_t *) dst->data = ke.sum_row(ubatch->seq_id[0][0]);
     }
 
     // the attention's own inputs tell whether the sizes are the same
@@ -45,6 +45,11 @@ bool llama_kv_evict::has_sum(const llama_ubatch & ubatch) const {
 int32_t llama_kv_evict::begin_sum(const llama_ubatch & ubatch, uint32_t n_kv) {
     const llama_seq_id seq = ubatch.seq_id[0][0];
 
+    // without a slot nothing is kept
+    if (!has_slot(seq)) {
+        return n_slots;
+    }
+
     auto & sum = sums[seq];
 
     const uint32_t n_cells = cells().seq_pos_get(seq).size();
@@ -57,7 +62,7 @@ int32_t llama_kv_evict::begin_sum(const llama_ubatch & ubatch, uint32_t n_kv) {
     sum.n_cells = n_cells;
     sum.read    = false;
 
-    return goes_on ? seq : n_seq;
+    return goes_on ? sum_row(seq) : n_slots;
 }
 
 // n_query of the newest queries are recorded, as n_queries() tells
@@ -90,7 +95,7 @@ void llama_kv_evict::hook_weights(const llm_graph_context & graph, ggml_tensor *
         inp = static_cast<llm_graph_input_sum_rows *>(graph.res->add_input(std::move(cur)));
     }
 
-    // [n_kv, n_seq + 1, n_head_kv]
+    // [n_kv, n_sum_rows(), n_head_kv]
     ggml_tensor * w = layers[it->second].w;
     w = ggml_view_3d(graph.ctx0, w, n_kv, w->ne[2], n_head_kv, w->nb[2], w->nb[1], 0);
 
@@ -114,7 +119,7 @@ void llama_kv_evict::read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_
     std::vector<float> data(cur.size()*n_head_kv);
 
     for (const auto & layer : layers) {
-        ggml_backend_tensor_get(layer.w, data.data(), seq*layer.w->nb[2], data.size()*sizeof(float));
+        ggml_backend_tensor_get(layer.w, data.data(), sum_row(seq)*layer.w->nb[2], data.size()*sizeof(float));
         for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
             for (int32_t i = 0; i < n_ids; ++i) {
                 // the row holds anything where the sequence has no cell
@@ -132,6 +137,6 @@ void llama_kv_evict::write_sums(llama_seq_id seq, const int32_t * ids, int32_t n
                 data[ih*cells().size() + ids[i]] = *src++;
             }
         }
-        ggml_backend_tensor_set(layer.w, data.data(), seq*layer.w->nb[2], data.size()*sizeof(float));
+        ggml_backend_tensor_set(layer.w, data.data(), sum_row(seq)*layer.w->nb[2], data.size()*sizeof(float));
     }
 }

@@ -98,24 +98,28 @@ int32_t llama_kv_evict::check_hooks() const {
 // life
 //
 
-llama_kv_evict::llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window) :
+llama_kv_evict::llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window, uint32_t n_slots) :
     lctx(lctx), kv(kv), n_window(n_window),
     n_seq        (lctx.n_seq_max()),
+    n_slots      (n_slots),
     n_head       (lctx.get_model().hparams.n_head       (kv.layers[0].il)),
     n_head_kv    (lctx.get_model().hparams.n_head_kv    (kv.layers[0].il)),
     n_embd_head_k(lctx.get_model().hparams.n_embd_head_k(kv.layers[0].il)),
     n_embd_head_v(lctx.get_model().hparams.n_embd_head_v(kv.layers[0].il)),
     v_trans      (kv.v_trans),
-    layers(kv.layers.size()), pos_row(n_seq*n_window, -1), sums(n_seq) {
+    layers(kv.layers.size()), slots(n_seq, -1), pos_row(n_slots*n_window, -1), sums(n_seq) {
 }
 
 llama_kv_evict * llama_kv_evict::get(const llama_context & lctx) {
     return lctx.kv_evict.get();
 }
 
-int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
-    if (n_window < 0 || (int64_t) n_window*lctx.n_seq_max() >= INT32_MAX) {
+int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window, int32_t n_slots) {
+    if (n_window < 0 || n_slots < 0 || (int64_t) n_window*lctx.n_seq_max() >= INT32_MAX) {
         return LLAMA_KV_EVICT_ARGUMENT;
+    }
+    if (n_slots == 0 || n_slots > (int32_t) lctx.n_seq_max()) {
+        n_slots = lctx.n_seq_max();
     }
 
     int32_t status = LLAMA_KV_EVICT_OK;
@@ -127,7 +131,7 @@ int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window) {
         if (!kv) {
             return status;
         }
-        next = std::make_shared<llama_kv_evict>(lctx, *kv, n_window);
+        next = std::make_shared<llama_kv_evict>(lctx, *kv, n_window, n_slots);
         if (!next->alloc_records()) {
             return LLAMA_KV_EVICT_ALLOC;
         }
@@ -169,10 +173,10 @@ bool llama_kv_evict::alloc_records() {
         ggml_context_ptr ctx { ggml_init({ 2*ikvs.size()*ggml_tensor_overhead(), nullptr, true }) };
 
         for (const uint32_t ikv : ikvs) {
-            layers[ikv].q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_seq*n_window + 1);
+            layers[ikv].q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_slots*n_window + 1);
             ggml_format_name(layers[ikv].q, "kv_evict_q_l%d", kv.layers[ikv].il);
             if (v_trans) {
-                layers[ikv].w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), n_head_kv, n_seq + 1);
+                layers[ikv].w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), n_head_kv, n_sum_rows());
                 ggml_format_name(layers[ikv].w, "kv_evict_w_l%d", kv.layers[ikv].il);
             }
         }
@@ -249,9 +253,11 @@ uint32_t llama_kv_evict::n_query_rows(const llama_ubatch & ubatch) const {
 void llama_kv_evict::set_query_rows(const llama_ubatch & ubatch, int64_t * rows, uint32_t n_rows) {
     std::vector<uint32_t> n_seen(n_seq, 0);
 
-    if (!has_sum(ubatch)) {
-        for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
-            sums[ubatch.seq_id_unq[i]] = {};
+    for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
+        const llama_seq_id seq = ubatch.seq_id_unq[i];
+        bind(seq);
+        if (!has_sum(ubatch)) {
+            sums[seq] = {};
         }
     }
 
@@ -262,8 +268,8 @@ void llama_kv_evict::set_query_rows(const llama_ubatch & ubatch, int64_t * rows,
         const llama_pos    pos = ubatch.pos[it];
 
         // of a sequence's tokens the last n_window are wanted; a token of several sequences is nobody's query
-        rows[i] = n_seq*n_window;
-        if (ubatch.n_seq_id[it] == 1 && has_seq(seq) && n_seen[seq]++ < n_window) {
+        rows[i] = n_slots*n_window;
+        if (ubatch.n_seq_id[it] == 1 && has_seq(seq) && has_slot(seq) && n_seen[seq]++ < n_window) {
             rows[i] = row_of(seq, pos);
             pos_row[rows[i]] = pos;
         }
@@ -337,6 +343,10 @@ ggml_tensor * llama_kv_evict_hook_mask(const llm_graph_context & graph, ggml_ten
 }
 
 int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
+    if (!has_slot(seq)) {
+        return 0;
+    }
+
     const llama_pos pos_max = cells().seq_pos_max(seq);
     const llama_pos pos_min = first_seen(seq);
 
@@ -348,7 +358,9 @@ int32_t llama_kv_evict::n_queries(llama_seq_id seq) const {
 }
 
 void llama_kv_evict::forget(llama_seq_id seq) {
-    std::fill_n(pos_row.begin() + seq*n_window, n_window, -1);
+    if (has_slot(seq)) {
+        std::fill_n(pos_row.begin() + slots[seq]*n_window, n_window, -1);
+    }
     sums[seq] = {};
 
     for (const auto & [_, i] : cells().seq_pos_get(seq)) {
@@ -356,6 +368,20 @@ void llama_kv_evict::forget(llama_seq_id seq) {
         forget_lengths(i);
     }
     prune_dead();
+}
+
+bool llama_kv_evict::bind(llama_seq_id seq) {
+    for (int32_t slot = 0; !has_slot(seq) && slot < (int32_t) n_slots; ++slot) {
+        if (std::find(slots.begin(), slots.end(), slot) == slots.end()) {
+            slots[seq] = slot;
+        }
+    }
+    return has_slot(seq);
+}
+
+void llama_kv_evict::release(llama_seq_id seq) {
+    forget(seq);
+    slots[seq] = -1;
 }
 
 bool llama_kv_evict::owns(llama_seq_id seq, int32_t cell) const {
@@ -393,6 +419,7 @@ const char * llama_kv_evict_strerror(int32_t status) {
         case LLAMA_KV_EVICT_SHARED:     return "a cell belongs to another sequence too";
         case LLAMA_KV_EVICT_STATE:      return "not a state of this model, context or build";
         case LLAMA_KV_EVICT_ALLOC:      return "out of memory";
+        case LLAMA_KV_EVICT_SLOTS:      return "the queries of as many sequences as there is room for are recorded already";
         case LLAMA_KV_EVICT_COMPUTE:    return "the backend failed to compute";
     }
     return "unknown status";
@@ -421,8 +448,16 @@ static int32_t with_state(const llama_context * ctx, llama_seq_id seq, F && fn) 
     return guarded([&]() { return fn(*ke); });
 }
 
-int32_t llama_kv_evict_init(llama_context * ctx, int32_t n_window) {
-    return guarded([&]() { return llama_kv_evict::init(*ctx, n_window); });
+int32_t llama_kv_evict_init(llama_context * ctx, int32_t n_window, int32_t n_slots) {
+    return guarded([&]() { return llama_kv_evict::init(*ctx, n_window, n_slots); });
+}
+
+int32_t llama_kv_evict_bind(llama_context * ctx, llama_seq_id seq) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.bind(seq) ? LLAMA_KV_EVICT_OK : LLAMA_KV_EVICT_SLOTS; });
+}
+
+void llama_kv_evict_release(llama_context * ctx, llama_seq_id seq) {
+    with_state(ctx, seq, [&](llama_kv_evict & ke) { ke.release(seq); return 0; });
 }
 
 static llama_kv_cache * cache_of(const llama_context * ctx) {
@@ -475,6 +510,14 @@ int32_t llama_kv_evict_head_size(const llama_context * ctx, bool values) {
     const auto   il      = kv->get_layer_ids()[0];
 
     return values ? hparams.n_embd_head_v(il) : hparams.n_embd_head_k(il);
+}
+
+void llama_kv_evict_memory(const llama_context * ctx, size_t * out) {
+    llama_kv_evict::memory(*ctx, out);
+}
+
+int32_t llama_kv_evict_reserve(llama_context * ctx, const llama_kv_evict_needs * needs) {
+    return with_state(ctx, 0, [&](llama_kv_evict & ke) { return ke.reserve(*needs); });
 }
 
 int32_t llama_kv_evict_cells(const llama_context * ctx, llama_seq_id seq,

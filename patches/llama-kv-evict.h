@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 4
+#define LLAMA_KV_EVICT_ABI 5
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
@@ -37,6 +37,7 @@ enum llama_kv_evict_status {
     LLAMA_KV_EVICT_SHARED       = -23, // a cell belongs to another sequence too
     LLAMA_KV_EVICT_STATE        = -24, // not a state of this model, context or build
     LLAMA_KV_EVICT_ALLOC        = -25,
+    LLAMA_KV_EVICT_SLOTS        = -27, // all slots for recorded queries are taken
     // the backend failed in the middle: the sequence must be cleared
     LLAMA_KV_EVICT_COMPUTE      = -26,
 };
@@ -44,8 +45,14 @@ enum llama_kv_evict_status {
 LLAMA_API int32_t      llama_kv_evict_abi     (void);
 LLAMA_API const char * llama_kv_evict_strerror(int32_t status);
 
-// check the context, then record the last n_window queries of each sequence from now on; 0 = stop and free
-LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window);
+// check the context, then record the last n_window queries of each sequence that has a slot from now on; 0 = stop and
+// free. n_slots sequences can have one at the same time; 0 = all that the context may hold
+LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window, int32_t n_slots);
+
+// a sequence takes a slot here, or with its first token that is decoded while one is free, and keeps it until release(),
+// which forgets its queries and which rows are dead. without a slot nothing is recorded: the sequence can't be scored
+LLAMA_API int32_t llama_kv_evict_bind   (struct llama_context * ctx, llama_seq_id seq);
+LLAMA_API void    llama_kv_evict_release(struct llama_context * ctx, llama_seq_id seq);
 
 // what llama.cpp itself holds. these seven need no llama_kv_evict_init(); counts are 0 where the cache can't be served
 LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
@@ -55,6 +62,33 @@ LLAMA_API int32_t llama_kv_evict_n_cells  (const struct llama_context * ctx); //
 LLAMA_API int32_t llama_kv_evict_n_used   (const struct llama_context * ctx);
 LLAMA_API size_t  llama_kv_evict_n_bytes  (const struct llama_context * ctx); // buffers of the memory, of any kind
 LLAMA_API int32_t llama_kv_evict_head_size(const struct llama_context * ctx, bool values); // values in a row of K, or of V
+
+// bytes that the context holds beside the weights, by kind: out[LLAMA_KV_EVICT_N_MEMORY][2], in main memory and in that of
+// devices. of a model without memory (no_alloc) what it would hold. needs no llama_kv_evict_init()
+enum llama_kv_evict_memory_kind {
+    LLAMA_KV_EVICT_MEMORY_CELLS,   // K and V, and what the cells are
+    LLAMA_KV_EVICT_MEMORY_COMPUTE, // intermediate results of llama_decode()
+    LLAMA_KV_EVICT_MEMORY_OUTPUT,  // logits
+    LLAMA_KV_EVICT_MEMORY_QUERIES, // recorded queries, and the sums of their weights
+    LLAMA_KV_EVICT_MEMORY_SCRATCH, // intermediate results of the calls below
+    LLAMA_KV_EVICT_N_MEMORY,
+};
+LLAMA_API void llama_kv_evict_memory(const struct llama_context * ctx, size_t * out);
+
+// what the calls below will be given at most
+struct llama_kv_evict_needs {
+    int32_t n_scores;  // queries, of scores()
+    bool    by_head;
+    bool    dead;      // set_dead()
+    int32_t n_queries; // of queries()
+    int32_t n_move;    // of apply()
+    bool    keys;      // rows()
+    bool    values;
+    bool    likeness;
+};
+
+// allocate the memory for these needs now, in a full cache: it does not grow any more
+LLAMA_API int32_t llama_kv_evict_reserve(struct llama_context * ctx, const struct llama_kv_evict_needs * needs);
 
 // the sequence's cells in the order of their positions; shared (may be NULL): 1 = belongs to another sequence too
 // returns how many there are; writes at most n_max of them

@@ -59,7 +59,7 @@ class BoundedRow:
         self.sizes = sizes_of(row, compute, self.model)
         params = context_params(settings_of(row, compute), self.sizes.capacity)
         # a second sequence to fill the cache with
-        self.context = Context(self.model, replace(params, n_seq_max=2))
+        self.context = Context(self.model, replace(params, n_seq_max=2, n_slots=1))
         self.sampler = Sampler(self.model, GREEDY)
         self.cache = BoundedCache(
             self.context,

@@ -104,7 +104,7 @@ class Context(Closable):
         if n > self.n_recorded:
             if self.n_recorded and kv_evict.n_used(self.ptr):
                 raise ScopeError(f"{n} queries can't be recorded any more: open all caches first")
-            kv_evict.init(self.ptr, n)
+            kv_evict.init(self.ptr, n, self.params.n_slots)
             self.n_recorded = n
 
     def decode(
@@ -217,6 +217,9 @@ def _native_params(params: ContextParams) -> Any:
     native.n_batch = min(params.n_batch, max(params.n_cells, 1))
     native.n_ubatch = min(params.n_ubatch, native.n_batch)
     native.n_seq_max = params.n_seq_max
+    # logits are wanted of the last token of each sequence; buffers for those of a whole batch,
+    # which is llama.cpp's default, take more than the cells do where the vocabulary is large
+    native.n_outputs_max = params.n_seq_max
     native.kv_unified = True
     native.type_k, native.type_v = params.type_k, params.type_v
     native.flash_attn_type = FLASH_ATTN[params.flash_attn]

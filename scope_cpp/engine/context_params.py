@@ -30,6 +30,8 @@ class ContextParams:
         ``"auto"``, ``"on"`` or ``"off"``.
     n_seq_max
         Sequences that the unified cache holds at once.
+    n_slots
+        How many of them are written at once: the queries of so many are recorded; 0: of all.
     """
 
     n_cells: int
@@ -41,4 +43,5 @@ class ContextParams:
     n_threads_batch: int = 0
     flash_attn: str = "auto"
     n_seq_max: int = 1
+    n_slots: int = 0
     offload_kqv: bool = True

@@ -146,9 +146,13 @@ def resume(
         return _take_up(make, model, file, session, compute or Settings(), **more)
 
 
+STATE_FORMAT = "the state format"
+_ONCE = "the eviction ABI"  # its name in older files, when the two were counted together
+
+
 def libraries() -> dict[str, Any]:
-    """Return what computes: the commit of llama.cpp, and the version of our functions in it."""
-    return {"llama.cpp": doctor.llama_commit(), "the eviction ABI": kv_evict.ABI}
+    """Return what a saved state depends on: the commit of llama.cpp, and the state's format."""
+    return {"llama.cpp": doctor.llama_commit(), STATE_FORMAT: kv_evict.STATE_FORM}
 
 
 def _parse(file: SessionFile) -> Session:
@@ -184,6 +188,8 @@ def _parse(file: SessionFile) -> Session:
 def _require_model(path: str | Path, session: Session, model: Model) -> None:
     for what, here in libraries().items():
         saved = session.libraries.get(what)
+        if what == STATE_FORMAT and saved is None:
+            saved = session.libraries.get(_ONCE)
         if saved != here:
             raise UsageError(
                 f"{path} was saved with {what} {saved}, this scope-cpp has {here}: "

@@ -15,7 +15,9 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.native.library import library_path, llama_cpp
 from scope_cpp.native.lifetime import Pointer
 
-ABI = 4
+ABI = 5
+# STATE_FORM of llama-kv-evict-state.cpp: what a saved sequence looks like
+STATE_FORM = 4
 SHARED = -23
 QUERIES = -22
 INT32_MIN = -(2**31)
@@ -44,6 +46,41 @@ _ctx, _vocab = _Context, _Vocab
 _i32 = ctypes.c_int32
 _ptr = ctypes.c_void_p
 _size = ctypes.c_size_t
+
+
+# enum llama_kv_evict_memory_kind, in its order
+MEMORY_KINDS = ("cells", "compute", "output", "queries", "scratch")
+
+
+class Needs(ctypes.Structure):
+    """What a cache will ask of the native side at most; see `reserve`.
+
+    Attributes
+    ----------
+    n_scores, by_head
+        Queries that `scores` sums over, and whether by query head.
+    dead
+        Whether rows are hidden (`set_dead`).
+    n_queries
+        Queries that `queries` reads.
+    n_move
+        Moves of a head in one `apply`.
+    keys, values
+        Whether `rows` reads K, and V.
+    likeness
+        Whether `likeness` is asked.
+    """
+
+    _fields_ = [
+        ("n_scores", _i32),
+        ("by_head", ctypes.c_bool),
+        ("dead", ctypes.c_bool),
+        ("n_queries", _i32),
+        ("n_move", _i32),
+        ("keys", ctypes.c_bool),
+        ("values", ctypes.c_bool),
+        ("likeness", ctypes.c_bool),
+    ]
 
 
 class NativeError(ScopeError):
@@ -86,7 +123,11 @@ if _abi() != ABI:
     )
 
 _strerror = _bind("strerror", ctypes.c_char_p, _i32)
-_init = _bind("init", _i32, _ctx, _i32)
+_init = _bind("init", _i32, _ctx, _i32, _i32)
+_take_slot = _bind("bind", _i32, _ctx, _i32)
+_release = _bind("release", None, _ctx, _i32)
+_memory = _bind("memory", None, _ctx, _ptr)
+_reserve = _bind("reserve", _i32, _ctx, _ptr)
 _n_layer = _bind("n_layer", _i32, _ctx)
 _n_head = _bind("n_head", _i32, _ctx)
 _n_head_kv = _bind("n_head_kv", _i32, _ctx)
@@ -130,10 +171,43 @@ def strerror(status: int) -> str:
     return str(_strerror(status).decode())
 
 
-# int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window);
-def init(ctx: Any, n_window: int) -> None:
-    """Record the last `n_window` queries of each sequence; 0 stops and frees."""
-    _check("this context can't be bounded", _init(ctx, n_window))
+# int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_window, int32_t n_slots);
+def init(ctx: Any, n_window: int, n_slots: int = 0) -> None:
+    """Record the last `n_window` queries of each sequence that has a slot; 0 stops and frees.
+
+    `n_slots` sequences can have one at the same time, 0: all of the context.
+    """
+    _check("this context can't be bounded", _init(ctx, n_window, n_slots))
+
+
+# void llama_kv_evict_memory(const struct llama_context * ctx, size_t * out);
+def memory(ctx: Any) -> dict[str, tuple[int, int]]:
+    """Bytes that a context holds beside the weights: of each kind, in main memory and on devices.
+
+    Of a model that was loaded without memory: what it would hold.
+    """
+    out = (_size * (2 * len(MEMORY_KINDS)))()
+    _memory(ctx, out)
+    return {kind: (out[2 * i], out[2 * i + 1]) for i, kind in enumerate(MEMORY_KINDS)}
+
+
+# int32_t llama_kv_evict_reserve(struct llama_context * ctx,
+#         const struct llama_kv_evict_needs * needs);
+def reserve(ctx: Any, needs: Needs) -> None:
+    """Allocate what these needs take in a full cache: it does not grow any more."""
+    _check("no memory to choose cells in", _reserve(ctx, ctypes.byref(needs)))
+
+
+# int32_t llama_kv_evict_bind(struct llama_context * ctx, llama_seq_id seq);
+def bind(ctx: Any, seq: int) -> None:
+    """Give a sequence a slot, if it has none: its queries are recorded from now on."""
+    _check(f"sequence {seq} can't be bounded", _take_slot(ctx, seq))
+
+
+# void llama_kv_evict_release(struct llama_context * ctx, llama_seq_id seq);
+def release(ctx: Any, seq: int) -> None:
+    """Take a sequence's slot, and forget what was recorded of it."""
+    _release(ctx, seq)
 
 
 # int32_t llama_kv_evict_n_layer(const struct llama_context * ctx);

@@ -306,6 +306,16 @@ def drop(name: str) -> Callable[[Any, Any], object]:
     return lambda header, arrays: arrays.pop(name, None) is header.pop(name, None)
 
 
+def rename_format(version: int) -> Callable[[Any, Any], object]:
+    """Change that names the state's format as files did that were saved before native ABI 5."""
+
+    def change(header: Any, _: Any) -> None:
+        del header["libraries"]["the state format"]
+        header["libraries"]["the eviction ABI"] = version
+
+    return change
+
+
 @pytest.fixture(scope="module")
 def in_its_course(model: Model) -> Iterator[Conversation]:
     """A conversation that lives through all that is refused, and then goes on."""
@@ -400,7 +410,8 @@ def test_any_changed_byte(
 
 # what a file says, with right digests
 FORGED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
-    "other ABI": (put("libraries", "the eviction ABI", value=99), "the eviction ABI 99"),
+    "other state": (put("libraries", "the state format", value=99), "the state format 99"),
+    "older state": (rename_format(3), "the state format 3"),
     "other llama.cpp": (put("libraries", "llama.cpp", value="b1"), "llama.cpp b1"),
     "no libraries": (put("libraries", value={}), "llama.cpp None"),
     "no model": (drop("model"), "its model is missing"),
@@ -488,6 +499,16 @@ FORGED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
         "marks",
     ),
 }
+
+
+def test_a_file_of_an_earlier_version(model: Model, tmp_path: Path) -> None:
+    """The native interface changed since, the format did not."""
+    with begun(model, "slide") as conversation:
+        conversation.save(tmp_path / "new")
+        expected = followed(conversation)
+    rewritten(tmp_path / "new", tmp_path / "old", rename_format(4))
+    with resume(model, tmp_path / "old") as again:
+        assert followed(again) == expected
 
 
 @pytest.mark.parametrize("what", FORGED)

@@ -14,7 +14,7 @@ U8 = npt.NDArray[np.uint8]
 HEADER = struct.Struct("<12I2Q")
 # fields of the header, in order
 FIELDS = (
-    *("magic", "abi", "n_layer", "n_head", "n_head_kv", "head_k", "head_v", "types", "v_trans"),
+    *("magic", "form", "n_layer", "n_head", "n_head_kv", "head_k", "head_v", "types", "v_trans"),
     *("n_window", "n_cells", "head", "size", "hash"),
 )
 

@@ -111,6 +111,7 @@ def test_negative_counts(session: Session) -> None:
     check_refused(session, lambda: raw_scores(-1, 1))
     assert (out == 0).all()
     check_refused(session, lambda: kv_evict.init(session.ctx, -1))
+    check_refused(session, lambda: kv_evict.init(session.ctx, 4, -1))
 
 
 @pytest.mark.parametrize("cell", [-1, 256, INT32_MAX])
@@ -126,6 +127,7 @@ def test_a_window_whose_size_would_overflow(session: Session) -> None:
 
 
 CALLS: dict[str, Callable[[Session, int], object]] = {
+    "bind": lambda s, seq: kv_evict.bind(s.ctx, seq),
     "n_queries": lambda s, seq: kv_evict.n_queries(s.ctx, seq),
     "scores": lambda s, seq: kv_evict.scores(s.ctx, seq, 1, NO_CELLS),
     "apply": lambda s, seq: kv_evict.apply(
@@ -147,6 +149,7 @@ def test_sequences_that_are_not_there_have_nothing(session: Session, seq: int) -
     before = kv_evict.state_get(session.ctx, 0)
     assert all(array.size == 0 for array in kv_evict.cells(session.ctx, seq))
     kv_evict.forget(session.ctx, seq)
+    kv_evict.release(session.ctx, seq)
     assert kv_evict.state_get(session.ctx, 0) == before
 
 
@@ -159,6 +162,7 @@ def test_before_init(tiny: Tiny, call: str) -> None:
         assert caught.value.status == NOT_INIT
         assert kv_evict.n_used(session.ctx) == N
         kv_evict.forget(session.ctx, 0)
+        kv_evict.release(session.ctx, 0)
 
 
 def test_a_buffer_too_small_for_the_state(session: Session) -> None:

@@ -140,6 +140,20 @@ def test_the_last_queries_of_a_longer_text(tiny: Tiny) -> None:
         assert np.array_equal(kv_evict.queries(session.ctx, 0, 5, 70), few)
 
 
+def test_queries_are_read_in_blocks(tiny: Tiny) -> None:
+    """More than are turned at once, and no multiple of that: each as it was when it was newest."""
+    tokens, newest = random_tokens(60), []
+    with Session(tiny(), kv="q8_0") as session:
+        kv_evict.init(session.ctx, 40)
+        session.decode(tokens[:20], 0)
+        for pos in range(20, 60):
+            session.decode([tokens[pos]], pos)
+            newest.append(kv_evict.queries(session.ctx, 0, 1, 70))
+        for n in (16, 17, 37, 40):
+            expected = np.concatenate(newest[-n:], axis=2)
+            assert np.array_equal(kv_evict.queries(session.ctx, 0, n, 70), expected)
+
+
 def test_each_sequence_has_its_own(tiny: Tiny) -> None:
     with Session(tiny(), n_seq=2) as session:
         kv_evict.init(session.ctx, 16)

@@ -148,6 +148,21 @@ def test_a_window_is_the_sum_of_its_queries(tiny: Tiny, flash: bool) -> None:
     assert (window[:, :, -1] > 0).all()
 
 
+@pytest.mark.parametrize("by_head", [False, True])
+def test_blocks_of_queries_do_not_matter(tiny: Tiny, by_head: bool) -> None:
+    """In a large cache fewer queries are scored at once; the last block is a smaller one."""
+    path = tiny(n_embd=64, n_head=64, n_head_kv=4, head_dim=32, n_ff=64, n_layer=1)
+    found = []
+    for n_ctx in (256, 2048):
+        with Session(path, n_ctx) as session:
+            kv_evict.init(session.ctx, 40)
+            session.decode(random_tokens(N), 0)
+            ids = kv_evict.cells(session.ctx, 0)[1]
+            found.append(kv_evict.scores(session.ctx, 0, 40, ids, by_head=by_head))
+    assert np.allclose(found[0].sum(axis=2), 40 if by_head else 40 * 16, rtol=1e-5)
+    assert np.abs(found[0] - found[1]).max() < EXACT
+
+
 def test_ubatches_do_not_matter(quiet: Tiny) -> None:
     whole, split = (recorded(quiet(), n_ubatch) for n_ubatch in (512, 7))
     assert np.abs(whole - split).max() < EXACT

@@ -97,7 +97,7 @@ class BoundedCache:
         self.ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
         if bounded:
             self.scorer.ring = max(n_queries, ring_size(decode, prefill, self._reads_prompt))
-        context.record_queries(self.scorer.ring)
+        self._record_queries(self.scorer.ring)
 
     # -- tokens ---------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class BoundedCache:
         if self.bounded:
             ring = max(n_queries, ring_size(decode, prefill, self._reads_prompt))
         try:
-            self.context.record_queries(ring)
+            self._record_queries(ring)
         except ScopeError:
             self.decode_policy, self.prefill_policy, self.whole_cells, self.bounded = before
             raise
@@ -209,6 +209,12 @@ class BoundedCache:
         if before[2] != whole_cells:
             self.scorer.keep_by_head(whole_cells, self.ledger)
             self.marks.forget_scores()
+
+    def _record_queries(self, n: int) -> None:
+        """Record the last `n` queries of this sequence from now on; none if that is 0."""
+        self.context.record_queries(n)
+        if n:
+            kv_evict.bind(self.context.ptr, self.seq)
 
     def begin_turn(self) -> None:
         """Let what comes next be independent of which queries are still recorded.

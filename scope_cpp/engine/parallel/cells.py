@@ -16,7 +16,7 @@ from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 
-# Prompts that rest at once. Each takes a ring of queries beside its cells.
+# Prompts that rest at once
 MOST_RESTING = 8
 
 
@@ -51,12 +51,14 @@ class Cells:
         if not 1 <= n_parallel <= most:
             raise UsageError(f"{n_parallel} rows at once: give 1 to {most}")
         self._n_cells, self._prefix_cells, self._n_resting = n_cells, prefix_cells, n_resting
-        self.context = Context(model, replace(params, n_seq_max=n_parallel + n_resting))
+        # what rests needs no queries any more
+        n_seqs = n_parallel + n_resting
+        self.context = Context(model, replace(params, n_seq_max=n_seqs, n_slots=n_parallel))
         self.countable = kv_evict.n_cells(self.context.ptr) > 0
         if self.countable:
             with suppress(kv_evict.NativeError):  # a bounded row is refused by name
                 self.context.record_queries(n_queries)
-        self._free = list(range(n_parallel + n_resting))[::-1]
+        self._free = list(range(n_seqs))[::-1]
         self._prefixes = Prefixes()
 
     def take(self, demand: Demand, running: Sequence[int], promised: int) -> tuple[int, int] | None:
@@ -109,7 +111,7 @@ class Cells:
             return
         self.note(seq, tokens)
         self.context.remove(seq, len(tokens))
-        kv_evict.forget(self.context.ptr, seq)
+        kv_evict.release(self.context.ptr, seq)
         for useless in self._prefixes.rest(seq):
             self.clear(useless)
         resting = self._prefixes.resting
@@ -119,7 +121,7 @@ class Cells:
     def clear(self, seq: int) -> None:
         """Free a sequence and its cells, but for those that others have too."""
         self.context.remove(seq)
-        kv_evict.forget(self.context.ptr, seq)
+        kv_evict.release(self.context.ptr, seq)
         self._prefixes.remove(seq)
         self._free.append(seq)
 
