@@ -11,7 +11,7 @@ from .flags import ComputeFlags, ModelFlags
 INTERRUPTED = 130
 
 
-@shows_first("--test", "-p", "-d", "-n", "-r", "--policy", "--beta", "-np", "-o", "-t")
+@shows_first("--test", "-p", "-d", "-n", "-r", "--policy", "--beta", "-np", "--wide", "-t")
 def bench(
     ctx: typer.Context,
     model: ModelFlags,
@@ -29,6 +29,7 @@ def bench(
     from scope_cpp.bench import plot
     from scope_cpp.bench.measure import Bench
     from scope_cpp.bench.report import render
+    from scope_cpp.bench.run import name
 
     from . import terminal
     from .bench_flags import request_of
@@ -42,7 +43,12 @@ def bench(
     with exit_at_once(INTERRUPTED):
         prepared = Bench(request, terminal.warning, note, output.verbose)
     report = prepared.run()
-    terminal.write(render(report, output.output, ["scope", *sys.argv[1:]]))
+    wide = output.wide and output.output == "table"
+    terminal.write(render(report, "md" if wide else output.output, ["scope", *sys.argv[1:]]))
+    for outcome in report.outcomes:
+        if outcome.error is not None:
+            say = terminal.error if outcome.died else terminal.warning
+            say(f"{name(outcome)}: {outcome.error}")
     if output.plot is not None and not report.interrupted:
         plot.save(report.records(), output.plot)
     if report.interrupted:

@@ -228,9 +228,15 @@ class BenchOutputFlags:
     """What is printed."""
 
     output: Annotated[
-        Literal["md", "csv", "json", "jsonl"],
-        _output("--output", "-o", metavar="md|csv|json|jsonl", help="Format of the report."),
-    ] = "md"
+        Literal["table", "md", "csv", "json", "jsonl"],
+        _output(
+            "--output",
+            "-o",
+            metavar="table|md|csv|json|jsonl",
+            help="Format of the report. table is short, the others have everything.",
+        ),
+    ] = "table"
+    wide: Annotated[bool, _output("--wide", help="Show all columns; the same as -o md.")] = False
     plot: Annotated[
         str | None,
         _output(

@@ -56,3 +56,15 @@ def markdown(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) ->
     rows = [[column.title for column in found], ["---"] * len(found)]
     rows += [[column.cell(record).replace("|", "\\|") for column in found] for record in records]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def plain(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table for a terminal: the first column to the left, numbers to the right."""
+    found = shown(columns, records)
+    rows = [[column.title for column in found]]
+    rows += [[column.cell(record) for column in found] for record in records]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() + "\n"
+        for row in rows
+    )

@@ -1,4 +1,4 @@
-"""A report as Markdown, CSV, JSON or JSON lines."""
+"""A report as a short table, Markdown, CSV, JSON or JSON lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from itertools import groupby
 from typing import Any
 
 from scope_cpp import table
+from scope_cpp.bench import overview
 from scope_cpp.bench.measure import Report
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.table import Column
 
-FORMATS = ("md", "csv", "json", "jsonl")
+FORMATS = ("table", "md", "csv", "json", "jsonl")
 
 Record = dict[str, Any]
 
@@ -84,6 +85,7 @@ native calls."""
 def render(report: Report, form: str, command: Sequence[str]) -> str:
     """Return the report in one of `FORMATS`."""
     writers: dict[str, Callable[[Report, Sequence[str]], str]] = {
+        "table": lambda report, command: overview.render(report.records()),
         "md": markdown,
         "csv": comma_separated,
         "json": whole,

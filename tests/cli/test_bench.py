@@ -131,8 +131,20 @@ def bench(run: Run, tiny: Path, *args: object) -> Result:
     return run("bench", tiny, "-fa", "on", *QUICK, *args)
 
 
-def test_the_command_prints_a_table(run: Run, tiny: Path) -> None:
-    result = bench(run, tiny, "--progress")
+def test_the_command_prints_six_columns_and_a_verdict(run: Run, tiny: Path) -> None:
+    result = bench(run, tiny)
+    assert result.exit_code == 0, result.stderr
+    head, *rows = result.stdout.split("\n\n")[0].splitlines()
+    assert head.split() == ["cache", "fa", "at", "t/s", "speed", "KV", "MiB"]
+    assert [row.split()[:2] for row in rows] == [["full", "on"], ["full", "off"], ["h2o", "on"]]
+    assert max(map(len, result.stdout.splitlines()[:4])) <= 80
+    assert re.search(
+        r"^h2o at \d+ tokens: .* full cache, \d+ % of its memory\.$", result.stdout, re.M
+    )
+
+
+def test_the_command_prints_all_columns(run: Run, tiny: Path) -> None:
+    result = bench(run, tiny, "--progress", "--wide")
     assert result.exit_code == 0, result.stderr
     rows = parse_markdown(result.stdout)
     assert [(row["policy"], row["fa"]) for row in rows] == [
@@ -168,7 +180,7 @@ def test_other_tests(run: Run, tiny: Path, test: str) -> None:
 
 def test_texts_at_once(run: Run, tiny: Path) -> None:
     args = ("-np", "1,3", "-p", 20, "-d", 90, "-n", 4, "-r", 1, "-fa", "on", "--beta", "40")
-    result = run("bench", tiny, *args, "--policy", "scope-slide")
+    result = run("bench", tiny, *args, "--policy", "scope-slide", "--wide")
     assert result.exit_code == 0, result.stderr
     rows = parse_markdown(result.stdout)
     assert [(row["policy"], row["texts"], row["test"]) for row in rows] == [
@@ -330,8 +342,10 @@ def test_a_dead_worker_makes_the_exit_code_1(tiny: Path) -> None:
     process = spawn("bench", tiny, *ENDLESS, *args)
     next(line for line in lines_of(process) if line.startswith("round 2/"))
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    out, _ = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
+    failed = [line for line in err.decode().splitlines() if line.startswith("error: ")]
+    assert len(failed) == 1 and "SIGKILL" in failed[0]
     first, *others = json.loads(out)["rows"]
     assert "SIGKILL" in first["error"]
     assert all(row["repetitions"] == 300 for row in others)

@@ -340,7 +340,7 @@ def test_no_command_shows_the_help(run: Run, path: tuple[str, ...]) -> None:
         (["generate", "-n", "many"], "-n/--n-predict: give a whole number"),
         (["generate", "--temp", "hot"], "--temp: give a number"),
         (["generate", "-t", "0"], "-t/--threads: give at least 1"),
-        (["bench", "-o", "xml"], "-o/--output: give one of 'md', 'csv', 'json', 'jsonl'"),
+        (["bench", "-o", "xml"], "-o/--output: give one of 'table', 'md', 'csv', 'json', 'jsonl'"),
         (["batch"], "no input: give a file of rows with -i, or -i - for stdin"),
         (["bench"], "no model: give the path of a GGUF file, or -hf user/repo"),
         (["inspect"], "no model: give the path of a GGUF file, or -hf user/repo"),

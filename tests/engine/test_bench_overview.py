@@ -1,0 +1,85 @@
+"""The short form of a report, on records of known numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scope_cpp.bench.overview import render, verdicts
+
+Record = dict[str, Any]
+
+
+def record(role: str, fa: str, ms: float | None, **more: Any) -> Record:
+    policy = "full" if role == "full" else "scope-foresight:interval=auto"
+    return {
+        "test_kind": "gen", "role": role, "policy": policy, "prefill": None, "granularity": None,
+        "fa": fa, "n_prompt": 2048, "depth": 8192, "n_rows": None, "full_rows": None,
+        "budget": 2560, "ms": ms, "tokens_per_second": None if ms is None else 1000 / ms,
+        "kv_mib": 96.0, "kv_of_full": None, "error": None if ms else "it died",
+        **{f"vs_{base}{end}": None for base in ("fastest", "kv") for end in ("", "_min", "_max")},
+        **more,
+    }  # fmt: skip
+
+
+def bounded(fa: str, ms: float, low: float, middle: float, high: float, **more: Any) -> Record:
+    ratios = {"vs_fastest": middle, "vs_fastest_min": low, "vs_fastest_max": high}
+    return record("bounded", fa, ms, kv_of_full=0.24, kv_mib=23.04, **{**ratios, **more})
+
+
+FULL = [record("full", "on", 60.0), record("full", "off", 50.0)]
+
+
+def said(*records: Record) -> list[str]:
+    return list(verdicts([*FULL, *records]))
+
+
+def test_faster() -> None:
+    rows = bounded("on", 30.0, 0.5, 0.6, 0.7), bounded("off", 26.0, 0.50, 0.52, 0.54)
+    assert said(*rows) == [
+        "scope-foresight:interval=auto at 8,192 tokens: 1.9x faster than the full cache, "
+        "24 % of its memory."
+    ]
+
+
+def test_slower_and_as_fast() -> None:
+    assert "1.3x slower than the full cache" in said(bounded("on", 65.0, 1.2, 1.3, 1.4))[0]
+    assert "as fast as the full cache" in said(bounded("on", 50.0, 0.9, 0.99, 1.1))[0]
+
+
+def test_a_missing_path_of_the_full_cache_is_named() -> None:
+    row = bounded("on", 30.0, 0.4, 0.5, 0.6)
+    alone = [record("full", "on", 60.0), record("full", "off", None), row]
+    assert next(verdicts(alone)).endswith(
+        "(the full cache with flash attention off was not measured)."
+    )
+    nothing = {key: None for key in row if key.startswith("vs_fastest")}
+    assert next(verdicts([{**row, **nothing}])).endswith(
+        "no full cache was measured to compare with."
+    )
+
+
+def test_the_faster_path_of_each_depth_speaks() -> None:
+    rows = [bounded("on", 30.0, 0.4, 0.5, 0.6), bounded("on", 31.0, 0.4, 0.5, 0.6, depth=4096)]
+    assert [text.split(":")[1] for text in said(*rows)] == [
+        "interval=auto at 8,192 tokens", "interval=auto at 4,096 tokens",
+    ]  # fmt: skip
+
+
+def test_texts_at_once() -> None:
+    row = record("bounded", "on", 9.0, test_kind="parallel", n_rows=8, full_rows=2, vs_kv=0.4,
+                 vs_kv_min=0.35, vs_kv_max=0.45)  # fmt: skip
+    assert next(verdicts([row])) == (
+        "scope-foresight:interval=auto x8 with 8 texts at once: 2.5x faster than the full cache "
+        "with the 2 that the same memory has room for."
+    )
+
+
+def test_six_columns_fit_eighty() -> None:
+    text = render([*FULL, record("same", "on", 9.0), bounded("off", 26.0, 0.5, 0.52, 0.54)])
+    head, *rows = text.split("\n\n")[0].splitlines()
+    assert head.split() == ["cache", "fa", "at", "t/s", "speed", "KV", "MiB"]
+    assert [row.split()[0] for row in rows] == ["full", "full", "scope-foresight:interval=auto"]
+    assert rows[2].split()[1:] == ["off", "8192", "38.5", "1.92x", "23.0"]
+    assert max(map(len, text.splitlines()[:4])) <= 80
+    failed = render([record("full", "on", None)])
+    assert failed.splitlines()[1].split() == ["full", "on", "8192", "failed", "96.0"]
