@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from . import completion
 from .flags import (
+    ANOTHER_TEMPLATE,
     CACHE,
     SAMPLING,
+    TEMPLATE_FILE,
     BudgetFlags,
     ComputeFlags,
     Config,
@@ -165,15 +167,11 @@ class TemplateFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt(
-            "--chat-template",
-            metavar="JINJA",
-            help="Use this chat template instead of the model's own.",
-        ),
+        _prompt("--chat-template", metavar="NAME|JINJA", help=ANOTHER_TEMPLATE),
     ] = None
     chat_template_file: Annotated[
         str | None,
-        _prompt("--chat-template-file", metavar="FILE", help="Use the chat template in this file."),
+        _prompt("--chat-template-file", metavar="FILE", help=TEMPLATE_FILE),
     ] = None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 from . import completion
-from .flags import ComputeFlags, Config, Json, Verbose
+from .flags import ANOTHER_TEMPLATE, TEMPLATE_FILE, ComputeFlags, Config, Json, Verbose
 from .groups import flag, given
 from .help_page import OUTPUT
 
@@ -70,6 +70,15 @@ class TaskFlags:
     template: Annotated[
         bool, _task("--template", help="Put the prompts through the model's own chat template.")
     ] = False
+    chat_template: Annotated[
+        str | None,
+        _task(
+            "--chat-template", metavar="NAME|JINJA", help=f"{ANOTHER_TEMPLATE} Implies --template."
+        ),
+    ] = None
+    chat_template_file: Annotated[
+        str | None, _task("--chat-template-file", metavar="FILE", help=TEMPLATE_FILE)
+    ] = None
     temp: Annotated[
         float | None,
         _task(
@@ -342,6 +351,7 @@ def asked_of(flags: TaskFlags, log_samples: bool) -> Asked:
     from scope_cpp.eval.asked import DEFAULT_TASK, Asked
 
     from .bench_flags import numbers
+    from .prompt import template_of
 
     more = {"seeds": numbers("--seed", flags.seed) or None, "temp": flags.temp}
     return Asked(
@@ -349,7 +359,7 @@ def asked_of(flags: TaskFlags, log_samples: bool) -> Asked:
         tuple(flags.task_option or ()),
         None if flags.data is None else Path(flags.data),
         flags.limit,
-        template=flags.template,
+        template=template_of(flags.chat_template, flags.chat_template_file) or flags.template,
         log_samples=log_samples,
         **given(more),
     )

@@ -47,6 +47,11 @@ Verbose = Annotated[
         help="Show llama.cpp's log, statistics, and the traceback of an unexpected error.",
     ),
 ]
+ANOTHER_TEMPLATE = (
+    "Use this chat template instead of the model's own: Jinja text, or the name of one of "
+    "llama.cpp's, such as chatml."
+)
+TEMPLATE_FILE = "Use the chat template in this file."
 NoParseSpecial = Annotated[
     bool,
     _prompt(
@@ -191,15 +196,11 @@ class PromptFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt(
-            "--chat-template",
-            metavar="JINJA",
-            help="Use this chat template instead of the model's own.",
-        ),
+        _prompt("--chat-template", metavar="NAME|JINJA", help=ANOTHER_TEMPLATE),
     ] = None
     chat_template_file: Annotated[
         str | None,
-        _prompt("--chat-template-file", metavar="FILE", help="Use the chat template in this file."),
+        _prompt("--chat-template-file", metavar="FILE", help=TEMPLATE_FILE),
     ] = None
     no_parse_special: NoParseSpecial = False
 

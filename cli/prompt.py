@@ -80,18 +80,22 @@ def format_prompt(
 
 
 def template_of(template: str | None, file: str | None) -> str | None:
-    """Return the template that is given as text or as a file; ``None`` if none is.
+    """Return the template that is given by name, as text or as a file; ``None`` if none is.
 
     Raises
     ------
     UsageError
-        If both are given, or the file can't be read.
+        If both are given, the name is unknown, or the file can't be read.
     """
-    if file is None:
-        return template
+    from scope_cpp.engine.chat import check_template
+
+    if file is not None:
+        if template is not None:
+            raise UsageError("--chat-template and --chat-template-file: leave one out")
+        template = read_text("--chat-template-file", file)
     if template is not None:
-        raise UsageError("--chat-template and --chat-template-file: leave one out")
-    return read_text("--chat-template-file", file)
+        check_template(template)
+    return template
 
 
 def read_text(flag: str, path: str) -> str:

@@ -42,6 +42,7 @@ def serve(
     from contextlib import ExitStack
 
     from scope_cpp.engine import logs, transcript
+    from scope_cpp.errors import UsageError
     from scope_cpp.serve import require_extra
 
     from . import convert, shipped, terminal
@@ -64,6 +65,8 @@ def serve(
         with exit_at_once(INTERRUPTED):
             listener = opened.enter_context(bind(options))
             loaded = opened.enter_context(convert.load_model(path, placement))
+            if template is not None and (problem := transcript.problem(loaded, template)):
+                raise UsageError(problem)
             service = Service(
                 make_serving(
                     loaded, options, server.alias, settings, values, template, terminal.warning
@@ -79,6 +82,8 @@ def serve(
             shipped.introduce()
         if transcript.is_plain(loaded, template):
             terminal.warning(transcript.PLAIN_WARNING)
+        elif template is None and (problem := transcript.problem(loaded, None)):
+            terminal.warning(f"requests with messages will fail: {problem}")
         if output.json:
             terminal.write(json.dumps(service.facts) + "\n")
         terminal.note(service.line)

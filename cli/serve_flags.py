@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from .flags import Config, Verbose
+from .flags import ANOTHER_TEMPLATE, TEMPLATE_FILE, Config, Verbose
 from .groups import flag, given
 from .help_page import OUTPUT
 
@@ -75,8 +75,8 @@ class ServerFlags:
         str | None,
         _server(
             "--chat-template",
-            metavar="JINJA",
-            help="Use this chat template instead of the model's own.",
+            metavar="NAME|JINJA",
+            help=ANOTHER_TEMPLATE,
             show_default=False,
         ),
     ] = None
@@ -85,7 +85,7 @@ class ServerFlags:
         _server(
             "--chat-template-file",
             metavar="FILE",
-            help="Use the chat template in this file.",
+            help=TEMPLATE_FILE,
             show_default=False,
         ),
     ] = None

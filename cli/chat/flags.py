@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from ..flags import CACHE, BudgetFlags, Config, Verbose
+from ..flags import ANOTHER_TEMPLATE, CACHE, TEMPLATE_FILE, BudgetFlags, Config, Verbose
 from ..groups import flag
 from ..help_page import OUTPUT
 
@@ -42,15 +42,11 @@ class TalkFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt(
-            "--chat-template",
-            metavar="JINJA",
-            help="Use this chat template instead of the model's own.",
-        ),
+        _prompt("--chat-template", metavar="NAME|JINJA", help=ANOTHER_TEMPLATE),
     ] = None
     chat_template_file: Annotated[
         str | None,
-        _prompt("--chat-template-file", metavar="FILE", help="Use the chat template in this file."),
+        _prompt("--chat-template-file", metavar="FILE", help=TEMPLATE_FILE),
     ] = None
     single_turn: Annotated[
         bool,

@@ -19,7 +19,7 @@ from scope_cpp.errors import ScopeError, UsageError
 
 from .. import convert
 from ..flags import BudgetFlags, ComputeFlags, LengthFlags, PolicyFlags, SamplingFlags
-from ..prompt import message_of, read_prompt, read_text
+from ..prompt import message_of, read_prompt, read_text, template_of
 from .files import path_of
 from .flags import TalkFlags
 
@@ -117,17 +117,11 @@ class Opening:
             sampling=convert.sampling_values(sampling),
             n_predict=convert.longest_output(length),
             stop=tuple(length.stop or ()),
-            system=_text(
-                "--system-prompt", talk.system_prompt, "--system-prompt-file",
-                talk.system_prompt_file,
-            ),
-            template=_text(
-                "--chat-template", talk.chat_template, "--chat-template-file",
-                talk.chat_template_file,
-            ),
+            system=_system(talk),
+            template=template_of(talk.chat_template, talk.chat_template_file),
             session=session,
             given=frozenset(given),
-        )  # fmt: skip
+        )
 
     def open(self, model: Model, warn: Callable[[str], None]) -> Conversation:
         """Open the conversation.
@@ -207,10 +201,10 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _text(flag: str, text: str | None, file_flag: str, path: str | None) -> str | None:
-    """Return a text that one flag gives and another reads from a file."""
-    if path is None:
-        return text
-    if text is not None:
-        raise UsageError(f"{flag} and {file_flag}: leave one out")
-    return read_text(file_flag, path)
+def _system(talk: TalkFlags) -> str | None:
+    """Return the system message, which one flag gives and another reads from a file."""
+    if talk.system_prompt_file is None:
+        return talk.system_prompt
+    if talk.system_prompt is not None:
+        raise UsageError("--system-prompt and --system-prompt-file: leave one out")
+    return read_text("--system-prompt-file", talk.system_prompt_file)

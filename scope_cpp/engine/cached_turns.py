@@ -18,6 +18,7 @@ from scope_cpp.engine import room, transcript
 from scope_cpp.engine.cache import rewind
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.state import restore, snapshot
+from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import context_params
 from scope_cpp.engine.model import Model
@@ -289,7 +290,8 @@ class CachedTurns(Closable):
             at += len(turn.text)
             if not turn.answer:
                 continue
-            end = match_answer(rendered, at, self._text_of(turn.answer))
+            answer = as_text(self.model, self._text_of(turn.answer))
+            end = match_answer(rendered, at, answer)
             if end is None:
                 self.go_back(k, keep_prompt=True)
                 return at, []

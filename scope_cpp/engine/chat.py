@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+from scope_cpp.engine import builtin_templates
 from scope_cpp.engine.jinja_sandbox import TemplateError, render
 from scope_cpp.engine.model import CUT, Model
 from scope_cpp.errors import UsageError
@@ -24,7 +26,9 @@ Assistant:{% endif %}"""
 PLAIN_STOPS = ("\nUser:",)
 
 _PROBE = "3141592653589793"  # a text that no template changes
+_TELLING = 16  # characters of a text that a prompt does not have by chance
 _Messages = Sequence[Mapping[str, Any]]
+_Write = Callable[[_Messages], str]
 
 
 def format_chat(
@@ -36,7 +40,7 @@ def format_chat(
 ) -> tuple[str, list[str]]:
     """Return the prompt of a chat, and the strings that end the answer.
 
-    Control tokens come from the template only: where a user's message spells one out, such as
+    Control tokens come from the template only: where a message spells one out, such as
     ``<|im_end|>``, it stays text (llama.cpp's own tools read it as the token).
 
     A system message that the template refuses or leaves out is put before the first user's text,
@@ -46,12 +50,13 @@ def format_chat(
     ----------
     model : Model
     messages : sequence of mappings
-        Each with ``role`` and ``content``, both text.
+        Each with ``role`` and ``content``, both text. A template that wants a list of parts gets
+        ``[{"type": "text", "text": content}]``.
     template : str, optional
-        Jinja text that takes the place of the model's own, or ``plain`` for `PLAIN_TEMPLATE`:
-        the system's text and an empty line, then lines that begin with ``User:`` and
-        ``Assistant:``, where ``User:`` on a new line ends the answer. Templates are rendered by
-        `jinja_sandbox`.
+        Takes the place of the model's own: the name of one of llama.cpp's templates, such as
+        ``chatml``, Jinja text, or ``plain`` for `PLAIN_TEMPLATE`: the system's text and an empty
+        line, then lines that begin with ``User:`` and ``Assistant:``, where ``User:`` on a new line
+        ends the answer. Jinja is rendered by `jinja_sandbox`.
     add_generation_prompt : bool
         Begin the assistant's answer. A template without such a beginning is taken as it is.
 
@@ -65,8 +70,8 @@ def format_chat(
     Raises
     ------
     UsageError
-        Without a template, for one that fails or leaves out the last user message, or a message
-        without role or content.
+        Without a template, for an unknown name, for one that fails or leaves out the last user
+        message, or a message without role or content.
     """
     source = template if template is not None else model.chat_template
     if source is None:
@@ -80,59 +85,133 @@ def format_chat(
     if source == PLAIN:
         source, stops = PLAIN_TEMPLATE, [*stops, *PLAIN_STOPS]
     bos = _text(model, model.bos_token)
-    template_ = _Template(source, bos, eos, add_generation_prompt)
-    prompt = template_.prompt([_literal(model, message) for message in messages])
+    write = _writer(source, bos, eos, add_generation_prompt)
+    prompt = _prompt(write, [as_text(model, message) for message in messages])
     if bos and model.add_bos:
         prompt = prompt.removeprefix(bos)
     return prompt, stops
 
 
-class _Template:
-    """A template with all variables but the messages."""
+def check_template(template: str) -> None:
+    """Refuse a template that is given by an unknown name.
 
-    def __init__(self, source: str, bos: str, eos: str, add_generation_prompt: bool) -> None:
-        self._source = source
-        self._variables = {
-            "bos_token": bos,
-            "eos_token": eos,
-            "add_generation_prompt": add_generation_prompt,
-            **dict.fromkeys(("functions", "function_call", "tools", "tool_choice")),
-        }
+    Raises
+    ------
+    UsageError
+        With the names that there are.
+    """
+    if "{" not in template and template not in (PLAIN, *builtin_templates.names()):
+        raise UsageError(
+            f"there is no chat template {template[:40]!r}: give Jinja text, a file of it "
+            f"(--chat-template-file), or one of {PLAIN}, {', '.join(builtin_templates.names())}"
+        )
 
-    def prompt(self, messages: _Messages) -> str:
-        """Return the prompt, with the system message where the template can take it."""
-        prompt = self._with_system(messages)
-        last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
-        if last is not None and not self._shows(messages, last, prompt):
-            raise UsageError(
-                "the chat template leaves out the last user message: give another (--chat-template)"
-            )
-        return prompt
 
-    def _with_system(self, messages: _Messages) -> str:
-        merged = _merged(messages)
-        if merged is None:
-            return self._render(messages)
-        try:
-            prompt = self._render(messages)
-        except TemplateError as err:
-            if not err.refused:
-                raise
-            return self._render(merged)
-        return prompt if self._shows(messages, 0, prompt) else self._render(merged)
+def as_text(model: Model, value: Any) -> Any:
+    """Return a text, or JSON values, in which the names of control tokens are cut in two.
 
-    def _shows(self, messages: _Messages, i: int, prompt: str) -> bool:
-        """Whether message `i` is in the prompt, perhaps in a form that the template gave it."""
-        if messages[i]["content"].strip() in prompt:
-            return True
-        probe = [*messages[:i], {**messages[i], "content": _PROBE}, *messages[i + 1 :]]
-        try:
-            return _PROBE in self._render(probe)
-        except TemplateError:
-            return False
+    `Model.tokenize` reads what is cut by `CUT` as the text that it is.
+    """
+    if isinstance(value, str):
+        for name in model.control_names:
+            value = value.replace(name, name[0] + CUT + name[1:])
+        return value
+    if isinstance(value, Mapping):
+        return {as_text(model, key): as_text(model, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_text(model, item) for item in value]
+    return value
 
-    def _render(self, messages: _Messages) -> str:
-        return render(self._source, {"messages": messages, **self._variables})
+
+# what writes a prompt: a built-in template, or Jinja with all variables but the messages
+
+
+def _writer(source: str, bos: str, eos: str, add_generation_prompt: bool) -> _Write:
+    check_template(source)
+    if "{" not in source:
+        return lambda messages: builtin_templates.write(
+            source, messages, add_generation_prompt=add_generation_prompt
+        )
+    takes_parts = _takes_parts(source, bos, eos)
+
+    def write(messages: _Messages) -> str:
+        if takes_parts:
+            messages = _in_parts(messages)
+        return _jinja(source, bos, eos, messages, add_generation_prompt)
+
+    return write
+
+
+def _jinja(
+    source: str, bos: str, eos: str, messages: _Messages, add_generation_prompt: bool
+) -> str:
+    variables = {
+        "bos_token": bos,
+        "eos_token": eos,
+        "add_generation_prompt": add_generation_prompt,
+        **dict.fromkeys(("functions", "function_call", "tools", "tool_choice", "documents")),
+    }
+    return render(source, {"messages": messages, **variables})
+
+
+def _in_parts(messages: _Messages) -> _Messages:
+    return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+
+@lru_cache(maxsize=16)
+def _takes_parts(source: str, bos: str, eos: str) -> bool:
+    """Whether a template shows a text only as a list of parts, as those of models with eyes do."""
+    user = {"role": "user", "content": _PROBE}
+    for messages in ([user], [{"role": "system", "content": "x"}, user]):
+        for parts in (False, True):
+            given = _in_parts(messages) if parts else messages
+            try:
+                shown = _PROBE in _jinja(source, bos, eos, given, True)
+            except TemplateError as err:
+                if err.exhausted:  # it would be every time
+                    raise
+                continue
+            if shown:
+                return parts
+    return False
+
+
+# the system message where the template can take it
+
+
+def _prompt(write: _Write, messages: _Messages) -> str:
+    prompt = _with_system(write, messages)
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is not None and not _shows(write, messages, last, prompt):
+        raise UsageError(
+            "the chat template leaves out the last user message: give another (--chat-template)"
+        )
+    return prompt
+
+
+def _with_system(write: _Write, messages: _Messages) -> str:
+    merged = _merged(messages)
+    if merged is None:
+        return write(messages)
+    try:
+        prompt = write(messages)
+    except TemplateError as err:
+        if not err.refused:
+            raise
+        return write(merged)
+    return prompt if _shows(write, messages, 0, prompt) else write(merged)
+
+
+def _shows(write: _Write, messages: _Messages, i: int, prompt: str) -> bool:
+    """Whether message `i` is in the prompt, perhaps in a form that the template gave it."""
+    text = messages[i]["content"].strip()
+    if len(text) >= _TELLING and text in prompt:
+        return True
+    probe = [*messages[:i], {**messages[i], "content": _PROBE}, *messages[i + 1 :]]
+    try:
+        return _PROBE in write(probe)
+    except TemplateError:
+        return text in prompt
 
 
 def _check(messages: _Messages) -> None:
@@ -150,15 +229,6 @@ def _merged(messages: _Messages) -> _Messages | None:
         return None
     system, user = messages[:2]
     return [{**user, "content": f"{system['content']}\n{user['content']}"}, *messages[2:]]
-
-
-def _literal(model: Model, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the message; the names of control tokens in a user's text are cut in two."""
-    text = message["content"]
-    if message["role"] == "user":
-        for name in model.control_names:
-            text = text.replace(name, name[0] + CUT + name[1:])
-    return {**message, "content": text}
 
 
 def _text(model: Model, token: int | None) -> str:

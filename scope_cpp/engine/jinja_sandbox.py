@@ -31,12 +31,17 @@ class TemplateError(UsageError):
     ----------
     refused : bool
         It said so itself, with ``raise_exception``.
+    exhausted : bool
+        Its process ended without a result, such as for the time that it took.
     """
 
-    def __init__(self, cause: str, line: int | None = None, refused: bool = False) -> None:
+    def __init__(
+        self, cause: str, line: int | None = None, refused: bool = False, exhausted: bool = False
+    ) -> None:
         where = f" (line {line})" if line and not refused else ""
-        super().__init__(f"the chat template failed{where}: {' '.join(cause.split())}")
-        self.refused = refused
+        remedy = "" if refused else ": give another (--chat-template)"
+        super().__init__(f"the chat template failed{where}: {' '.join(cause.split())}{remedy}")
+        self.refused, self.exhausted = refused, exhausted
 
 
 def render(source: str, context: Mapping[str, Any]) -> str:
@@ -86,7 +91,7 @@ class _Worker:
             if not line:
                 code = process.wait()
                 self.close()
-                raise TemplateError(_why_it_ended(code))
+                raise TemplateError(_why_it_ended(code), exhausted=True)
             return dict(json.loads(line))
 
     def _running(self) -> subprocess.Popen[bytes]:

@@ -185,7 +185,7 @@ class Model(Closable):
     def chat_template(self) -> str | None:
         """The Jinja chat template of the file, None without one."""
         text = llama_cpp.llama_model_chat_template(self.ptr, None)
-        return None if text is None else text.decode("utf-8", errors="replace")
+        return text.decode("utf-8", errors="replace") if text and text.strip() else None
 
     # vocabulary
 

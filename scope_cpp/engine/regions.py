@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scope_cpp.engine import transcript
+from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.turns import Region, Turn, common_prefix, find_answers
 
@@ -67,7 +68,7 @@ def find_regions(
         start = min(common_prefix(piece.tokens, other) for other in openings)
         regions.append(Region("system", 0, at, at + start))
     turn, rest = _unread(messages, last)
-    for begin, end in find_answers(piece.text, rest):
+    for begin, end in find_answers(piece.text, as_text(model, rest)):
         a, b = max(start, piece.locate(model, begin, True)), piece.locate(model, end, False)
         regions.append(Region("prompt", turn, at + start, at + a))
         if b > a:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scope_cpp.engine.chat import PLAIN, format_chat
 from scope_cpp.engine.model import Model
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 
 PLAIN_WARNING = (
     "the model has no chat template: messages are written as 'User: ...' and 'Assistant: ...', "
@@ -33,6 +33,19 @@ def render(
         If the template fails.
     """
     return format_chat(model, messages, PLAIN if is_plain(model, template) else template)
+
+
+def problem(model: Model, template: str | None) -> str | None:
+    """Return why no chat can be rendered, or ``None`` if one can."""
+    user = {"role": "user", "content": "Hello."}
+    errors = []
+    for messages in ([user], [{"role": "system", "content": "Hello."}, user]):
+        try:
+            render(model, messages, template)
+            return None
+        except ScopeError as err:
+            errors.append(str(err))
+    return errors[0]
 
 
 def tokenize(model: Model, text: str, first: bool, after_special: bool) -> list[int]:

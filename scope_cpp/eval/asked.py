@@ -22,7 +22,8 @@ class Asked:
     limit, seeds
         Most items of each seed; the first seed is that of the resampling too.
     template, temp
-        Whether the model's chat template is used; temperature of the sampling.
+        Whether prompts go through the model's chat template, or the template instead of that, see
+        `format_chat`; temperature of the sampling.
     log_samples
         Whether prompts and golds go into the predictions.
     """
@@ -32,7 +33,7 @@ class Asked:
     data: Path | None = None
     limit: int | None = None
     seeds: tuple[int, ...] = (0,)
-    template: bool = False
+    template: bool | str = False
     temp: float = 0.0
     log_samples: bool = False
 

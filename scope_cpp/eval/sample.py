@@ -56,8 +56,14 @@ class Reading:
     stop: tuple[str, ...]
 
 
-def read_item(model: Model, item: Item, template: bool) -> Reading:
-    """Return an item's tokens, its prompt through the model's own chat template if wanted.
+def read_item(model: Model, item: Item, template: bool | str) -> Reading:
+    """Return an item's tokens, its prompt through a chat template if wanted.
+
+    Parameters
+    ----------
+    model, item
+    template
+        Whether the model's own template is used, or another one, see `format_chat`.
 
     Raises
     ------
@@ -69,13 +75,13 @@ def read_item(model: Model, item: Item, template: bool) -> Reading:
     text, stops = item.prompt, list[str]()
     if template:
         messages = item.messages or ({"role": "user", "content": item.prompt},)
-        text, stops = format_chat(model, messages)
+        text, stops = format_chat(model, messages, template if isinstance(template, str) else None)
     if not text:
         raise UsageError("the prompt is empty")
-    tokens = model.tokenize(text, add_special=True, parse_special=template)
+    tokens = model.tokenize(text, add_special=True, parse_special=bool(template))
     forced: Sequence[int] = item.forced_tokens
     if item.forced and not forced:
-        forced = _continuation(model, text, item.forced, tokens, template)
+        forced = _continuation(model, text, item.forced, tokens, bool(template))
     return _checked(Reading(tuple(tokens), tuple(forced), (*stops, *item.stop)))
 
 

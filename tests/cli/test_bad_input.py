@@ -152,6 +152,33 @@ def test_no_chat_template(run: Run, tmp_path: Path) -> None:
     assert_refused(run("generate", path, "-p", "Hi", "--chat"), 2, "no chat template")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "-p", "Hi"],
+        ["chat", "-p", "Hi", "-st"],
+        ["batch", "-i", "rows.jsonl", "-o", "out.jsonl"],
+        ["serve"],
+        ["eval", "run"],
+        ["plot", "drift", "-p", "Hi"],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_an_unknown_template_lists_the_names(
+    run: Run, tiny: Path, tmp_path: Path, command: list[str], by_file: bool
+) -> None:
+    flags = ["--chat-template", "chatlm"]
+    if by_file:
+        (tmp_path / "t.jinja").write_text("chatlm")
+        flags = ["--chat-template-file", str(tmp_path / "t.jinja")]
+    name, *rest = command
+    words = [name, rest.pop(0)] if name in ("eval", "plot") else [name]
+    result = run(*words, tiny, *rest, *flags)
+    assert_refused(result, 2, "no chat template 'chatlm'")
+    assert "plain, bailing, " in result.stderr and ", chatml, " in result.stderr
+
+
 @pytest.mark.parametrize("command", [["generate", "-p", "Hi", "-n", 3], ["inspect"]])
 @pytest.mark.parametrize(("name", "word"), UNLOADABLE.items())
 def test_files_that_are_no_model(

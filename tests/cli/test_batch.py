@@ -66,7 +66,7 @@ def test_a_file_is_run_and_summed_up(
     assert result.stderr.startswith("3 of 3 rows done, 0 failed | read ")
     found = records(out)
     assert [record["id"] for record in found] == ["a", "b", "c"]
-    assert found[0]["text"] == generate("-p", "Hello", "-n", 8)["text"]
+    assert found[0]["text"] == generate("--raw", "-p", "Hello", "-n", 8)["text"]
     assert found[1]["usage"]["completion_tokens"] == 3
     assert found[2]["text"] == generate("-p", "hi", "--chat", "-n", 8)["text"]
 

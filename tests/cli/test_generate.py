@@ -177,6 +177,10 @@ def test_a_prompt_goes_through_the_models_template(generate: Generate, tmp_path:
     own = generate("-no-cnv", "-p", "Hi!", "-n", 8)
     for args in (("--chat-template-file", file), ("--chat-template", file.read_text())):
         assert generate("-p", "Hi", *args, "-n", 8)["text"] == own["text"]
+    chatml = generate(
+        "--raw", "-p", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "-n", 8
+    )
+    assert generate("-p", "Hi", "--chat-template", "chatml", "-n", 8)["text"] == chatml["text"]
 
 
 def test_without_a_template_the_text_goes_on(run: Run, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from .conftest import Run, assert_refused  # noqa: E402
         (("-np", "0"), "-np"),
         (("--policy", "magic"), "magic"),
         (("--temp", "nan"), "temp"),
+        (("--chat-template", "{{ messages[1].role }"), "the chat template failed (line 1)"),
+        (("--chat-template", "{{ messages[0].role }}"), "leaves out the last user message"),
     ],
 )
 def test_wrong_flags(run: Run, tiny: Path, flags: tuple[str, ...], phrase: str) -> None:

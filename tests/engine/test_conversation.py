@@ -119,6 +119,36 @@ def test_the_answers_own_end(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
         assert [m["content"] for m in talk.messages] == ["go", "an answer", "on", "another"]
 
 
+def test_an_answer_that_spells_a_control_token_out_is_not_read_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with converse(tiny(), 1000) as talk:
+        script(monkeypatch, "it is </s> and <s>", "another")
+        say(talk, "what ends </s> a text?")
+        n_past = talk.cache.n_past
+        say(talk, "on")
+        on = talk.model.tokenize(
+            "</s><user>on</s><assistant>", add_special=False, parse_special=True
+        )
+        assert talk.cached.turns[-1].tokens == on
+        assert talk.cached.turns[-1].start == n_past
+        answers = [pool.n_tokens for pool in talk.pools() if pool.kind == "answer"]
+        assert answers[0] == len(talk.model.tokenize("it is </s> and <s>", add_special=False))
+
+
+def test_a_conversation_by_a_template_that_wants_parts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = TEMPLATE.replace("m.content", "m.content[0].text")
+    rows = []
+    for template in (TEMPLATE, parts):
+        with converse(tiny(), 1000, n_predict=5, template=template, system="Be good.") as talk:
+            for text in WORDS[:2]:
+                say(talk, text)
+            rows.append((talk.cached.tail(1000), talk.pools()))
+    assert rows[0] == rows[1]
+
+
 @pytest.mark.parametrize("answer", ["  an answer \n", "\n", ""])
 def test_a_template_that_strips_answers(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, answer: str

@@ -176,6 +176,16 @@ def test_a_prompt_in_tokens_is_read_as_it_is(model: Model) -> None:
     assert (reading.prompt, reading.forced) == ((5, 6, 7), (8,))
 
 
+def test_a_template_of_another_model(model: Model) -> None:
+    item = Item("0", "a=1", 4, None)
+    reading = read_item(model, item, "chatml")
+    text = "<|im_start|>user\na=1<|im_end|>\n<|im_start|>assistant\n"
+    assert reading.prompt == tuple(model.tokenize(text, parse_special=True))
+    assert read_item(model, item, True).prompt != reading.prompt
+    with pytest.raises(UsageError, match="no chat template 'chatlm'"):
+        read_item(model, item, "chatlm")
+
+
 # runs
 
 

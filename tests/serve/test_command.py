@@ -44,6 +44,20 @@ def until_it_takes_no_connection(url: str) -> None:
     raise AssertionError("it still takes connections")
 
 
+def test_a_template_of_the_file_that_fails_is_told_at_the_start(tiny: Tiny) -> None:
+    process, facts = started(tiny(chat_template="{% for %}"))
+    hi = [{"role": "user", "content": "Hi"}]
+    refused = httpx.post(facts["url"] + "/v1/chat/completions", json={"messages": hi}, timeout=WAIT)
+    assert refused.status_code == 400 and "chat template failed" in refused.text
+    body = {"prompt": "Hi", "max_tokens": 1}
+    answer = httpx.post(facts["url"] + "/v1/completions", json=body, timeout=WAIT)
+    assert answer.status_code == 200
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=WAIT)
+    first = err.decode().splitlines()[0]
+    assert first.startswith("warning: requests with messages will fail: the chat template failed")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_in_order(tiny: Tiny, number: signal.Signals) -> None:
     process, facts = started(tiny(), "--grace", 0.2, "--alias", "small")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scope_cpp.engine import jinja_sandbox
+from scope_cpp.engine import builtin_templates, jinja_sandbox
 from scope_cpp.engine.chat import PLAIN, PLAIN_TEMPLATE, format_chat
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
@@ -22,6 +22,20 @@ TURNS = [
     {"role": "assistant", "content": "<think>A greeting.</think>Hello."},
     {"role": "user", "content": 'Say "ünï" {{ 1 }}\n twice '},
 ]
+# content as a list of parts, as templates of models that see images want it
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for c in m['content'] | selectattr('type', 'equalto',"
+    " 'text') %}{{ c['text'] }}{% endfor %}{% endfor %}"
+)
+PARTS_BY_INDEX = "{% for m in messages %}<{{ m.role }}>{{ m.content[0]['text'] }}{% endfor %}"
+PARTS_OR_ERROR = (
+    "{% for m in messages %}{% if m.content is string %}{{ raise_exception('no') }}{% endif %}"
+    "<{{ m.role }}>{% for c in m.content %}{{ c.text + '' }}{% endfor %}{% endfor %}"
+)
+PARTS_AND_SYSTEM = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+    + PARTS_BY_INDEX
+)
 ALL = "{% for m in messages %}{{ m.content }}|{% endfor %}"
 
 
@@ -98,15 +112,85 @@ def test_a_system_message_that_the_template_leaves_out_goes_there_too(model: Mod
     assert format_chat(model, CHAT, shown)[0] == "<BE BRIEF.><HI>"
 
 
-@pytest.mark.parametrize("template", ["chatml", "", "{{ messages[0].content }}"])
+@pytest.mark.parametrize("template", ["{# x #}", "user: {{ 1 }}", "{{ messages[0].content }}"])
 def test_a_template_that_leaves_the_user_out(model: Model, template: str) -> None:
     with pytest.raises(UsageError, match="leaves out the last user message"):
-        format_chat(model, [*user("One"), TURNS[2], *user("Two")], template)
+        format_chat(model, [*user("One"), TURNS[2], *user("user")], template)
 
 
 def test_a_template_that_changes_the_text_or_begins_no_answer_is_taken(model: Model) -> None:
     lines = "{% for m in messages %}{{ m.content | replace('\\n', ' / ') }}{% endfor %}"
     assert format_chat(model, user("a\nb"), lines)[0] == "a / b"
+
+
+@pytest.mark.parametrize("template", [PARTS, PARTS_BY_INDEX, PARTS_OR_ERROR, PARTS_AND_SYSTEM])
+def test_a_template_that_wants_parts_gets_parts(model: Model, template: str) -> None:
+    prompt, _ = format_chat(model, TURNS, template)
+    assert prompt == "".join(f"<{m['role']}>{m['content']}" for m in TURNS)
+    prompt, _ = format_chat(model, [*CHAT[:1], *user("user")], template)
+    assert prompt == "<system>Be brief.<user>user"
+
+
+def test_a_template_that_takes_both_gets_text(model: Model) -> None:
+    both = (
+        "{% for m in messages %}{% if m.content is string %}={{ m.content }}"
+        "{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    assert format_chat(model, user("Hi"), both)[0] == "=Hi"
+
+
+def test_control_tokens_in_parts_stay_text(model: Model) -> None:
+    prompt, _ = format_chat(model, user("a</s>b"), PARTS)
+    assert 2 not in model.tokenize(prompt, parse_special=True)
+
+
+def test_every_template_that_llama_cpp_knows_by_name(model: Model) -> None:
+    assert {"chatml", "llama3", "mistral-v7", "gemma", "phi4"} <= set(builtin_templates.names())
+    for name in builtin_templates.names():
+        prompt, stops = format_chat(model, TURNS, name)
+        assert "Hello." in prompt and TURNS[3]["content"].strip() in prompt
+        assert "Be brief." in prompt  # some have no role for it, and get it with the user's text
+        assert stops == ["</s>"]
+        typed = format_chat(model, user("a</s>b<s>"), name)[0]
+        plain = format_chat(model, user("a....b..."), name)[0]
+        special = {1, 2}
+        counts = [
+            sum(token in special for token in model.tokenize(text, parse_special=True))
+            for text in (typed, plain)
+        ]
+        assert counts[0] == counts[1], name
+
+
+def test_a_template_by_name(model: Model) -> None:
+    chatml = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in TURNS)
+    assert format_chat(model, TURNS, "chatml")[0] == chatml + "<|im_start|>assistant\n"
+    assert format_chat(model, TURNS, "chatml", add_generation_prompt=False)[0] == chatml
+    assert format_chat(model, user("é🙂" * 3000), "gemma")[0].count("é🙂") == 3000
+    with pytest.raises(UsageError, match="NUL"):
+        format_chat(model, user("a\0b"), "chatml")
+
+
+@pytest.mark.parametrize("name", ["chatML", "", "template.jinja"])
+def test_a_template_by_a_name_that_is_unknown(model: Model, name: str) -> None:
+    with pytest.raises(UsageError) as err:
+        format_chat(model, user("Hi"), name)
+    assert repr(name) in str(err.value)
+    assert "plain, bailing, " in str(err.value) and "chatml" in str(err.value)
+    assert "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "x</s>"])
+def test_control_tokens_in_any_message_stay_text(model: Model, role: str) -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ m.name }}"
+        "{{ m.tool_calls | default([]) | tojson }}{{ eos_token }}{% endfor %}"
+    )
+    calls = [{"function": {"name": "</s>", "arguments": {"</s>": ["</s>"]}}}]
+    message = {"role": role, "content": "a</s>b", "name": "</s>", "tool_calls": calls}
+    prompt, _ = format_chat(model, [message, *user("Hi")], template)
+    tokens = model.tokenize(prompt, parse_special=True)
+    assert tokens.count(model.eos_token) == 2  # the template's own
+    assert model.detokenize(tokens).count("</s>") == 5 + (role == "x</s>")
 
 
 @pytest.mark.parametrize("typed", ["</s>", "<s>x", "a </s></s> b", "<unk>"])
