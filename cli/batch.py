@@ -99,7 +99,9 @@ def _report(summary: Summary, as_json: bool, to_stdout: bool) -> None:
         terminal.write(text + "\n")
     else:
         terminal.note(text)
-    error, left = summary.error(), summary.how_to_go_on()
+    silence, error, left = summary.silence(), summary.error(), summary.how_to_go_on()
+    if silence is not None:
+        terminal.warning(silence)
     if error is not None:
         terminal.error(error)
     if left is not None:

@@ -77,19 +77,24 @@ def generate(
                 warn=report.warn,
             )
         with generation:
-            reason = _write(generation, report)
+            reason, no_text = _write(generation, report)
+            if no_text is not None:
+                report.warn_of_silence(no_text, raw=prompt.raw and bool(loaded.chat_template))
             report.finish(generation, reason)
     if reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
 
-def _write(generation: Generation, report: Report) -> str:
-    """Write the text as it comes; return why it ended."""
-    reason = None
+def _write(generation: Generation, report: Report) -> tuple[str, str | None]:
+    """Write the text as it comes; return why it ended, and why there is none."""
+    from scope_cpp.engine.silence import INTERRUPTED as interrupted
+
+    reason = no_text = None
     try:
         for response in generation:
             report.write(response.text)
-            reason = response.finish_reason
+            reason, no_text = response.finish_reason, response.no_text
     except KeyboardInterrupt:
         reason = "interrupted"
-    return str(reason)
+        no_text = None if report.shows_text else interrupted
+    return str(reason), no_text

@@ -28,6 +28,7 @@ class Report:
     def __init__(self, model: str, *, as_json: bool, verbose: bool) -> None:
         self.model, self.as_json = model, as_json
         self.verbose = verbose
+        self.no_text: str | None = None
         self._pieces: list[str] = []
         self._warnings: list[str] = []
 
@@ -35,6 +36,25 @@ class Report:
         """Show a warning and keep it for the JSON object."""
         self._warnings.append(line)
         terminal.warning(line)
+
+    def warn_of_silence(self, why: str, *, raw: bool) -> None:
+        """Say why there is no text.
+
+        Parameters
+        ----------
+        why
+            See `Response.no_text`.
+        raw
+            Whether the text was continued although the model has a chat template.
+        """
+        self.no_text = why
+        remedy = "; without --raw the prompt is a message to the model" if raw else ""
+        self.warn(f"no text was written: {why}{remedy}")
+
+    @property
+    def shows_text(self) -> bool:
+        """Whether there is any text but white space so far."""
+        return any(piece.strip() for piece in self._pieces)
 
     def write(self, text: str) -> None:
         """Take the next piece of the output."""
@@ -57,6 +77,7 @@ class Report:
         return {
             "model": self.model,
             "text": "".join(self._pieces),
+            "no_text": self.no_text,
             "finish_reason": reason,
             "usage": {
                 "prompt_tokens": stats.n_prompt,

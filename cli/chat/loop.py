@@ -242,7 +242,10 @@ class Chat:
         if error is not None:
             terminal.error(str(error))
         elif interrupts.count:
-            self.note("stopped, what is written stays" if kept else "stopped, nothing was sent")
+            say = self.note if answer.text.strip() else terminal.note
+            say("stopped, what is written stays" if kept else "stopped, nothing was sent")
+        elif answer.no_text is not None:
+            terminal.warning(f"no text was written: {answer.no_text}")
         elif answer.finish_reason == "length":
             self.note("the answer has its longest length")
         return Outcome(kept, error)

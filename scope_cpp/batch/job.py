@@ -165,6 +165,7 @@ class Job:
                 seconds=time.perf_counter() - started,
                 seed=self.defaults.seed,
                 resumable=isinstance(sink, FileSink),
+                chat_instead=not self.defaults.chat and self.model.chat_template is not None,
             )
 
     # -- before the first row ---------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scope_cpp.batch.rows import FAILED, INVALID_REQUEST, Failure, Row
-from scope_cpp.engine.generate import Stats
+from scope_cpp.engine.generate import Response
 from scope_cpp.errors import ScopeError, UsageError
 
 
@@ -20,6 +20,10 @@ class Record:
         Those of the `Row`.
     text, finish_reason
         ``"stop"`` or ``"length"``; ``None`` with an error.
+    no_text
+        Why the text shows nothing, where it does; see `Response`.
+    raw
+        Whether the row gave a prompt, not messages.
     n_prompt, n_generated
         Tokens read and written.
     seed, policy
@@ -39,6 +43,8 @@ class Record:
     chat: bool = False
     text: str | None = None
     finish_reason: str | None = None
+    no_text: str | None = None
+    raw: bool = False
     n_prompt: int = 0
     n_generated: int = 0
     seed: int | None = None
@@ -49,13 +55,21 @@ class Record:
     timings: Mapping[str, float] = field(default_factory=dict)
     error: Failure | None = None
 
+    @property
+    def ended_at_once(self) -> bool:
+        """Whether the first token ended the output."""
+        return self.n_generated == 1 and self.finish_reason == "stop" and self.no_text is not None
 
-def finished(row: Row, text: str, reason: str, stats: Stats, *, seed: int, policy: str) -> Record:
-    """Return the record of a row that was written to its end."""
+
+def finished(row: Row, text: str, last: Response, *, seed: int, policy: str) -> Record:
+    """Return the record of a row that was written to its `last` response."""
+    stats = last.stats
     return Record(
         row.index, row.line, row.id, row.digest, row.chat,
         text=text,
-        finish_reason=reason,
+        finish_reason=last.finish_reason,
+        no_text=last.no_text,
+        raw=row.messages is None,
         n_prompt=stats.n_prompt,
         n_generated=stats.n_generated,
         seed=seed,

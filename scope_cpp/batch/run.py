@@ -20,6 +20,8 @@ class Outcome:
     ----------
     n_ok, n_failed
         Records written by this run.
+    n_ended_at_once, n_raw_at_once
+        Those of them whose first token ended the output; and of these, those of a prompt.
     n_skipped, n_failed_before
         Rows whose records were there, and those of them that are errors.
     first
@@ -30,6 +32,8 @@ class Outcome:
 
     n_ok: int = 0
     n_failed: int = 0
+    n_ended_at_once: int = 0
+    n_raw_at_once: int = 0
     n_skipped: int = 0
     n_failed_before: int = 0
     first: tuple[str, Failure] | None = None
@@ -132,6 +136,8 @@ class _Driver:
         name, outcome = self._names.pop(record.index), self.outcome
         if record.error is None:
             outcome.n_ok += 1
+            outcome.n_ended_at_once += record.ended_at_once
+            outcome.n_raw_at_once += record.ended_at_once and record.raw
             return
         outcome.n_failed += 1
         outcome.first = outcome.first or (name, record.error)

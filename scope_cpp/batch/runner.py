@@ -189,12 +189,7 @@ class EngineRunner:
         del self._rows[running.row.key]
         self._n_prompt += response.stats.n_prompt
         text = "".join(running.pieces)
-        return [
-            finished(
-                running.row, text, response.finish_reason, response.stats,
-                seed=running.seed, policy=running.policy,
-            )
-        ]  # fmt: skip
+        return [finished(running.row, text, response, seed=running.seed, policy=running.policy)]
 
 
 @dataclass(frozen=True)

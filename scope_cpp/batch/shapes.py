@@ -55,6 +55,7 @@ class Plain:
         return {
             "id": record.id,
             "text": record.text,
+            "no_text": record.no_text,
             "finish_reason": record.finish_reason,
             "usage": usage(record) if ok else None,
             "seed": record.seed,
@@ -134,6 +135,7 @@ class OpenAI:
                 "cells": cells(record),
                 "evicted": record.evicted,
                 "timings": rounded(record.timings),
+                "no_text": record.no_text,
             },
         }
 

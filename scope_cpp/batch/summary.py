@@ -31,6 +31,8 @@ class Summary:
         Of the run.
     resumable
         Whether the same command goes on from here.
+    chat_instead
+        Whether prompts were continued although the model has a chat template.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Summary:
     seconds: float
     seed: int
     resumable: bool
+    chat_instead: bool = False
 
     @property
     def n_failed(self) -> int:
@@ -71,6 +74,7 @@ class Summary:
                 "done": outcome.n_done,
                 "ok": outcome.n_ok,
                 "failed": outcome.n_failed,
+                "ended_at_once": outcome.n_ended_at_once,
                 "already_there": outcome.n_skipped,
                 "failed_before": outcome.n_failed_before,
             },
@@ -110,6 +114,16 @@ class Summary:
             return f"{counted}, all of them at an earlier start; {self.output} says why"
         name, failure = self.outcome.first
         return f"{counted}, the first of them {name}: {failure.message}"
+
+    def silence(self) -> str | None:
+        """Return the line about a run whose outputs mostly end at once; ``None`` for others."""
+        n, n_ok = self.outcome.n_ended_at_once, self.outcome.n_ok
+        if 2 * n <= n_ok:
+            return None
+        remedy = "give the model's own chat template, or --ignore-eos to go on"
+        if self.chat_instead and 2 * self.outcome.n_raw_at_once > n:
+            remedy = "'prompt' is text to continue: give 'messages', or --chat for a user's message"
+        return f"{n} of {n_ok} outputs have no text: the first token ended them; {remedy}"
 
     def how_to_go_on(self) -> str | None:
         """Return the line about rows that are left; ``None`` if none are."""

@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.generate import Response, Stats, check_idle, sample_each, write
+from scope_cpp.engine.generate import Response, Stats, Written, check_idle, sample_each, write
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler
+from scope_cpp.engine.silence import INTERRUPTED
 from scope_cpp.engine.text import TextStream
 from scope_cpp.engine.turns import Clock, Turn
 
@@ -75,16 +76,19 @@ class Answer:
         What was written so far.
     finish_reason
         As of the last `Response`; ``None`` before it.
+    no_text
+        Why the answer shows nothing, where it does; see `Response`.
     """
 
     def __init__(self, duties: Duties) -> None:
         self.text = ""
+        self.no_text: str | None = None
         self.finish_reason: str | None = None
         self._duties = duties
         self._clock = Clock()
         self._sampler: Sampler | None = None
         self._stream = TextStream(())
-        self._steps: Generator[tuple[str, int, str | None], None, None] | None = None
+        self._steps: Generator[Written, None, None] | None = None
         self._done = False
         self._started = 0.0
 
@@ -98,12 +102,14 @@ class Answer:
             self._begin()
         assert self._steps is not None
         check_idle(self._steps)
-        text, token, reason = next(self._steps)
+        step = next(self._steps)
         self._count()
-        self.text += text
-        if reason is not None:
-            self._finish(reason)
-        return Response(text, token, reason, self._duties.stats())
+        self.text += step.text
+        self.no_text = step.no_text
+        if step.finish_reason is not None:
+            self._finish(step.finish_reason)
+        stats = self._duties.stats()
+        return Response(step.text, step.token, step.finish_reason, stats, step.no_text)
 
     def close(self) -> None:
         """Stop here and keep what was written; further calls do nothing."""
@@ -113,6 +119,8 @@ class Answer:
             self.abandon()
             return
         self.text += self._stream.finish()
+        if not self.text.strip():
+            self.no_text = INTERRUPTED
         self._finish("interrupted")
 
     def abandon(self) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from inspect import GEN_RUNNING, getgeneratorstate
-from typing import Any
+from typing import Any, NamedTuple
 
 from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache.bounded import BoundedCache
@@ -20,6 +20,7 @@ from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.engine.settings import Settings, resolve
+from scope_cpp.engine.silence import why_no_text
 from scope_cpp.engine.text import TextStream
 from scope_cpp.errors import ScopeError, UsageError, Warn
 from scope_cpp.native import kv_evict
@@ -114,12 +115,15 @@ class Response:
         ``"length"``; of a conversation's answer also ``"interrupted"``.
     stats
         Statistics up to this step.
+    no_text
+        In the last response of an output that shows nothing, or only white space: why.
     """
 
     text: str
     token: int | None
     finish_reason: str | None
     stats: Stats
+    no_text: str | None = None
 
 
 def generate_step(
@@ -147,28 +151,38 @@ def sample_each(
         cache.decode(token)
 
 
+class Written(NamedTuple):
+    """One step of `write`: see `Response`."""
+
+    text: str
+    token: int
+    finish_reason: str | None
+    no_text: str | None
+
+
 def write(
     model: Model, tokens: Iterator[int], text: TextStream, n_predict: int | None
-) -> Generator[tuple[str, int, str | None], None, None]:
-    """Turn tokens into text, up to the end.
-
-    Yields
-    ------
-    text, token, finish_reason
-        As in `Response`; the reason is None but in the last.
-    """
+) -> Generator[Written, None, None]:
+    """Turn tokens into text, up to the end; only the last step has a finish reason."""
+    blank = shown = False
     for n, token in enumerate(tokens, start=1):
-        if model.is_eog(token):
-            yield text.finish(), token, "stop"
+        new, reason = _next_text(model, token, text, n == n_predict)
+        blank, shown = blank or bool(new), shown or bool(new.strip())
+        if reason is not None:
+            why = None if shown else why_no_text(model, token, n, text.matched, blank)
+            yield Written(new, token, reason, why)
             return
-        new = text.push(model.token_to_piece(token))
-        if text.matched is not None:
-            yield new, token, "stop"
-            return
-        if n == n_predict:
-            yield new + text.finish(), token, "length"
-            return
-        yield new, token, None
+        yield Written(new, token, None, None)
+
+
+def _next_text(model: Model, token: int, text: TextStream, last: bool) -> tuple[str, str | None]:
+    """Return what can be shown after one more token, and why the output ends, if it does."""
+    if model.is_eog(token):
+        return text.finish(), "stop"
+    new = text.push(model.token_to_piece(token))
+    if text.matched is not None:
+        return new, "stop"
+    return (new + text.finish(), "length") if last else (new, None)
 
 
 class Meter:
@@ -323,13 +337,14 @@ class Generation(Closable):
 
 
 def _respond(
-    written: Iterator[tuple[str, int, str | None]], meter: Meter, cache: BoundedCache
+    written: Iterator[Written], meter: Meter, cache: BoundedCache
 ) -> Generator[Response, None, None]:
     """Account for each step. Knows nothing of the generation, which is freed when it is dropped."""
     started = time.perf_counter()
-    for text, token, reason in written:
+    for step in written:
         meter.tick(time.perf_counter() - started)
-        yield Response(text, token, reason, meter.stats(cache))
+        stats = meter.stats(cache)
+        yield Response(step.text, step.token, step.finish_reason, stats, step.no_text)
 
 
 def check_idle(steps: Generator[Any, None, None]) -> None:

@@ -142,11 +142,11 @@ def write_output(
         text, kept, finish = "", [], "forced"
         if n_predict:
             steps = sample_each(generation.cache, generation.sampler, model.is_eog)
-            for piece, token, reason in write(model, steps, TextStream(reading.stop), n_predict):
+            for step in write(model, steps, TextStream(reading.stop), n_predict):
                 clock.tick()
-                text += piece
-                kept.append(token)
-                finish = reason or finish
+                text += step.text
+                kept.append(step.token)
+                finish = step.finish_reason or finish
         stats = clock.stats()
     if n_prompt + stats.n_generated > model.n_ctx_train >= read:
         warn(_too_long(model, BOTH))

@@ -57,6 +57,8 @@ class Choice:
         ``"stop"``, ``"length"``, or ``None`` as long as it runs.
     picture
         The last one, if any.
+    no_text
+        Why the answer shows nothing, where it does; see `Response`.
     """
 
     def __init__(self, piece: Callable[[int], bytes]) -> None:
@@ -64,6 +66,7 @@ class Choice:
         self.stats = Stats()
         self.reason: str | None = None
         self.picture: dict[str, Any] | None = None
+        self.no_text: str | None = None
         self._held: deque[tuple[int, Alternatives]] = deque()
         self._begun = self._shown = 0  # bytes of the tokens so far, and of the text
 
@@ -83,6 +86,7 @@ class Choice:
         if update.error is not None:
             raise as_api_error(update.error)
         self.stats, self.picture = update.stats or self.stats, update.picture
+        self.no_text = update.no_text
         self.reason = "length" if update.cut else update.finish_reason
         for alternatives in update.logprobs:
             self._held.append((self._begun, alternatives))

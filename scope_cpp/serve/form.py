@@ -110,11 +110,13 @@ def usage(asked: Asked, choices: Sequence[Choice]) -> Object:
 
 
 def counts(choice: Choice) -> Object:
-    """The cells of an answer, for the field ``scope``."""
+    """The cells of an answer, for the field ``scope``, and why it has no text, if it has none."""
     stats = choice.stats
-    told = {
+    told: Object = {
         "used": stats.cells_used,
         "capacity": stats.cells_capacity,
         "evicted": stats.evicted,
     }
+    if choice.no_text is not None:
+        told["no_text"] = choice.no_text
     return (choice.picture or {}) | told

@@ -40,7 +40,7 @@ class Update:
     ----------
     texts, logprobs
         Of its tokens; see `Event`.
-    stats, finish_reason
+    stats, finish_reason, no_text
         Of the last of them; see `Response`.
     picture
         See `scope_cpp.serve.picture`, where it was asked for.
@@ -54,6 +54,7 @@ class Update:
     logprobs: list[tuple[Alternative, ...]] = field(default_factory=list)
     stats: Stats | None = None
     finish_reason: str | None = None
+    no_text: str | None = None
     picture: dict[str, Any] | None = None
     error: ScopeError | None = None
     cut: bool = False
@@ -65,7 +66,7 @@ class Update:
         if response is None:
             return cls(error=event.error)
         told = [event.logprobs] if event.logprobs else []
-        return cls([response.text], told, response.stats, response.finish_reason)
+        return cls([response.text], told, response.stats, response.finish_reason, response.no_text)
 
     @property
     def last(self) -> bool:
@@ -78,7 +79,8 @@ class Update:
         self.logprobs += later.logprobs
         self.stats = later.stats or self.stats
         self.picture = (self.picture or {}) | (later.picture or {}) or None
-        self.finish_reason, self.error, self.cut = later.finish_reason, later.error, later.cut
+        self.finish_reason, self.no_text = later.finish_reason, later.no_text
+        self.error, self.cut = later.error, later.cut
 
 
 class Ticket:

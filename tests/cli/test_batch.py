@@ -56,6 +56,26 @@ def batch(run: Run, tiny: Path) -> Batch:
     return call
 
 
+def test_a_run_whose_outputs_end_at_once_says_so_once(
+    batch: Batch, tmp_path: Path, rows: Path
+) -> None:
+    out, bias = tmp_path / "out.jsonl", {"logit_bias": {"2": 100000}}
+    prompts = [{"id": i, "prompt": "Hi", **bias} for i in range(2)]
+    source = write(tmp_path / "in.jsonl", *prompts, {"id": "other", "prompt": "Hi"})
+    result = batch("-i", source, "-o", out)
+    assert result.exit_code == 0
+    (line,) = [one for one in result.stderr.splitlines() if one.startswith("warning: ")]
+    assert "2 of 3 outputs have no text: the first token ended them" in line
+    assert "give 'messages', or --chat" in line
+    found = {record["id"]: record for record in records(out)}
+    assert found[0]["text"] == "" and found["other"]["no_text"] is None
+    assert found[0]["no_text"] == "the first token, '</s>', ended the output"
+    chats = batch("-i", source, "-o", tmp_path / "chat.jsonl", "--chat", "--json")
+    assert "2 of 3 outputs have no text" in chats.stderr and "--chat" not in chats.stderr
+    assert json.loads(chats.stdout)["rows"]["ended_at_once"] == 2
+    assert "have no text" not in batch("-i", rows, "-o", tmp_path / "fine.jsonl").stderr
+
+
 def test_a_file_is_run_and_summed_up(
     batch: Batch, rows: Path, tmp_path: Path, generate: Callable[..., dict[str, Any]]
 ) -> None:

@@ -196,6 +196,14 @@ def test_ctrl_c_keeps_what_was_written(tiny: Path) -> None:
     assert b"Traceback" not in err
 
 
+def test_an_answer_without_text_says_why(run: Run, tiny: Path) -> None:
+    result = run("chat", tiny, *GREEDY, "-l", "2=1000", "-p", "Hi")
+    assert (result.exit_code, result.stdout.strip()) == (0, "")
+    assert result.stderr.splitlines()[-1] == (
+        "warning: no text was written: the first token, '</s>', ended the output"
+    )
+
+
 # -- commands
 
 

@@ -206,6 +206,22 @@ def test_control_tokens_are_read_in_raw_text_only(generate: Generate) -> None:
     assert "</s> in the prompt is plain text" in line and "--raw" in line
 
 
+def test_an_output_without_text_says_why_in_one_line(
+    run: Run, tiny: Path, generate: Generate
+) -> None:
+    at_once = ("--logit-bias", "2=1000")
+    why = "the first token, '</s>', ended the output"
+    result = run("generate", tiny, "-p", "Hi", "-n", 5, *at_once)
+    assert (result.exit_code, result.stdout) == (0, "\n")
+    assert result.stderr == f"warning: no text was written: {why}\n"
+    result = run("generate", tiny, "--raw", "-p", "Hi", "-n", 5, *at_once)
+    assert f"{why}; without --raw the prompt is a message to the model" in result.stderr
+    got = generate("-p", "Hi", "-n", 5, *at_once)
+    assert (got["text"], got["no_text"]) == ("", why)
+    assert got["warnings"] == [f"no text was written: {why}"]
+    assert generate("-p", "Hi", "-n", 5)["no_text"] is None
+
+
 @pytest.mark.parametrize("separator", ["=", ""])
 def test_logit_bias_in_both_spellings(generate: Generate, tiny: Path, separator: str) -> None:
     with Model.load(tiny) as model:
@@ -259,6 +275,7 @@ def test_ctrl_c_prints_the_object_of_what_was_written(
     monkeypatch.setattr(Generation, "__iter__", interrupted)
     result = run("generate", tiny, "--temp", 0, *PROMPT, "-n", 10, "--json")
     assert result.exit_code == 130
+    assert result.stderr == ""
     got = json.loads(result.stdout)
     assert got["finish_reason"] == "interrupted"
     assert got["text"] and got["text"] != whole

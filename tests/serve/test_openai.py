@@ -203,6 +203,18 @@ def test_errors_are_those_that_the_client_knows(client: Any) -> None:
         chat(client, response_format=form)
 
 
+def test_an_answer_without_text_says_why(client: Any) -> None:
+    extra = {"scope": {}, "logit_bias": {"2": 100}}
+    answer = chat(client, extra_body=extra)
+    assert answer.choices[0].message.content == ""
+    (scope,) = answer.scope
+    assert scope["no_text"] == "the first token, '</s>', ended the output"
+    assert "no_text" not in chat(client, extra_body={"scope": {}}).scope[0]
+    last = [chunk.scope for chunk in chat(client, stream=True, extra_body=extra)
+            if getattr(chunk, "scope", None)][-1]  # fmt: skip
+    assert last["no_text"] == scope["no_text"]
+
+
 def test_control_tokens_of_a_prompt(server: Running, client: Any) -> None:
     def n_prompt(**extra: Any) -> int:
         text = "<s>a</s>b"

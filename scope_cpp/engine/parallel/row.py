@@ -139,11 +139,12 @@ class Row:
         context = self.cache.context
         self.token = token = self._sampler.sample(context.ptr, i)
         self._output.append(token)
-        text, _, reason = next(self._written)
+        step = next(self._written)
         self._meter.tick(time.perf_counter() - self._started)
         n = self.request.logprobs
         likely = () if n is None else alternatives(self.model, context.logits(i), token, n)
-        response = Response(text, token, reason, self._meter.stats(self.cache))
+        stats = self._meter.stats(self.cache)
+        response = Response(step.text, token, step.finish_reason, stats, step.no_text)
         return Event(self.key, response, logprobs=likely)
 
     def close(self) -> None:
