@@ -156,6 +156,13 @@ class TemplateFlags:
         ),
     ] = False
     no_parse_special: NoParseSpecial = False
+    no_escape: Annotated[
+        bool,
+        _prompt(
+            "--no-escape",
+            help="Take the text of --stop as it is. Otherwise escapes such as \\n are read in it.",
+        ),
+    ] = False
     system_prompt: Annotated[
         str | None,
         _prompt(
@@ -226,7 +233,11 @@ class BatchLengthFlags:
     stop: Annotated[
         list[str] | None,
         _output(
-            "--stop", metavar="TEXT", help="End an output before this text. Repeat it for several."
+            "--stop",
+            "--reverse-prompt",
+            "-r",
+            metavar="TEXT",
+            help="End an output before this text. Repeat it for several.",
         ),
     ] = None
 
@@ -304,7 +315,7 @@ def defaults_of(
         seed=values.pop("seed", DEFAULT_SEED),
         sampling=values,
         n_predict=n_predict,
-        stop=tuple(length.stop or ()),
+        stop=convert.stop_strings(length.stop, not template.no_escape),
         chat=template.chat or template.system_prompt is not None,
         parse_special=not template.no_parse_special,
         system_prompt=template.system_prompt,

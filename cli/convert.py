@@ -17,6 +17,7 @@ from scope_cpp.errors import UsageError, Warn, ignore
 
 from . import terminal
 from .download import known_model
+from .escapes import unescaped
 from .flags import (
     BudgetFlags,
     ComputeFlags,
@@ -157,6 +158,11 @@ def longest_output(flags: LengthFlags) -> int | None:
     if flags.n_predict < 1:
         raise UsageError(f"-n {flags.n_predict}: give at least 1, or -1 for no limit")
     return flags.n_predict
+
+
+def stop_strings(texts: list[str] | None, escape: bool) -> tuple[str, ...]:
+    """Return the texts that end an output, their escape sequences read if `escape` is true."""
+    return tuple(unescaped(text, "--stop") if escape else text for text in texts or ())
 
 
 def gpu_layers(text: str | None) -> int | None:

@@ -52,6 +52,13 @@ ANOTHER_TEMPLATE = (
     "llama.cpp's, such as chatml."
 )
 TEMPLATE_FILE = "Use the chat template in this file."
+NoEscape = Annotated[
+    bool,
+    _prompt(
+        "--no-escape",
+        help="Take the text of -p and --stop as it is. Otherwise escapes such as \\n are read in it.",
+    ),
+]
 NoParseSpecial = Annotated[
     bool,
     _prompt(
@@ -203,6 +210,7 @@ class PromptFlags:
         _prompt("--chat-template-file", metavar="FILE", help=TEMPLATE_FILE),
     ] = None
     no_parse_special: NoParseSpecial = False
+    no_escape: NoEscape = False
 
 
 @dataclass(frozen=True)
@@ -458,6 +466,8 @@ class LengthFlags:
         list[str] | None,
         _output(
             "--stop",
+            "--reverse-prompt",
+            "-r",
             metavar="TEXT",
             help="End the output before this text. Repeat it for several.",
         ),

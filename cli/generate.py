@@ -72,7 +72,7 @@ def generate(
                 n_predict=n_predict,
                 settings=settings,
                 sampling=convert.sampling_params(loaded, values, report.warn),
-                stop=[*stops, *(length.stop or ())],
+                stop=[*stops, *convert.stop_strings(length.stop, not prompt.no_escape)],
                 parse_special=parse_special,
                 warn=report.warn,
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from scope_cpp.errors import UsageError
 from scope_cpp.texts import NotText, decode
 
+from .escapes import unescaped
 from .flags import PromptFlags
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_prompt(flags: PromptFlags) -> str:
-    """Return the text that the user gave, exactly: a last newline is part of the prompt.
+    """Return the text that the user gave: a file or stdin exactly, ``-p`` with its escapes read.
 
     Raises
     ------
@@ -27,6 +28,8 @@ def read_prompt(flags: PromptFlags) -> str:
     if flags.prompt is not None and flags.file is not None:
         raise UsageError("-p and -f both give a prompt: leave one out")
     text = flags.prompt
+    if text is not None and not flags.no_escape:
+        text = unescaped(text, "-p")
     if text is None:
         text = _stdin() if flags.file in (None, "-") else read_text("-f", flags.file)
     if not text.strip():

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from ..flags import ANOTHER_TEMPLATE, CACHE, TEMPLATE_FILE, BudgetFlags, Config, Verbose
+from ..flags import (
+    ANOTHER_TEMPLATE,
+    CACHE,
+    TEMPLATE_FILE,
+    BudgetFlags,
+    Config,
+    NoEscape,
+    Verbose,
+)
 from ..groups import flag
 from ..help_page import OUTPUT
 
@@ -48,6 +56,7 @@ class TalkFlags:
         str | None,
         _prompt("--chat-template-file", metavar="FILE", help=TEMPLATE_FILE),
     ] = None
+    no_escape: NoEscape = False
     single_turn: Annotated[
         bool,
         _prompt(

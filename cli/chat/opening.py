@@ -62,7 +62,8 @@ def first_message(talk: TalkFlags, alone: bool) -> str | None:
         raise UsageError("there is no message: give -p TEXT or -f FILE, or pipe a text in")
     from ..flags import PromptFlags
 
-    return message_of(read_prompt(PromptFlags(prompt=talk.prompt, file=talk.file)), talk.prompt)
+    flags = PromptFlags(prompt=talk.prompt, file=talk.file, no_escape=talk.no_escape)
+    return message_of(read_prompt(flags), talk.prompt)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Opening:
             settings=convert.settings(budget, policy, compute),
             sampling=convert.sampling_values(sampling),
             n_predict=convert.longest_output(length),
-            stop=tuple(length.stop or ()),
+            stop=convert.stop_strings(length.stop, not talk.no_escape),
             system=_system(talk),
             template=template_of(talk.chat_template, talk.chat_template_file),
             session=session,

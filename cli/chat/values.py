@@ -11,6 +11,7 @@ from scope_cpp.engine.conversation import Conversation
 from scope_cpp.errors import UsageError
 
 from .. import convert
+from ..escapes import unescaped
 from ..flags import LengthFlags, SamplingFlags
 
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
@@ -51,7 +52,7 @@ def change(conversation: Conversation, name: str, text: str) -> None:
 def _change_length(conversation: Conversation, field: str, text: str) -> None:
     default = text == "default"
     if field == "stop":
-        conversation.stop = () if default else (_unescaped(text),)
+        conversation.stop = () if default else (unescaped(text, "/set stop"),)
     else:
         flags = LengthFlags() if default else LengthFlags(n_predict=_typed(field, text, int))
         conversation.n_predict = convert.longest_output(flags)
@@ -95,7 +96,3 @@ def _typed(name: str, text: str, kind: Any) -> Any:
             what = "a whole number" if kind is int else "a number"
             raise UsageError(f"{name} is {text!r}: give {what}") from None
     return text.split() if kind == list[str] else text
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("\\n", "\n").replace("\\t", "\t")
