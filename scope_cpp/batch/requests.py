@@ -16,6 +16,7 @@ from scope_cpp.engine.parallel import Request
 from scope_cpp.engine.parallel.options import NO_LIMIT, Options
 from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.silence import never_ends
 from scope_cpp.errors import UsageError, Warn, ignore
 
 _RANDOM = (-1, RANDOM_SEED)
@@ -96,13 +97,22 @@ class Requests:
         """
         prompt, stops = self._prompt(row)
         settings = _settings(self.defaults.settings, row.options)
-        own = row.options.stop
+        n_predict, sampling = (
+            self._longest(row.options, settings, len(prompt)),
+            self._sampling_of(row),
+        )
+        own = self.defaults.stop if row.options.stop is None else row.options.stop
+        if settings.ctx_size is None and never_ends(sampling, n_predict) and not own:
+            raise UsageError(
+                "nothing would end the output: it ignores the tokens that do, and has no length; "
+                "give n_predict or ctx_size"
+            )
         return Request(
             prompt,
-            n_predict=self._longest(row.options, settings, len(prompt)),
+            n_predict=n_predict,
             settings=settings,
-            sampling=self._sampling_of(row),
-            stop=(*stops, *(self.defaults.stop if own is None else own)),
+            sampling=sampling,
+            stop=(*stops, *own),
         )
 
     def _prompt(self, row: Row) -> tuple[tuple[int, ...], Sequence[str]]:

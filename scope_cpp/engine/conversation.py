@@ -36,6 +36,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
 from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed
 from scope_cpp.engine.settings import Settings, conversation_cells, conversation_policies
+from scope_cpp.engine.silence import ENDLESS, never_ends
 from scope_cpp.engine.text import TextStream
 from scope_cpp.engine.turns import Clock, Progress
 from scope_cpp.errors import UsageError
@@ -112,6 +113,9 @@ class Conversation(Closable):
         decode, prefill = conversation_policies(settings, capacity, n_predict)
         if transcript.is_plain(model, template):
             warn(transcript.PLAIN_WARNING)
+        limited = decode.name == "full" or settings.ctx_size is not None
+        if never_ends(sampling, n_predict) and not limited:
+            warn(ENDLESS)
         self._check_opening(self._messages, capacity, decode, n_predict)
         settings = attention.resolve(settings, model, bounded=evicts(decode, prefill))
         if evicts(decode, prefill):

@@ -20,7 +20,7 @@ from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.engine.settings import Settings, resolve
-from scope_cpp.engine.silence import why_no_text
+from scope_cpp.engine.silence import ENDLESS, never_ends, why_no_text
 from scope_cpp.engine.text import TextStream
 from scope_cpp.errors import ScopeError, UsageError, Warn
 from scope_cpp.native import kv_evict
@@ -271,7 +271,7 @@ class Generation(Closable):
         warn: Warn = warnings.warn,
     ) -> None:
         super().__init__("the generation", "make another one", model)
-        settings = settings or Settings()
+        settings, sampling = settings or Settings(), sampling or SamplingParams()
         self.model, self.settings, self.warn = model, settings, warn
         self.tokens = prompt_tokens(model, prompt, parse_special)
         self.n_predict = longest_output(settings, len(self.tokens), n_predict)
@@ -282,9 +282,11 @@ class Generation(Closable):
             capability.require(model.path, model.arch, *kinds)
         for line in self.sizes.warnings:
             warn(line)
+        if never_ends(sampling, self.n_predict):
+            warn(ENDLESS)
         text = TextStream(stop)
         self._finished, self._failure = False, ""
-        self.sampler = Sampler(model, sampling or SamplingParams())
+        self.sampler = Sampler(model, sampling)
         self.adopt(self.sampler)
         self.context = Context(model, context_params(settings, self.sizes.capacity))
         self.adopt(self.context)

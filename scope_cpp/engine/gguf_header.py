@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scope_cpp.errors import UsageError
+from scope_cpp.engine.gguf_kinds import not_a_model
+from scope_cpp.errors import ScopeError, UsageError
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -71,9 +72,14 @@ def read_header(path: str | Path) -> Header:
     UsageError
         When the file is missing, unreadable, no GGUF, cut off within its header, of an unknown
         version, or holds a vocabulary but no weights.
+    ScopeError
+        When it is another kind of file, such as a LoRA adapter.
     """
     path = Path(path)
     header = _parse(path)
+    kind = not_a_model(header.metadata)
+    if kind is not None:
+        raise ScopeError(f"{path} is {kind}")
     is_split = header.metadata.get("split.count") not in (None, 0, 1)  # its first part may be bare
     if header.n_tensors == 0 and not is_split:
         kind = header.architecture or "unknown"

@@ -1,10 +1,21 @@
-"""Why an output shows nothing, in words."""
+"""Why an output shows nothing, or never ends, in words."""
 
 from __future__ import annotations
 
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling_params import SamplingParams
 
 INTERRUPTED = "it was interrupted"
+ENDLESS = (
+    "the output may never end: tokens that end one are ignored, and it has no length; Ctrl-C stops "
+    "it, -n or -c limits it"
+)
+
+
+def never_ends(sampling: SamplingParams, n_predict: int | None) -> bool:
+    """Whether no token, no length and no grammar can end an output."""
+    constrained = sampling.grammar is not None or sampling.json_schema is not None
+    return sampling.ignore_eos and n_predict is None and not constrained
 
 
 def why_no_text(model: Model, token: int, n: int, stop: str | None, blank: bool) -> str:

@@ -115,6 +115,7 @@ def test_what_is_wrong_with_a_row_is_its_record(model: Model, tmp_path: Path) ->
         "negative": ({"prompt": [-1]}, "the prompt has token -1"),
         "template": ({"messages": [{"role": "user", "content": "x"}]}, "no, thanks"),
         "unlimited": ({"prompt": "x", "policy": "full", "n_predict": -1, "budget": None}, "full"),
+        "endless": ({"prompt": "x", "ignore_eos": True, "n_predict": -1}, "nothing would end"),
     }
     rows = [{"id": id, "budget": 40, **row} for id, (row, _) in wrong.items()]
     source = write_rows(

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
-from scope_cpp.reference.tiny_model import write_tiny_model
+from scope_cpp.reference.tiny_model import write_file, write_tiny_model
 from tests.reference.refused import LOADABLE, UNLOADABLE, write_refused
 
 from .conftest import Run, assert_refused
@@ -177,6 +179,45 @@ def test_an_unknown_template_lists_the_names(
     result = run(*words, tiny, *rest, *flags)
     assert_refused(result, 2, "no chat template 'chatlm'")
     assert "plain, bailing, " in result.stderr and ", chatml, " in result.stderr
+
+
+KINDS = [
+    ("llama", {"general.type": "adapter", "adapter.type": "lora"}, "LoRA adapter", "it belongs to"),
+    (
+        "llama",
+        {"general.type": "adapter", "general.base_model.0.name": "Big One"},
+        "LoRA adapter",
+        "the model it belongs to (Big One)",
+    ),
+    ("qwen2", {"adapter.type": "lora"}, "LoRA adapter", "llama-export-lora"),
+    ("clip", {}, "projector (mmproj)", "give the model itself"),
+    ("clip", {"general.type": "mmproj"}, "projector (mmproj)", "give the model itself"),
+    ("", {"general.type": "imatrix"}, "importance matrix", "give the model itself"),
+    ("", {"imatrix.chunk_count": "7"}, "importance matrix", "give the model itself"),
+    ("controlvector", {}, "control vector", "give the model itself"),
+]
+
+
+@pytest.mark.parametrize("command", [["generate", "-p", "Hi"], ["inspect"], ["serve"]])
+@pytest.mark.parametrize(("arch", "metadata", "what", "remedy"), KINDS)
+def test_a_file_that_comes_beside_a_model(
+    run: Run,
+    tmp_path: Path,
+    command: list[str],
+    arch: str,
+    metadata: dict[str, str],
+    what: str,
+    remedy: str,
+) -> None:
+    writer = GGUFWriter(tmp_path / "beside.gguf", arch)
+    for key, value in metadata.items():
+        writer.add_string(key, value)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 4), np.float32))
+    write_file(writer)
+    name, *rest = command
+    result = run(name, tmp_path / "beside.gguf", *rest)
+    assert_refused(result, 1, what)
+    assert "beside.gguf is a" in result.stderr and remedy in result.stderr
 
 
 @pytest.mark.parametrize("command", [["generate", "-p", "Hi", "-n", 3], ["inspect"]])

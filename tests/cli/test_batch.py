@@ -26,7 +26,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="terminals and signal
 
 FLAGS = ("--temp", 0, "-n", 8)
 # a row that never ends by itself
-ENDLESS = {"prompt": "on and on", "n_predict": -1, "ignore_eos": True, "budget": 64}
+ENDLESS = {"prompt": "on and on", "n_predict": 10**6, "ignore_eos": True, "budget": 64}
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:

@@ -250,6 +250,14 @@ def test_positions_past_the_training_length_are_told_once(generate: Generate) ->
     assert sum("position 512" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize(
+    "limit", [("-n", 5), ("-c", 40), ("--grammar", 'root ::= "a"'), ("--policy", "full", "-c", 40)]
+)
+def test_a_limited_output_is_not_called_endless(run: Run, tiny: Path, limit: Any) -> None:
+    result = run("generate", tiny, *PROMPT, "--ignore-eos", *limit)
+    assert "may never end" not in result.stderr
+
+
 def test_the_log_is_shown_with_v_only(run: Run, tiny: Path) -> None:
     loud = run("generate", tiny, *PROMPT, "-n", 2, "-v")
     assert "llama_model_loader" in loud.stderr

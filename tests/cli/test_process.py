@@ -33,7 +33,9 @@ def test_ctrl_c_keeps_what_was_written(tiny: Path) -> None:
     assert process.returncode == 130
     assert first
     assert out.endswith(b"\n")
-    assert all(line.startswith("warning: ") for line in err.splitlines())
+    lines = err.splitlines()
+    assert all(line.startswith("warning: ") for line in lines)
+    assert sum("the output may never end" in line and "-n or -c" in line for line in lines) == 1
 
 
 @posix

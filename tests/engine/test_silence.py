@@ -68,6 +68,21 @@ def answered(model: Model, sampling: SamplingParams, n: int, stop: tuple[str, ..
         return last
 
 
+@pytest.mark.parametrize(("limit", "n_lines"), [({}, 1), ({"ctx_size": 300}, 0)])
+def test_a_conversation_whose_answers_never_end_says_so(
+    tiny: Tiny, limit: dict[str, int], n_lines: int
+) -> None:
+    lines: list[str] = []
+    settings = Settings(budget=200, n_threads=1, n_threads_batch=1, **limit)
+    values: dict[str, Any] = {"settings": settings, "template": TEMPLATE, "warn": lines.append}
+    with (
+        Model.load(tiny()) as model,
+        Conversation(model, sampling=SamplingParams(ignore_eos=True), **values),
+    ):
+        pass
+    assert sum("may never end" in line for line in lines) == n_lines
+
+
 @pytest.mark.parametrize("write", [alone, in_a_row, answered])
 @pytest.mark.parametrize(("sampling", "n", "stop", "why"), CASES)
 def test_an_output_that_shows_nothing_says_why(
