@@ -123,7 +123,7 @@ def test_an_answer_that_spells_a_control_token_out_is_not_read_again(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with converse(tiny(), 1000) as talk:
-        script(monkeypatch, "it is </s> and <s>", "another")
+        script(monkeypatch, "it is <unk> and <s>", "another")
         say(talk, "what ends </s> a text?")
         n_past = talk.cache.n_past
         say(talk, "on")
@@ -133,7 +133,7 @@ def test_an_answer_that_spells_a_control_token_out_is_not_read_again(
         assert talk.cached.turns[-1].tokens == on
         assert talk.cached.turns[-1].start == n_past
         answers = [pool.n_tokens for pool in talk.pools() if pool.kind == "answer"]
-        assert answers[0] == len(talk.model.tokenize("it is </s> and <s>", add_special=False))
+        assert answers[0] == len(talk.model.tokenize("it is <unk> and <s>", add_special=False))
 
 
 def test_a_conversation_by_a_template_that_wants_parts(
