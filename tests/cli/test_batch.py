@@ -97,7 +97,8 @@ def test_a_file_is_run_and_summed_up(
     summary = json.loads(result.stdout)
     assert summary["complete"]
     assert summary["rows"] == {
-        "all": 3, "done": 3, "ok": 0, "failed": 0, "already_there": 3, "failed_before": 0,
+        "all": 3, "done": 3, "ok": 0, "failed": 0, "ended_at_once": 0, "already_there": 3,
+        "failed_before": 0,
     }  # fmt: skip
     result = batch("-i", rows, "-o", out, "--ordered", "--seed", 1)
     assert_refused(result, 2, "another configuration (seed 1 instead of 0)")

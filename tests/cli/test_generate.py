@@ -272,15 +272,14 @@ def test_ctrl_c_prints_the_object_of_what_was_written(
     from scope_cpp.engine.generate import Generation
 
     whole = generate(*PROMPT, "-n", 10)["text"]
-    steps = Generation.__iter__
+    step, left = Generation.__next__, iter(range(3))
 
     def interrupted(self: Generation) -> Any:
-        for n, response in enumerate(steps(self)):
-            if n == 3:
-                raise KeyboardInterrupt
-            yield response
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(self)
 
-    monkeypatch.setattr(Generation, "__iter__", interrupted)
+    monkeypatch.setattr(Generation, "__next__", interrupted)
     result = run("generate", tiny, "--temp", 0, *PROMPT, "-n", 10, "--json")
     assert result.exit_code == 130
     assert result.stderr == ""
