@@ -160,7 +160,7 @@ class TemplateFlags:
         bool,
         _prompt(
             "--no-escape",
-            help="Take the text of --stop as it is. Otherwise escapes such as \\n are read in it.",
+            help="Take the text of --stop as it is. Otherwise escapes such as \\n are read.",
         ),
     ] = False
     system_prompt: Annotated[

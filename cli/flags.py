@@ -56,7 +56,7 @@ NoEscape = Annotated[
     bool,
     _prompt(
         "--no-escape",
-        help="Take the text of -p and --stop as it is. Otherwise escapes such as \\n are read in it.",
+        help="Take the text of -p and --stop as it is. Otherwise escapes such as \\n are read.",
     ),
 ]
 NoParseSpecial = Annotated[
