@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.engine.generate import Generation, Stats
+from scope_cpp.engine.in_force import in_force
+from scope_cpp.engine.kv_types import bytes_per_cell
 
 from . import terminal
+
+if TYPE_CHECKING:
+    from scope_cpp.engine.conversation import Conversation
 
 
 class Report:
@@ -70,7 +75,7 @@ class Report:
         elif not (self._pieces and self._pieces[-1].endswith("\n")):
             terminal.write("\n")
         if self.verbose or terminal.is_terminal():
-            terminal.note(status_line(generation.stats))
+            terminal.note(line_of(generation))
 
     def _object(self, generation: Generation, reason: str) -> dict[str, Any]:
         stats, sizes, settings = generation.stats, generation.sizes, generation.settings
@@ -98,6 +103,9 @@ class Report:
             "prefill": settings.prefill,
             "granularity": settings.granularity,
             "options": {"decode": asdict(sizes.decode), "prefill": asdict(sizes.prefill)},
+            "settings": in_force(
+                settings, sizes.decode, sizes.prefill, sizes.capacity, generation.context
+            ),
             "seed": generation.sampler.seed,
             "timings": timings(stats),
             "warnings": self._warnings,
@@ -117,17 +125,36 @@ def timings(stats: Stats) -> dict[str, float]:
     }
 
 
-def status_line(stats: Stats) -> str:
-    """Sum a generation up in one line."""
+def line_of(source: Generation | Conversation) -> str:
+    """Return the line of a generation, or of a conversation's last answer."""
+    settings = source.settings
+    size = bytes_per_cell(source.model, settings.type_k, settings.type_v)
+    return status_line(source.stats, source.cache.n_past, size)
+
+
+def status_line(stats: Stats, n_past: int, bytes_per_cell: int) -> str:
+    """Sum a generation up in one line.
+
+    Parameters
+    ----------
+    stats
+    n_past
+        Tokens so far: the cells that the full cache would take.
+    bytes_per_cell
+        See `scope_cpp.engine.kv_types.bytes_per_cell`.
+    """
     rows = f" ({stats.rows_used:.0f} rows a layer)" if stats.dead_rows else ""
     beside = f" + {format_bytes(stats.query_bytes)} of queries" if stats.query_bytes else ""
+    cells = f"cells {stats.cells_used}/{stats.cells_capacity}{rows}"
+    lost = n_past > stats.cells_used
     return " | ".join(
         (
             f"prompt {stats.n_prompt} tokens, {stats.prompt_per_second:.1f} t/s",
             f"generated {stats.n_generated}, {stats.generated_per_second:.1f} t/s",
-            f"cells {stats.cells_used}/{stats.cells_capacity}{rows}",
-            f"evicted {stats.evicted}",
-            f"attention loss {stats.attention_loss:.2%}",
-            f"KV {format_bytes(stats.kv_bytes)}{beside}",
+            f"{cells}, evicted {stats.evicted}" if lost else f"{cells}, nothing is evicted",
+            *([f"attention loss {stats.attention_loss:.2%}"] if stats.evicted else []),
+            f"KV {format_bytes(stats.kv_bytes)}{beside}"
+            + ("" if lost else " reserved for the budget"),
+            *([f"full cache {n_past} cells, {format_bytes(n_past * bytes_per_cell)}"] * lost),
         )
     )

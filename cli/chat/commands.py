@@ -77,11 +77,24 @@ def complete(words: Sequence[str]) -> Iterable[str] | None:
         from .values import names
 
         return names()
-    if name == "policy" and len(words) == 1:
-        from scope_cpp.policies import decode_policies
-
-        return decode_policies()
+    if name == "set" and len(words) == 2:
+        return ["default"]
+    if name == "policy":
+        return _policy_words(words[1:])
     return ()
+
+
+def _policy_words(given: Sequence[str]) -> Iterable[str]:
+    """Return names of policies where none is given yet, and KEY=VALUE of those that are."""
+    from scope_cpp.engine.settings import DEFAULT_POLICY, GRANULARITIES
+    from scope_cpp.policies import decode_policies, example_options, prefill_policies
+
+    policies = decode_policies()
+    named = next((word for word in given if word in policies), None)
+    words = [] if named else list(policies)
+    words += example_options(policies[named or DEFAULT_POLICY])
+    words += [f"prefill={name}" for name in prefill_policies()]
+    return words + [f"granularity={name}" for name in GRANULARITIES]
 
 
 # -- the commands
@@ -246,11 +259,7 @@ def _policy(chat: Chat, rest: str) -> None:
         if options or "policy" in changes:
             changes["options"] = tuple(options)
         conversation.set_policy(**changes)
-    settings = conversation.settings
-    decode, _ = settings.policies()
-    words = [decode.name, *settings.options]
-    words += [f"prefill={settings.prefill}", f"granularity={settings.granularity}"]
-    chat.say(("from the next answer on: " if rest else "") + " ".join(words))
+    chat.say(("from the next answer on: " if rest else "") + views.policy(conversation))
 
 
 def _budget(chat: Chat, rest: str) -> None:

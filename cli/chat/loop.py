@@ -13,7 +13,7 @@ from scope_cpp.errors import ScopeError
 
 from .. import terminal
 from ..interrupt import Interrupts
-from ..report import status_line
+from ..report import line_of
 from . import commands, heatmap
 from .frame import keys_kept
 from .screen import Screen
@@ -222,7 +222,7 @@ class Chat:
         with Interrupts() as interrupts:
             outcome = self._shown(begin, interrupts)
             if outcome.kept and self.statistics:
-                terminal.note(status_line(self.conversation.stats))
+                terminal.note(line_of(self.conversation))
             if outcome.kept and self.session is not None:
                 self._save_quietly(self.session)
         self._interrupted = interrupts.count > 0

@@ -63,11 +63,37 @@ def stats(values: Stats) -> str:
 
 
 def settings(conversation: Conversation) -> str:
-    """What can be set, and how it is set."""
-    values = conversation.settings
-    rows = [(item.name.replace("_", "-"), getattr(values, item.name)) for item in fields(values)]
-    rows += [("n-predict", conversation.n_predict), ("stop", list(conversation.stop))]
-    return table((name, _value(value)) for name, value in rows).rstrip("\n")
+    """The settings in force."""
+    values = {**_in_force(conversation), "n_predict": conversation.n_predict}
+    values |= {"budget": f"{values['budget']} cells", "stop": list(conversation.stop)}
+    if values["flash_attn"] == "auto":
+        values["flash_attn"] = "auto, which llama.cpp resolved"
+    for name in ("ctx_size", "n_predict"):
+        values[name] = values[name] or "no limit"
+    rows = ((name.replace("_", "-"), _value(value)) for name, value in values.items())
+    return table(rows).rstrip("\n")
+
+
+def policy(conversation: Conversation) -> str:
+    """The policy in force with all its options."""
+    values = _in_force(conversation)
+    return (
+        f"{values['policy']} {_value(values['options'])} prefill={values['prefill']} "
+        f"granularity={values['granularity']}"
+    )
+
+
+def _in_force(conversation: Conversation) -> dict[str, object]:
+    from scope_cpp.engine.in_force import in_force
+
+    cache = conversation.cache
+    return in_force(
+        conversation.settings,
+        cache.decode_policy,
+        cache.prefill_policy,
+        cache.capacity,
+        conversation.context,
+    )
 
 
 def sampling(conversation: Conversation) -> str:
@@ -101,9 +127,13 @@ def preview(text: str) -> str:
 
 def _value(value: object) -> str:
     if value is None:
-        return "default"
+        return "none"
     if isinstance(value, (list, tuple)):
         return " ".join(map(repr, value)) or "none"
     if isinstance(value, dict):
-        return " ".join(f"{key}={item:+g}" for key, item in value.items()) or "none"
+        return " ".join(f"{key}={_number(item)}" for key, item in value.items()) or "none"
     return printable(str(value))
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else "auto" if value is None else str(value)
