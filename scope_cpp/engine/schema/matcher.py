@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WHITE_SPACE = r" |\n(?: {0,20}|\t{0,5})"
 
 _MOST_ITEMS = 10_000  # ways to go on at one place
+_MOST_ITEMS_OF_TOKENS = 200_000  # the same, for all tokens that are tried at one place
 _MOST_STATES = 50_000  # of the lexer, about 2 KiB each
 _MOST_BLAMED = 200  # subschemas that are tried one by one to find the wrong one
 _SPECIAL = b"\xff"  # begins what is no text
@@ -179,7 +180,10 @@ def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
     return LLParserLimits(
-        max_items_in_row=_MOST_ITEMS, max_lexer_states=_MOST_STATES, verbose_errors=False
+        max_items_in_row=_MOST_ITEMS,
+        step_max_items=_MOST_ITEMS_OF_TOKENS,
+        max_lexer_states=_MOST_STATES,
+        verbose_errors=False,
     )
 
 

@@ -21,13 +21,14 @@ from scope_cpp.errors import UsageError
 
 Node = dict[str, Any]
 
-MOST_WEIGHT = 2000  # subschemas, an object with properties counted as five
+MOST_WEIGHT = 1000  # subschemas; what costs more to follow counts more
 MOST_CHARACTERS = 1 << 20
 MOST_DEEP = 100  # subschemas within or behind one another
 MOST_VALUES = 20_000  # of all enums together
 MOST_BRANCHES = 200  # of one oneOf
 MOST_PATTERNS = 50  # patternProperties of one object
-_OBJECT_WEIGHT = 5
+_OBJECT_WEIGHT = 3
+_PATTERN_WEIGHT = 1 / 50  # a character
 _INLINE = 24  # levels after which a subschema gets a name, so that the result is not nested deep
 
 # what else may speak of an object's properties, beside `properties`
@@ -109,7 +110,8 @@ class _Reading:
     def __post_init__(self) -> None:
         self._names: dict[tuple[str, bool], str] = {}  # place, and if alone -> name in $defs
         self._found: Node = {}
-        self._weight = self._n_values = 0
+        self._weight = 0.0
+        self._n_values = 0
         self._escaped: str | None = None  # where a text stands that needs \u
         self._open: str | None = None  # an object with properties that allows others
         self._define("#", self.value, 0, alone=True)
@@ -152,7 +154,7 @@ class _Reading:
             out["additionalProperties"] = False
         return out
 
-    def _weigh(self, weight: int, place: str) -> None:
+    def _weigh(self, weight: float, place: str) -> None:
         self._weight += weight
         if self._weight > MOST_WEIGHT:
             raise refusal(place, "the schema is too large: give fewer properties or alternatives")
@@ -230,7 +232,7 @@ class _Reading:
 
     def pattern(self, key: str, value: Node, out: Node, below: _Below) -> None:
         """``pattern``: found anywhere in a text, as JSON Schema has it."""
-        _also(out, _translated(value[key], inside(below.place, key)))
+        _also(out, self._pattern(value[key], inside(below.place, key)))
 
     def format(self, key: str, value: Node, out: Node, below: _Below) -> None:
         """``format``, as patterns, or as a range of numbers."""
@@ -244,7 +246,7 @@ class _Reading:
             raise refusal(place, f"the format {_shown(name)} cannot be enforced: leave it out")
         else:
             for pattern in formats.PATTERNS[name]:
-                _also(out, _translated(f"^(?:{pattern})$", place))
+                _also(out, self._pattern(f"^(?:{pattern})$", place))
 
     def unique(self, key: str, value: Node, out: Node, below: _Below) -> None:
         """``uniqueItems``: true says nothing only where there is at most one item."""
@@ -282,7 +284,7 @@ class _Reading:
         for name, schema in value[key].items():
             at = inside(place, name)
             self._note_escape(name, at)
-            said = text(name, at) if key == "properties" else _translated(name, at)
+            said = text(name, at) if key == "properties" else self._pattern(name, at)
             found[said] = below.schema(schema, key, name)
         out[key] = found
 
@@ -343,6 +345,16 @@ class _Reading:
                         "happening: give each a property with a const of its own, or write anyOf",
                     )
 
+    def _pattern(self, pattern: Any, place: str) -> str:
+        """Return a pattern in the engine's words."""
+        if not isinstance(pattern, str):
+            raise refusal(place, "a pattern is a text")
+        self._weigh(len(pattern) * _PATTERN_WEIGHT, place)
+        try:
+            return regex.translate(pattern)
+        except ValueError as err:
+            raise refusal(place, f"bad pattern: {err}") from None
+
     # -- notes ----------------------------------------------------------------------------
 
     def _note_object(self, value: Node, below: _Below) -> None:
@@ -394,15 +406,6 @@ def _describes_all(value: Node) -> bool:
         and spoken <= {"properties", "required", "minProperties", "maxProperties"}
         and all(name in properties for name in required)
     )
-
-
-def _translated(pattern: Any, place: str) -> str:
-    if not isinstance(pattern, str):
-        raise refusal(place, "a pattern is a text")
-    try:
-        return regex.translate(pattern)
-    except ValueError as err:
-        raise refusal(place, f"bad pattern: {err}") from None
 
 
 def _also(out: Node, pattern: str) -> None:
