@@ -25,6 +25,7 @@ from scope_cpp.serve.openai_chat import ChatForm
 from scope_cpp.serve.openai_completions import TextForm
 from scope_cpp.serve.openapi import describe
 from scope_cpp.serve.options import Options
+from scope_cpp.serve.schemas import Schemas
 from scope_cpp.serve.serving import Serving, unknown_model
 from scope_cpp.serve.streaming import Answer, EventStream, while_there
 from scope_cpp.serve.worker import Worker
@@ -58,6 +59,9 @@ class Api:
     example: str | None = None
     note: Callable[[str], None] = lambda line: None
     started: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self._schemas = Schemas(self.serving.model)
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -105,6 +109,8 @@ class Api:
         try:
             body = await self._body(request)
             asked = await asyncio.to_thread(prepare, body, self.serving)
+            compiled = self._schemas.compiled(asked)
+            asked = await while_there(request.receive, compiled, deadline)
             form = form_of(body)
             self._log(form.id, asked.prompts)
             return await self._send(request, asked, form, deadline)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from scope_cpp.engine.parallel import Request
 from scope_cpp.engine.parallel.options import Options, parse_options
 from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
-from scope_cpp.engine.schema.matcher import CompiledSchema
 from scope_cpp.errors import UsageError
 from scope_cpp.serve.errors import bad_request
 from scope_cpp.serve.serving import Body, Serving
@@ -78,8 +77,6 @@ def make_rows(
         options = parse_options({name: body[name] for name in _ROW if name in body})
         settings = options.over(serving.settings)
         sampling = _sampling(serving, options)
-        schema = sampling.json_schema
-        compiled = None if schema is None else CompiledSchema(serving.model, schema)
     except UsageError as err:
         raise bad_request(str(err)) from None
     for tokens in prompts:
@@ -90,7 +87,6 @@ def make_rows(
         settings=settings,
         stop=(*stops, *(options.stop or ())),
         logprobs=logprobs,
-        schema=compiled,
     )
     return [
         replace(row, prompt=tokens, sampling=replace(sampling, seed=_seed(sampling.seed, i)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import model_defaults
+from scope_cpp.engine.schema.matcher import Vocabulary
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError, Warn, ignore
 from scope_cpp.reference.shipped import MODEL
@@ -107,6 +108,8 @@ def make_serving(
     UsageError
         If the cells are none, or over memory.
     """
+    if model.has_eog:
+        Vocabulary.of(model)  # made now: it takes a second, in which no thread goes on
     return Serving(
         model,
         name or ("reference" if model.path == MODEL else model.path.stem),

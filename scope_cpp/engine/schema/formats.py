@@ -34,10 +34,7 @@ _IPV6 = (
 )
 _PATH_CHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _NAME_CHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
-_AUTHORITY = (
-    f"//(?:(?:{_NAME_CHAR}|:)*@)?{_NAME_CHAR}*(?::[0-9]{{1,5}})?"
-    f"(?:/{_PATH_CHAR}*)*"
-)
+_AUTHORITY = f"//(?:(?:{_NAME_CHAR}|:)*@)?{_NAME_CHAR}*(?::[0-9]{{1,5}})?(?:/{_PATH_CHAR}*)*"
 _URI = (
     f"[A-Za-z][A-Za-z0-9+.-]*:(?:{_AUTHORITY}|/?(?:{_PATH_CHAR}+(?:/{_PATH_CHAR}*)*)?)"
     f"(?:\\?(?:{_PATH_CHAR}|[/?])*)?(?:#(?:{_PATH_CHAR}|[/?])*)?"

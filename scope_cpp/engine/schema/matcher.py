@@ -16,7 +16,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.schema.errors import refusal
 from scope_cpp.engine.schema.read import Document, read
 from scope_cpp.engine.schema.sound import require
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import UsageError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WHITE_SPACE = r" |\n(?: {0,20}|\t{0,5})"
 
 _MOST_ITEMS = 10_000  # ways to go on at one place
-_MOST_ITEMS_OF_TOKENS = 200_000  # the same, for all tokens that are tried at one place
+_MOST_ITEMS_OF_TOKENS = 100_000  # the same, for all tokens that are tried at one place
 _MOST_STATES = 50_000  # of the lexer, about 2 KiB each
 _MOST_BLAMED = 200  # subschemas that are tried one by one to find the wrong one
 _SPECIAL = b"\xff"  # begins what is no text
@@ -154,7 +154,7 @@ class SchemaConstraint:
     def _sound(self, result: Any) -> Any:
         """Return `result`, unless the matcher gave up; it never goes on after that."""
         if self._matcher.is_error():
-            raise ScopeError(
+            raise UsageError(
                 "the JSON schema has too many ways to go on here "
                 f"({_cause(self._matcher)}): simplify it"
             )

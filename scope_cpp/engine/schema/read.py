@@ -25,7 +25,8 @@ MOST_WEIGHT = 1000  # subschemas; what costs more to follow counts more
 MOST_CHARACTERS = 1 << 20
 MOST_DEEP = 100  # subschemas within or behind one another
 MOST_VALUES = 20_000  # of all enums together
-MOST_BRANCHES = 200  # of one oneOf
+MOST_BRANCHES = 200  # of all anyOf and oneOf together
+MOST_NAMES = 700  # of one object
 MOST_PATTERNS = 50  # patternProperties of one object
 _OBJECT_WEIGHT = 3
 _PATTERN_WEIGHT = 1 / 50  # a character
@@ -111,7 +112,7 @@ class _Reading:
         self._names: dict[tuple[str, bool], str] = {}  # place, and if alone -> name in $defs
         self._found: Node = {}
         self._weight = 0.0
-        self._n_values = 0
+        self._n_values = self._n_branches = 0
         self._escaped: str | None = None  # where a text stands that needs \u
         self._open: str | None = None  # an object with properties that allows others
         self._define("#", self.value, 0, alone=True)
@@ -280,6 +281,8 @@ class _Reading:
             self._open = self._open or below.place
             if len(value[key]) > MOST_PATTERNS:
                 raise refusal(place, f"at most {MOST_PATTERNS} patterns can be told apart")
+        if len(value[key]) > MOST_NAMES:
+            raise refusal(place, f"at most {MOST_NAMES} properties can be followed")
         found = {}
         for name, schema in value[key].items():
             at = inside(place, name)
@@ -310,6 +313,10 @@ class _Reading:
         place = inside(below.place, key)
         if not isinstance(value[key], list) or not value[key]:
             raise refusal(place, "give a list of schemas, at least one")
+        if key != "allOf":
+            self._n_branches += len(value[key])
+            if self._n_branches > MOST_BRANCHES:
+                raise refusal(place, f"the schema has more than {MOST_BRANCHES} alternatives")
         alone = below.alone and not _spoken_of(value, but=key)
         if key == "allOf" and len(value[key]) > 1:
             alone = False
@@ -330,8 +337,6 @@ class _Reading:
 
     def _require_disjoint(self, branches: list[Any], place: str) -> None:
         """Refuse a ``oneOf`` of which one value could satisfy two branches."""
-        if len(branches) > MOST_BRANCHES:
-            raise refusal(place, f"at most {MOST_BRANCHES} branches can be told apart")
 
         def follow(reference: Any) -> Any:
             return references.find(self.value, reference, place)[1]
