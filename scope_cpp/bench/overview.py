@@ -28,8 +28,9 @@ COLUMNS = (
 )
 
 LEGEND = (
-    "at: position of the token that is generated, or tokens of the prompt that is read; fa: flash "
-    "attention; speed: beside the faster full cache. --wide shows all columns."
+    "at: position of the token that is generated, or tokens of the prompt that is\n"
+    "read; fa: flash attention; speed: beside the faster full cache.\n"
+    "--wide shows all columns."
 )
 
 
@@ -88,7 +89,8 @@ def _speed(record: Record, key: str) -> str:
     """Say how much faster it is; not, where the repetitions do not agree on that."""
     ratio, low, high = (record[key + end] for end in ("", "_min", "_max"))
     if low <= 1 <= high:
-        return "as fast as the full cache"
+        spread = f"{1 / high:.1f}x to {1 / low:.1f}x"
+        return f"neither clearly faster nor slower than the full cache ({spread})"
     if ratio < 1:
         return f"{1 / ratio:.1f}x faster than the full cache"
     return f"{ratio:.1f}x slower than the full cache"
