@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING
 
 from scope_cpp.engine.budget import format_bytes
@@ -71,7 +72,15 @@ def settings(conversation: Conversation) -> str:
     for name in ("ctx_size", "n_predict"):
         values[name] = values[name] or "no limit"
     rows = ((name.replace("_", "-"), _value(value)) for name, value in values.items())
-    return table(rows).rstrip("\n")
+    return table(part for row in rows for part in _broken(*row)).rstrip("\n")
+
+
+def _broken(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield a row, and further ones for what is too long for a line of a terminal."""
+    wrapper = TextWrapper(60, break_long_words=False, break_on_hyphens=False)
+    for line in wrapper.wrap(text) or [""]:
+        yield name, line
+        name = ""
 
 
 def policy(conversation: Conversation) -> str:

@@ -39,7 +39,8 @@ def test_settings_in_force_in_a_chat(tiny: Path) -> None:
         shown = dict(line.split(maxsplit=1) for line in views.settings(talk).splitlines())
         assert "default" not in views.settings(talk)
         assert shown["policy"] == talk.cache.decode_policy.name == "scope-foresight"
-        assert f"beta1={talk.cache.decode_policy.beta1}" in shown["options"]
+        assert f" beta1={talk.cache.decode_policy.beta1} " in views.settings(talk)
+        assert max(map(len, views.settings(talk).splitlines())) <= 80
         assert shown["budget"] == f"{talk.cache.capacity} cells"
         assert (shown["n-threads"], shown["n-predict"]) == ("1", "no limit")
         assert (shown["flash-attn"], shown["n-ubatch"]) == ("off", "128")
