@@ -50,9 +50,8 @@ def batch(
     import sys
 
     from scope_cpp.batch.job import Job
-    from scope_cpp.engine import logs
 
-    from . import convert, ray_flags, terminal
+    from . import convert, process, ray_flags, terminal
     from .batch_flags import asked_of, defaults_of
     from .batch_screen import ctrl_c, progress, stdin
     from .interrupt import exit_at_once
@@ -60,7 +59,7 @@ def batch(
     asked = asked_of(files, rows, at_once)
     path = convert.model_path(model, ctx)
     defaults = defaults_of(budget, policy, compute, sampling, length, template)
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     with exit_at_once(INTERRUPTED):
         loaded = ray_flags.load_model(ray, path, placement)
     with loaded:

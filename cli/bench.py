@@ -31,7 +31,7 @@ def bench(
     from scope_cpp.bench.report import render
     from scope_cpp.bench.run import name
 
-    from . import terminal
+    from . import process, terminal
     from .bench_flags import request_of
     from .convert import model_path
     from .interrupt import exit_at_once
@@ -39,6 +39,7 @@ def bench(
     request = request_of(model_path(model, ctx), test, row, compute)
     if output.plot is not None:
         plot.check(output.plot)
+    process.prepare(verbose=False)
     note = terminal.note if output.progress or output.verbose else lambda line: None
     with exit_at_once(INTERRUPTED):
         prepared = Bench(request, terminal.warning, note, output.verbose)

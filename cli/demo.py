@@ -139,10 +139,9 @@ def demo(
     from scope_cpp.demo.report import record
     from scope_cpp.demo.request import Request
     from scope_cpp.demo.run import Demo
-    from scope_cpp.engine import logs
     from scope_cpp.errors import UsageError
 
-    from . import convert, shipped, terminal
+    from . import convert, process, shipped, terminal
     from .demo_screen import choose
     from .interrupt import Interrupts, exit_at_once
 
@@ -150,7 +149,7 @@ def demo(
         raise UsageError("--log-samples: give it with --json")
     path = convert.model_path(model, ctx, shipped.path)
     request = Request(**given({**asdict(sheet), **asdict(cells)}))
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     with exit_at_once(INTERRUPTED):
         loaded = convert.Model.load(path)
     with loaded, Interrupts() as pressed:

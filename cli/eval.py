@@ -50,11 +50,10 @@ def run(
     import sys
     from pathlib import Path
 
-    from scope_cpp.engine import logs
     from scope_cpp.eval.run import Evaluation
     from scope_cpp.eval.sample import Stop
 
-    from . import convert, shipped, terminal
+    from . import convert, process, shipped, terminal
     from .eval_flags import asked_of, grid_of
     from .eval_screen import ctrl_c, progress
     from .interrupt import exit_at_once
@@ -62,7 +61,7 @@ def run(
     path = convert.model_path(model, ctx, shipped.path)
     grid = grid_of(rows, compute)
     asked = asked_of(task, output.log_samples)
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     with exit_at_once(INTERRUPTED):
         loaded = convert.load_model(path, placement)
     with loaded:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,7 @@ def progress() -> Iterator[Callable[[int, int], None]]:
 
 def is_screen() -> bool:
     """Whether tables are drawn on stdout instead of written as Markdown."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    return terminal.shows_stdout()
 
 
 def draw(columns: Sequence[Column], records: Sequence[dict[str, Any]]) -> None:

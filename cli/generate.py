@@ -44,17 +44,16 @@ def generate(
 
     scope generate model.gguf -p "Write a long story." -n 2000 --budget 512
     """
-    from scope_cpp.engine import logs
     from scope_cpp.engine.generate import Generation
 
-    from . import convert, shipped
+    from . import convert, process, shipped
     from .interrupt import exit_at_once
     from .prompt import format_prompt, read_prompt
     from .report import Report
 
     path = convert.model_path(model, ctx, shipped.path)
     report = Report(path, as_json=output.json, verbose=output.verbose)
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     settings = convert.settings(budget, policy, compute)
     values = convert.sampling_values(sampling)
     n_predict = convert.longest_output(length)

@@ -20,12 +20,11 @@ def inspect(
     import json
     from dataclasses import asdict
 
-    from scope_cpp.engine import logs
     from scope_cpp.engine.inspect import describe, examine
 
-    from . import convert, terminal
+    from . import convert, process, terminal
 
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     found = examine(convert.model_path(model, ctx), **given(asdict(budget)))
     if output.json:
         terminal.write(json.dumps(asdict(found)) + "\n")

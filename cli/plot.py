@@ -196,18 +196,17 @@ def _watch(
     make: Callable[[Generation, str], Figure],
 ) -> None:
     """Make a figure of a greedy generation."""
-    from scope_cpp.engine import logs
     from scope_cpp.engine.generate import Generation
     from scope_cpp.engine.sampling import SamplingParams
     from scope_cpp.figures.observe import describe
     from scope_cpp.reference.shipped import model_label
 
-    from . import convert, shipped, terminal
+    from . import convert, process, shipped, terminal
     from .interrupt import exit_at_once
     from .prompt import format_prompt, read_prompt
 
     ctx, model, prompt, placement = source
-    logs.capture(verbose=picture.verbose)
+    process.prepare(verbose=picture.verbose)
 
     def run() -> Figure:
         path = convert.model_path(model, ctx, shipped.path)

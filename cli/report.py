@@ -10,6 +10,7 @@ from scope_cpp.engine.budget import format_bytes
 from scope_cpp.engine.generate import Generation, Stats
 from scope_cpp.engine.in_force import in_force
 from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.printable import Printable
 
 from . import terminal
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 class Report:
     """Sends text and statistics to where they belong.
+
+    On a terminal the text's control characters are made visible; a file or a pipe gets it as it is.
 
     Parameters
     ----------
@@ -36,6 +39,7 @@ class Report:
         self.no_text: str | None = None
         self._pieces: list[str] = []
         self._warnings: list[str] = []
+        self._printable = Printable() if terminal.shows_stdout() else None
 
     def warn(self, line: str) -> None:
         """Show a warning and keep it for the JSON object."""
@@ -66,14 +70,16 @@ class Report:
         if text:
             self._pieces.append(text)
             if not self.as_json:
-                terminal.write(text)
+                terminal.write(self._printable.push(text) if self._printable else text)
 
     def finish(self, generation: Generation, reason: str) -> None:
         """End the text with a newline, or print the object; then the statistics."""
         if self.as_json:
             terminal.write(json.dumps(self._object(generation, reason)) + "\n")
-        elif not (self._pieces and self._pieces[-1].endswith("\n")):
-            terminal.write("\n")
+        else:
+            terminal.write(self._printable.finish() if self._printable else "")
+            if not (self._pieces and self._pieces[-1].endswith("\n")):
+                terminal.write("\n")
         if self.verbose or terminal.is_terminal():
             terminal.note(line_of(generation))
 

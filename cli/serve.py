@@ -41,11 +41,11 @@ def serve(
     import json
     from contextlib import ExitStack
 
-    from scope_cpp.engine import logs, transcript
+    from scope_cpp.engine import transcript
     from scope_cpp.errors import UsageError
     from scope_cpp.serve import require_extra
 
-    from . import convert, shipped, terminal
+    from . import convert, process, shipped, terminal
     from .interrupt import exit_at_once
     from .prompt import template_of
     from .serve_flags import options_of
@@ -60,7 +60,7 @@ def serve(
     settings = convert.settings(budget, policy, compute)
     values = convert.sampling_values(sampling)
     template = template_of(server.chat_template, server.chat_template_file)
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     with ExitStack() as opened:
         with exit_at_once(INTERRUPTED):
             listener = opened.enter_context(bind(options))

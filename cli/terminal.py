@@ -1,4 +1,7 @@
-"""The two streams: text on stdout, everything else on stderr, in colour on a terminal only."""
+"""The two streams: text on stdout, everything else on stderr, in colour on a terminal only.
+
+Whatever is not a text that a model writes is printed harmless, wherever its words came from.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
+
+from scope_cpp.printable import harmless, one_line
 
 
 def write(text: str) -> None:
@@ -42,12 +47,17 @@ def note(text: str) -> None:
 
 def warning(text: str) -> None:
     """Print a warning as one line on stderr."""
-    _print(f"warning: {_one_line(text)}", "33")
+    _print(f"warning: {one_line(text)}", "33")
 
 
 def error(text: str) -> None:
     """Print an error as one line on stderr."""
-    _print(f"error: {_one_line(text)}", "31")
+    _print(f"error: {one_line(text)}", "31")
+
+
+def shows_stdout() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def is_terminal() -> bool:
@@ -56,6 +66,7 @@ def is_terminal() -> bool:
 
 
 def _print(text: str, colour: str) -> None:
+    text = harmless(text)
     if is_terminal():
         text = _wrapped(text)
         if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
@@ -77,12 +88,8 @@ def _wrapped(text: str) -> str:
     return "\n".join(line if len(line) <= width else wrap.fill(line) for line in lines)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def table(rows: Iterable[tuple[str, str]]) -> str:
     """Return rows of a name and a value as aligned lines."""
-    rows = list(rows)
-    width = max(len(name) for name, _ in rows)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+    shown = [(one_line(name), one_line(value)) for name, value in rows]
+    width = max(len(name) for name, _ in shown)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in shown)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from scope_cpp.printable import one_line
+
 Warn = Callable[[str], None]
 """Takes one line that the user should know."""
 
@@ -14,9 +16,15 @@ def ignore(line: str) -> None:
 
 
 class ScopeError(Exception):
-    """Something went wrong while the request ran; the command exits with 1."""
+    """Something went wrong while the request ran; the command exits with 1.
+
+    The message may quote a stranger's file: it is harmless to print, wherever it ends up.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(str(message)))
 
 
 class UsageError(ScopeError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
+from scope_cpp.printable import one_line
+
 
 @dataclass(frozen=True)
 class Column:
@@ -38,7 +40,7 @@ class Column:
         text = "" if record[self.key] is None else self.form.format(**record)
         if self.instead and record[self.instead]:
             text = record[self.instead]
-        return " ".join(text.split())
+        return one_line(" ".join(text.split()))
 
 
 def shown(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:

@@ -23,9 +23,10 @@ HEADER = """\
 
 Written by `scripts/make_cli_docs.py` from what `scope --help` shows; do not edit.
 
-Text goes to stdout, everything else to stderr. `scope COMMAND --help` shows the options that people
-use first, `scope COMMAND --help-all` those of this page. Exit codes: 0 done, 1 failed, 2 wrong
-request, 130 Ctrl-C.
+Text goes to stdout, everything else to stderr; control characters that a model writes are shown as
+signs on a terminal, and are exact in a file or a pipe. `scope COMMAND --help` shows the
+options that people use first, `scope COMMAND --help-all` those of this page. Exit codes: 0 done,
+1 failed, 2 wrong request, 130 Ctrl-C.
 
 Each option can also be set by an environment variable: `SCOPE_` and its first long name, such as
 `SCOPE_BUDGET=2k` for `--budget 2k`. A value is taken from the command line, else from the variable,

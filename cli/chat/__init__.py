@@ -46,16 +46,14 @@ def chat(
 
     scope chat model.gguf --budget 4k
     """
-    from scope_cpp.engine import logs
-
-    from .. import convert, shipped, terminal
+    from .. import convert, process, shipped, terminal
     from ..interrupt import exit_at_once
     from .loop import Chat, Notices
     from .opening import Opening, first_message, is_alone
 
     path = convert.model_path(model, ctx, shipped.path)
     alone = is_alone(talk)
-    logs.capture(verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     opening = Opening.from_flags(ctx, talk, length, budget, policy, sampling, compute)
     first = first_message(talk, alone)
     screen = _screen(output)
@@ -94,13 +92,14 @@ def _is_plain() -> bool:
 
 def _screen(output: ChatOutputFlags) -> Screen:
     """Markdown where a terminal can show it; llama.cpp's log would get into its way."""
+    from .. import terminal
     from .screen import Plain, Rich, is_plain
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     if output.no_markdown or output.verbose or is_plain():
-        return Plain(safe=sys.stdout is not None and sys.stdout.isatty())
+        return Plain(safe=terminal.shows_stdout())
     return Rich()
 
 

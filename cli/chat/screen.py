@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from scope_cpp.printable import Printable
+
 from .. import terminal
-from .text import Printable, Thoughts
+from .text import Thoughts
 
 if TYPE_CHECKING:
     from .blocks import Unit

@@ -1,49 +1,10 @@
-"""What a model writes, made safe to show, and told apart from what it only thinks."""
+"""What a model writes, told apart from what it only thinks."""
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
-_TAB = "    "
-# C0 without tab and newline, DEL, C1: a terminal takes them as commands
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 _OPEN, _CLOSE = "<think>", "</think>"
-
-
-def printable(text: str) -> str:
-    r"""Return `text` with every control character but the newline made visible.
-
-    >>> printable("a\x1b[31mb")
-    'a␛[31mb'
-    """
-    return _CONTROL.sub(_picture, text.replace("\t", _TAB))
-
-
-def _picture(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else "\ufffd"
-
-
-class Printable:
-    """`printable` for a text that arrives in pieces; Windows newlines become newlines."""
-
-    def __init__(self) -> None:
-        self._held = ""
-
-    def push(self, piece: str) -> str:
-        """Return what can be shown; a last carriage return waits for its newline."""
-        text = self._held + piece
-        self._held = "\r" if text.endswith("\r") else ""
-        return printable(text[: len(text) - len(self._held)].replace("\r\n", "\n"))
-
-    def finish(self) -> str:
-        """Return what was held back."""
-        held, self._held = self._held, ""
-        return printable(held)
 
 
 class Part(NamedTuple):

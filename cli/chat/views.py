@@ -8,9 +8,9 @@ from textwrap import TextWrapper
 from typing import TYPE_CHECKING
 
 from scope_cpp.engine.budget import format_bytes
+from scope_cpp.printable import printable
 
 from ..terminal import table
-from .text import printable
 
 if TYPE_CHECKING:
     from scope_cpp.engine.conversation import Conversation, Pool

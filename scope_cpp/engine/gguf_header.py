@@ -1,7 +1,8 @@
 """The header of a GGUF file, read without llama.cpp.
 
 Tells in milliseconds what a file is, and refuses what is no model with one clear line. Only the
-key-value pairs are read; the layout is that of ggml/docs/gguf.md (versions 2 and 3).
+key-value pairs are read; the layout is that of ggml/docs/gguf.md (versions 2 and 3). Any bytes are
+read in linear time and bounded memory.
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ _STRING, _ARRAY = 8, 9
 
 _ALIGNMENT = 32  # of the tensors' data, unless the file says otherwise
 
-# per-layer values are kept; vocabularies are skipped
+# per-layer values are kept; vocabularies, templates and licences are skipped
 _KEPT_ARRAY = 4096
+_KEPT_KEY, _KEPT_STRING = 256, 4096  # bytes
+
+# more than any model has; what claims more is damaged
+_MAX_PAIRS, _MAX_TENSORS, _MAX_DIMENSIONS = 1 << 16, 1 << 20, 4
+_MAX_NUMBERS, _MAX_STRINGS = 1 << 20, 1 << 23  # in all arrays: numbers kept, strings skipped
+
+_NO_VOCABULARY = ("none", "no_vocab")  # tokenizer.ggml.model
 
 T = TypeVar("T")
 
@@ -41,13 +49,16 @@ class Header:
     path : Path
     n_tensors : int
     metadata : dict
-        Scalars and strings by key, and arrays of up to 4096 numbers as lists; longer arrays and
-        those of strings are left out.
+        Scalars and strings of up to 4096 bytes by key, and arrays of up to 4096 numbers as lists;
+        longer ones and arrays of strings are left out.
+    n_bytes : int
+        Size of the key-value pairs in the file, the vocabulary among them.
     """
 
     path: Path
     n_tensors: int
     metadata: dict[str, Any]
+    n_bytes: int
 
     @property
     def architecture(self) -> str:
@@ -70,10 +81,10 @@ def read_header(path: str | Path) -> Header:
     Raises
     ------
     UsageError
-        When the file is missing, unreadable, no GGUF, cut off within its header, of an unknown
-        version, or holds a vocabulary but no weights.
+        When the file is missing or unreadable.
     ScopeError
-        When it is another kind of file, such as a LoRA adapter.
+        When it is no GGUF, cut off within its header, damaged, of an unknown version, no model (a
+        LoRA adapter), or lacks weights or a vocabulary.
     """
     path = Path(path)
     header = _parse(path)
@@ -83,9 +94,11 @@ def read_header(path: str | Path) -> Header:
     is_split = header.metadata.get("split.count") not in (None, 0, 1)  # its first part may be bare
     if header.n_tensors == 0 and not is_split:
         kind = header.architecture or "unknown"
-        raise UsageError(
+        raise ScopeError(
             f"{path} holds a vocabulary only (architecture {kind}): give a GGUF file with weights"
         )
+    if header.metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY:
+        raise ScopeError(f"{path} has no vocabulary: it can neither read nor write text")
     return header
 
 
@@ -123,7 +136,7 @@ def _read(path: Path, read: Callable[[_Reader], T]) -> T:
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != _MAGIC:
-                raise UsageError(f"{path} is not a GGUF file: {_seen(magic)}")
+                raise ScopeError(f"{path} is not a GGUF file: {_seen(magic)}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return read(_Reader(path, data))
     except FileNotFoundError:
@@ -143,35 +156,48 @@ class _Reader:
         self._path = path
         self._data = data
         self._at = len(_MAGIC)
+        self._numbers, self._strings = _MAX_NUMBERS, _MAX_STRINGS  # that are left
 
     def header(self) -> Header:
         try:
             self._check_version(self._scalar("I"))
             n_tensors, n_pairs = self._scalar("Q"), self._scalar("Q")
+            if n_pairs > _MAX_PAIRS:
+                raise self._damaged(f"it claims to have {n_pairs} values in its header")
             pairs = (self._pair() for _ in range(n_pairs))
-            metadata = {key: value for key, value in pairs if value is not None}
+            metadata = {key: value for key, value in pairs if key and value is not None}
         except struct.error:
             raise self._truncated() from None
-        return Header(self._path, n_tensors, metadata)
-
-    def _truncated(self) -> UsageError:
-        return UsageError(
-            f"{self._path} is truncated: the file ends within its header; download it again"
-        )
+        return Header(self._path, n_tensors, metadata, self._at)
 
     def layout(self) -> Layout:
         header = self.header()
+        if header.n_tensors > _MAX_TENSORS:
+            raise self._damaged(f"it claims to have {header.n_tensors} tensors")
         try:
             offsets = [self._tensor_offset() for _ in range(header.n_tensors)]
         except struct.error:
             raise self._truncated() from None
-        alignment = max(1, int(header.metadata.get("general.alignment", _ALIGNMENT)))
+        alignment = header.metadata.get("general.alignment", _ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise self._damaged(f"the alignment is {alignment!r}")
         start = -(-self._at // alignment) * alignment
         return Layout(self._at, tuple(sorted(start + offset for offset in offsets)))
 
+    def _truncated(self) -> ScopeError:
+        return ScopeError(
+            f"{self._path} is truncated: the file ends within its header; download it again"
+        )
+
+    def _damaged(self, why: str) -> ScopeError:
+        return ScopeError(f"{self._path} is damaged: {why}; download it again")
+
     def _tensor_offset(self) -> int:
-        self._string()  # its name
-        self._skip(8 * self._scalar("I"))  # its shape
+        self._skip(self._scalar("Q"))  # its name
+        n_dimensions = self._scalar("I")
+        if n_dimensions > _MAX_DIMENSIONS:
+            raise self._damaged(f"a tensor of {n_dimensions} dimensions")
+        self._skip(8 * n_dimensions)
         self._scalar("I")  # its type
         return int(self._scalar("Q"))
 
@@ -179,18 +205,21 @@ class _Reader:
         if version in _VERSIONS:
             return
         if version >> 16:  # a small number in the other byte order
-            raise UsageError(f"{self._path} is a big-endian GGUF: this build reads little-endian")
-        raise UsageError(
+            raise ScopeError(f"{self._path} is a big-endian GGUF: this build reads little-endian")
+        raise ScopeError(
             f"{self._path} is of GGUF version {version}, this build reads {_VERSIONS}: convert it"
         )
 
-    def _pair(self) -> tuple[str, Any]:
-        key = self._string()
+    def _pair(self) -> tuple[str | None, Any]:
+        n = self._scalar("Q")
+        if n == 0:  # as where a file was filled up with zeros
+            raise self._damaged("a value without a name in its header")
+        key = self._text(n, _KEPT_KEY)
         return key, self._value(self._scalar("I"))
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:
-            return self._string()
+            return self._text(self._scalar("Q"), _KEPT_STRING)
         if kind == _ARRAY:
             return self._array(self._scalar("I"), self._scalar("Q"))
         return self._scalar(self._format(kind))
@@ -201,33 +230,36 @@ class _Reader:
             return None
         fmt = self._format(kind)
         size = n * struct.calcsize(f"<{fmt}")
-        if n > _KEPT_ARRAY:
+        if n > min(_KEPT_ARRAY, self._numbers):
             self._skip(size)
             return None
         values = struct.unpack_from(f"<{n}{fmt}", self._data, self._at)
         self._at += size
+        self._numbers -= n
         return list(values)
 
     def _format(self, kind: int) -> str:
         try:
             return _SCALARS[kind]
         except KeyError:
-            raise UsageError(
-                f"{self._path} is damaged: unknown value type {kind} in its header"
-            ) from None
+            raise self._damaged(f"unknown value type {kind} in its header") from None
 
     def _scalar(self, fmt: str) -> Any:
         (value,) = struct.unpack_from(f"<{fmt}", self._data, self._at)
         self._at += struct.calcsize(f"<{fmt}")
         return value
 
-    def _string(self) -> str:
-        n = self._scalar("Q")
+    def _text(self, n: int, kept: int) -> str | None:
         start = self._at
         self._skip(n)
+        if n > kept:
+            return None
         return self._data[start : self._at].decode("utf-8", errors="replace")
 
     def _skip_strings(self, n: int) -> None:
+        self._strings -= n
+        if self._strings < 0:
+            raise self._damaged(f"it claims to have more than {_MAX_STRINGS} texts in its header")
         length, at, end = struct.Struct("<Q").unpack_from, self._at, len(self._data)
         for _ in range(n):
             at += 8 + length(self._data, at)[0]

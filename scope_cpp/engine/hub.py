@@ -17,13 +17,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from scope_cpp.engine.split_name import SPLIT, part_names
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.files import open_own
 
 Notify = Callable[[str], None]
 
 _REPO = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
-_SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _TAG = re.compile(r"[-.]([A-Z0-9_]+)$", re.IGNORECASE)
 _NO_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")
@@ -128,14 +128,12 @@ def parts(names: Sequence[str], chosen: str, repo: str) -> list[str]:
     UsageError
         If the repository lacks one.
     """
-    split = _SPLIT.fullmatch(chosen)
-    if split is None:
-        return [chosen]
-    n = int(split[3])
-    wanted = [f"{split[1]}-{i:05d}-of-{split[3]}{chosen[-5:]}" for i in range(1, n + 1)]
+    wanted = part_names(chosen)
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise UsageError(f"{repo} lacks {missing[0]}, {len(missing)} of {n} parts: choose another")
+        raise UsageError(
+            f"{repo} lacks {missing[0]}, {len(missing)} of {len(wanted)} parts: choose another"
+        )
     return wanted
 
 
@@ -148,7 +146,7 @@ def _parse(spec: str) -> tuple[str, str | None]:
 
 def _is_model(name: str) -> bool:
     """Whether a file can be loaded: no projector, no draft, no later part."""
-    split, base = _SPLIT.fullmatch(name), name.rpartition("/")[2]
+    split, base = SPLIT.fullmatch(name), name.rpartition("/")[2]
     return (
         name.lower().endswith(".gguf")
         and not any(word in base for word in _NO_MODEL)
@@ -163,7 +161,7 @@ def _matching(models: Sequence[str], quant: str) -> list[str]:
 
 def _tag(name: str) -> str:
     """Return the quant that a file's name ends with, in capitals; empty if it has none."""
-    split = _SPLIT.fullmatch(name)
+    split = SPLIT.fullmatch(name)
     match = _TAG.search(split[1] if split else name[: -len(".gguf")])
     return match[1].upper() if match else ""
 

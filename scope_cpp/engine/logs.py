@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scope_cpp.native.library import llama_cpp
+from scope_cpp.printable import harmless
 
 # enum ggml_log_level
 _DEBUG, _WARN, _ERROR, _CONT = 1, 3, 4, 5
@@ -77,7 +78,7 @@ def _receive(level: int, text: bytes, _user_data: Any) -> None:
     line = text.decode("utf-8", errors="replace")
     _ring.write(level, line)
     if _verbose:
-        print(line, end="", file=sys.stderr, flush=True)
+        print(harmless(line), end="", file=sys.stderr, flush=True)
 
 
 # ctypes callbacks must outlive their last call; llama.cpp logs until the process ends

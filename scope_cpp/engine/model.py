@@ -9,9 +9,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from scope_cpp.engine import logs
+from scope_cpp.engine import logs, trial
 from scope_cpp.engine.context_params import SPLIT_MODES
 from scope_cpp.engine.gguf_header import Header, read_header
+from scope_cpp.engine.load_failure import load_failure
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
@@ -100,9 +101,10 @@ class Model(Closable):
         Raises
         ------
         UsageError
-            When the file is no model, see `read_header`, or an argument is out of range.
+            When there is no such file, or an argument is out of range.
         ScopeError
-            When llama.cpp cannot load it; the message gives its reason.
+            When it is no model or llama.cpp cannot load it, see `read_header` and `trial`; the
+            message gives the reason.
         """
         header = read_header(path)
         placement = {
@@ -111,6 +113,7 @@ class Model(Closable):
             "split_mode": None if split_mode is None else _split_mode(split_mode),
             "tensor_split": None if tensor_split is None else _tensor_split(tensor_split),
         }
+        trial.require(header, weights=not no_alloc)
         load_mode = _LOAD_MODES[use_mmap and not no_alloc, use_mlock]
         params = _native_params(load_mode, no_alloc, placement)
         llama_cpp.llama_backend_init()
@@ -392,25 +395,3 @@ def _grown(call: Callable[[Any, int], int], size: int = 256) -> bytes:
         buffer = ctypes.create_string_buffer(size)
         n = call(buffer, size)
     return buffer.raw[: max(n, 0)]
-
-
-def load_failure(path: Path, errors: Sequence[str]) -> str:
-    """Say in one line why a model did not load, from the error lines of llama.cpp's log."""
-    causes = [line.rpartition("error loading model: ")[2] for line in errors]
-    for cause in causes:
-        reason = _known_reason(cause)
-        if reason is not None:
-            return f"{path}: {reason}"
-    told = [c for c in causes if not c.endswith("failed to load model")]
-    return f"{path} cannot be loaded: {told[-1] if told else 'llama.cpp gives no reason'}"
-
-
-def _known_reason(cause: str) -> str | None:
-    if "unknown model architecture" in cause:
-        name = cause.rpartition(": ")[2]
-        return f"this build of llama.cpp does not support the architecture {name}"
-    if "not within the file bounds" in cause:
-        return "the file is truncated, some of its weights are missing; download it again"
-    if any(sign in cause for sign in ("allocate", "bad_alloc", "out of memory")):
-        return f"not enough memory for the weights ({cause}); offload fewer layers (-ngl)"
-    return None

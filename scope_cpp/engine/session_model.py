@@ -8,7 +8,6 @@ model, while files that differ only in weights between the samples are taken for
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.engine.gguf_header import read_layout
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.split_name import part_paths
 from scope_cpp.errors import ScopeError
 
 _SAMPLE = 4096
-_SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
 def identify(model: Model) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def identify(model: Model) -> dict[str, Any]:
     ScopeError
         If its file is no longer there.
     """
-    parts = list(_parts(model))
+    parts = part_paths(model.path)
     try:
         header, weights = _digest(map(_header, parts)), _digest(_samples(parts))
         n_bytes = sum(part.stat().st_size for part in parts)
@@ -62,17 +61,6 @@ def _name(found: dict[str, Any]) -> str:
     n_bytes = found.get("n_bytes")
     size = format_bytes(n_bytes) if isinstance(n_bytes, int) else "?"
     return f"{found.get('file')} ({found.get('architecture')}, {size})"
-
-
-def _parts(model: Model) -> Iterator[Path]:
-    """The files of the model: several if it is split."""
-    split = _SPLIT.search(model.path.name)
-    if split is None:
-        yield model.path
-        return
-    stem, count = model.path.name[: split.start()], split[1]
-    for i in range(1, int(count) + 1):
-        yield model.path.with_name(f"{stem}-{i:05d}-of-{count}.gguf")
 
 
 def _header(path: Path) -> bytes:

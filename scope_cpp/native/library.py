@@ -19,6 +19,10 @@ from scope_cpp.errors import ScopeError
 BINDINGS = Path(__file__).parents[1] / "_vendor" / "llama_cpp"
 
 
+# where llama.cpp aborts, it would let gdb print the stack, on stdout; read when the library loads
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+
 def _load() -> ModuleType:
     loaded = sys.modules.get("llama_cpp")
     if loaded is not None:

@@ -13,7 +13,9 @@ from scope_cli.chat.blocks import Lines, Splitter, Unit
 from scope_cli.chat.frame import Frame, Styled
 from scope_cli.chat.markdown import Renderer
 from scope_cli.chat.screen import Rich
-from scope_cli.chat.text import Printable, Thoughts, printable
+from scope_cli.chat.text import Thoughts
+
+from scope_cpp.printable import Printable, printable
 
 EARLY = 40
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scope_cpp.engine.gguf_header import read_header
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 
 
 def write(
@@ -75,9 +75,10 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
     }
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(UsageError) as err:
+def refusal(path: Path, kind: type[ScopeError] = ScopeError) -> str:
+    with pytest.raises(ScopeError) as err:
         read_header(path)
+    assert type(err.value) is kind
     message = str(err.value)
     assert str(path) in message
     assert "\n" not in message
@@ -85,16 +86,16 @@ def refusal(path: Path) -> str:
 
 
 def test_missing(tmp_path: Path) -> None:
-    assert "does not exist" in refusal(tmp_path / "none.gguf")
+    assert "does not exist" in refusal(tmp_path / "none.gguf", UsageError)
 
 
 def test_directory(tmp_path: Path) -> None:
-    assert "directory" in refusal(tmp_path)
+    assert "directory" in refusal(tmp_path, UsageError)
 
 
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "regular" in refusal(tmp_path / "pipe")
+    assert "regular" in refusal(tmp_path / "pipe", UsageError)
 
 
 def test_unreadable(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +103,7 @@ def test_unreadable(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert "Permission denied" in refusal(tiny_path)
+    assert "Permission denied" in refusal(tiny_path, UsageError)
 
 
 def test_a_name_with_nul() -> None:
@@ -164,7 +165,7 @@ def test_damage_is_refused_or_read_but_never_crashes(
     path.write_bytes(data)
     try:
         header = read_header(path)
-    except UsageError as err:
+    except ScopeError as err:
         assert "\n" not in str(err)
     else:
         assert isinstance(header.metadata, dict)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope_cpp.engine.model import Model, load_failure
+from scope_cpp.engine.load_failure import load_failure
+from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.reference.tiny_model import write_tiny_model
