@@ -231,6 +231,11 @@ def test_deep_schemas_within_the_limit_are_read(model: Model) -> None:
     CompiledSchema(model, json.dumps(chained(45)))
 
 
+def test_keywords_of_others_say_nothing(model: Model) -> None:
+    others = {"example": 1, "x-order": 2, "_uniqueItems": True, "discriminator": {}, "nullable": 0}
+    CompiledSchema(model, json.dumps({"type": "array", **others}))
+
+
 def test_subschemas_that_nothing_refers_to_are_not_read(model: Model) -> None:
     CompiledSchema(model, json.dumps({"type": "null", "$defs": {"unused": {"not": {}}}}))
 

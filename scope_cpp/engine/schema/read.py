@@ -168,7 +168,7 @@ class _Reading:
         if key in _READERS:
             _READERS[key](self, key, value, out, below)
         elif key not in _REMARKS:
-            meant = _MEANT.get(key.lower().replace("_", ""))
+            meant = None if key.startswith("_") else _MEANT.get(key.lower().replace("_", ""))
             if meant is not None:
                 raise refusal(place, f"there is no such keyword: {meant} may be meant")
 
