@@ -1,8 +1,9 @@
-"""Finds left recursion in GBNF grammars, also where llama.cpp overlooks it.
+"""Finds GBNF grammars that llama.cpp would not survive: left recursion, and too many beginnings.
 
 A rule that can come to itself before any character never ends. llama.cpp refuses such a grammar,
 but not where the recursion hides behind references that may be empty two rules down; it then
-loops until memory is exhausted, or aborts the process in the middle of sampling.
+loops until memory is exhausted, or aborts the process in the middle of sampling. It also follows
+every way in which a rule can begin, of which there may be 2^20 after twenty short rules.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ _TOKEN = re.compile(
     | (?P<other>[|()])""",
     re.VERBOSE | re.DOTALL,
 )
+MOST_RULES = 1000
+MOST_WAYS = 100_000  # to begin a rule
+
+Ways = tuple[int, int]
+
 _EMPTY_TEXTS = ('""', "[]", "[^]")
 _NONE_OR_MORE = re.compile(r"[*?] | \{\s*0+\s*[,}]", re.VERBOSE)
 
@@ -39,6 +45,16 @@ class _Item:
             return self.group.may_be_empty(empty_rules)
         return self.rule in empty_rules
 
+    def ways(self, known: dict[str, Ways]) -> Ways:
+        """In how many ways the item begins with a character, and in how many it is empty."""
+        if self.group is not None:
+            begins, empty = self.group.ways(known)
+        elif self.rule is not None:
+            begins, empty = known.get(self.rule, (1, 0))
+        else:
+            begins, empty = 1, 0
+        return begins, min(empty + self.optional, MOST_WAYS)
+
     def leftmost(self, empty_rules: set[str]) -> Iterator[str]:
         """Rules that this item may come to before any character."""
         if self.group is not None:
@@ -56,6 +72,18 @@ class _Group:
     def may_be_empty(self, empty_rules: set[str]) -> bool:
         return any(all(i.may_be_empty(empty_rules) for i in items) for items in self.sequences)
 
+    def ways(self, known: dict[str, Ways]) -> Ways:
+        begins = empty = 0
+        for items in self.sequences:
+            before = 1
+            for item in items:
+                more, none = item.ways(known)
+                begins, before = begins + before * more, before * none
+                if not before:
+                    break
+            empty += before
+        return min(begins, MOST_WAYS), min(empty, MOST_WAYS)
+
     def leftmost(self, empty_rules: set[str]) -> Iterator[str]:
         for items in self.sequences:
             for item in items:
@@ -64,17 +92,24 @@ class _Group:
                     break
 
 
-def left_recursive_rule(grammar: str) -> str | None:
-    """Return the name of a rule that can come to itself before any character, None if none can.
+def fault(grammar: str) -> str | None:
+    """Return why llama.cpp would not survive a grammar, None if it does.
 
     What is no valid syntax is passed over: that is for llama.cpp to report.
     """
     rules = _parse(grammar)
+    if len(rules) > MOST_RULES:
+        return f"it has {len(rules)} rules: at most {MOST_RULES}"
     empty = _grown(lambda known: {name for name in rules if rules[name].may_be_empty(known)})
     calls = {name: set(rule.leftmost(empty)) & rules.keys() for name, rule in rules.items()}
-    # rules from which every way to the left ends at a character
-    ending = _grown(lambda known: {name for name in rules if calls[name] <= known})
-    caught = rules.keys() - ending
+    ways: dict[str, Ways] = {}
+    # in an order in which every rule comes after those that it may begin with
+    while ready := [name for name in calls if name not in ways and calls[name] <= ways.keys()]:
+        for name in ready:
+            ways[name] = rules[name].ways(ways)
+            if max(ways[name]) >= MOST_WAYS:
+                return f"{name} can begin in {MOST_WAYS} ways or more"
+    caught = rules.keys() - ways.keys()
     if not caught:
         return None
     # each of these calls another of them: whoever is met twice is on a cycle
@@ -82,7 +117,7 @@ def left_recursive_rule(grammar: str) -> str | None:
     while name not in seen:
         seen.add(name)
         name = min(calls[name] & caught)
-    return name
+    return f"left recursion, {name} leads to itself at its start"
 
 
 def _grown(step: Callable[[set[str]], set[str]]) -> set[str]:

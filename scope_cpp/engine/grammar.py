@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine import logs
-from scope_cpp.engine.gbnf import left_recursive_rule
+from scope_cpp.engine.gbnf import fault
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.samplers import candidates, owned, token_array
 from scope_cpp.errors import UsageError
 from scope_cpp.native.library import llama_cpp
 
 # llama.cpp's parser is recursive: deeper nesting could exhaust the C stack
-_MAX_NESTING = 256
+_MAX_NESTING = 100
 
 # literals, character classes and comments: parentheses there do not nest
 _OPAQUE = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*')
@@ -80,9 +80,9 @@ def init_grammar(vocab: Any, grammar: str) -> Any:
         raise UsageError("bad grammar: it is empty")
     if b"\0" in source or _nesting(grammar) > _MAX_NESTING:
         raise UsageError(f"bad grammar: NUL or more than {_MAX_NESTING} nested parentheses")
-    recursive = left_recursive_rule(grammar)
-    if recursive is not None:
-        raise UsageError(f"bad grammar: left recursion, {recursive} leads to itself at its start")
+    why = fault(grammar)
+    if why is not None:
+        raise UsageError(f"bad grammar: {why}")
     logs.clear()
     with logs.native_stderr() as printed:  # parse errors bypass the log
         sampler = llama_cpp.llama_sampler_init_grammar(vocab, source, b"root")
