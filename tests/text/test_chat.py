@@ -123,6 +123,46 @@ def test_a_template_that_changes_the_text_or_begins_no_answer_is_taken(model: Mo
     assert format_chat(model, user("a\nb"), lines)[0] == "a / b"
 
 
+HABITS = [
+    (
+        "{% if tools is none and not documents %}{{ messages[0]['content'] }}{% endif %}",
+        "Hi",
+    ),
+    ("{{ messages[0].get('content') }}{{ messages[0].get('name', '-') }}", "Hi-"),
+    ("{{ messages[0].content }}{{ messages[0].tool_calls }}{{ nothing }}", "Hi"),
+    ("{% if enable_thinking is defined %}x{% endif %}{{ messages[-1]['content'] }}", "Hi"),
+    ("{{ strftime_now('%d') | length }}{{ messages[0].content }}", "2Hi"),
+    ("{{ {'a': [1]} | tojson(indent=1) }}{{ messages[0].content }}", '{\n "a": [\n  1\n ]\n}Hi'),
+    (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+        "{{ m.content }}{% if ns.n %}{% break %}{% endif %}{% endfor %}{{ ns.n }}",
+        "Hi1",
+    ),
+    (
+        "{% for m in messages %}{% if not m %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+        "Hi",
+    ),
+    ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", "Hi"),
+    ("{% macro say(m, end='.') %}{{ m.content ~ end }}{% endmacro %}{{ say(messages[0]) }}", "Hi."),
+    ("{% set text %}{{ messages[0].content }}!{% endset %}{{ text.strip().split('!')[0] }}", "Hi"),
+    ("{% for k, v in messages[0] | items %}{{ k }}={{ v }};{% endfor %}", "role=user;content=Hi;"),
+    ("{% for k, v in messages[0].items() %}{{ v }}{% endfor %}", "userHi"),
+    (
+        "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join }}",
+        "Hi",
+    ),
+    ("{{ messages[::-1][0].content.lstrip('x').replace('\\n', '') }}{{ 'x' if false }}", "Hi"),
+    ("  {%- if true %}\n  {{- messages[0].content }}\n  {%- endif %}\n", "Hi"),
+    ("{{ bos_token + messages[0].content + eos_token }}", "Hi</s>"),
+    ("{{ messages[0].content if messages[0].content is string else raise_exception('x') }}", "Hi"),
+]
+
+
+@pytest.mark.parametrize(("template", "prompt"), HABITS, ids=lambda text: text[:40])
+def test_habits_of_templates(model: Model, template: str, prompt: str) -> None:
+    assert format_chat(model, user("Hi"), template)[0] == prompt
+
+
 @pytest.mark.parametrize("template", [PARTS, PARTS_BY_INDEX, PARTS_OR_ERROR, PARTS_AND_SYSTEM])
 def test_a_template_that_wants_parts_gets_parts(model: Model, template: str) -> None:
     prompt, _ = format_chat(model, TURNS, template)
