@@ -148,7 +148,10 @@ def test_facts_first_and_questions_then(page: Page) -> None:
     say(page, "Facts: ab=3 cd=4")
     page.until(DONE)
     foot = page.value("document.querySelector('#messages li:last-child .foot').textContent")
-    assert "an empty answer" in foot and page.value(LAST) == ""
+    assert (
+        "an empty answer: the first token, '</s>', ended the output" in foot
+        and page.value(LAST) == ""
+    )
     say(page, "Questions: Q1 ab cd")
     page.until("document.querySelectorAll('#messages li').length == 4")
     page.until(DONE)

@@ -111,7 +111,7 @@ async function answer() {
   shown.item.setAttribute("aria-busy", "true");
   busy(true);
   scroller.scrollTop = scroller.scrollHeight;
-  const said = { content: "", reason: "", usage: null, seconds: 0, fault: null };
+  const said = { content: "", reason: "", noText: "", usage: null, seconds: 0, fault: null };
   const started = performance.now();
   try {
     for await (const chunk of chat(requestBody(), { key, signal: running.signal })) {
@@ -134,6 +134,7 @@ function take(chunk, said, shown) {
   }
   if (choice?.finish_reason) said.reason = choice.finish_reason;
   if (chunk.usage) said.usage = chunk.usage;
+  if (chunk.scope?.no_text) said.noText = chunk.scope.no_text;
   if (chunk.scope) cache.show(chunk.scope);
 }
 
@@ -154,8 +155,9 @@ function finish(said, shown) {
   busy(false);
 }
 
-function footnote({ content, reason, usage, seconds }) {
-  const words = [content ? "" : "an empty answer", REASONS[reason] ?? reason];
+function footnote({ content, reason, noText, usage, seconds }) {
+  const empty = ["an empty answer", noText].filter(Boolean).join(": ");
+  const words = [content.trim() ? "" : empty, REASONS[reason] ?? reason];
   if (usage) {
     const each = usage.completion_tokens / seconds;
     words.unshift(`${usage.completion_tokens} tokens, ${each.toFixed(each < 10 ? 1 : 0)} per second`);
