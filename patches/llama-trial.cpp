@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include <signal.h>
+#include <termios.h>
 #include <unistd.h>
 
 // --- last words ---
@@ -19,6 +21,8 @@ static struct {
     int32_t     fd = 2;
     int32_t     status = 1;
     std::string prefix;
+    bool        has_terminal = false;
+    termios     terminal; // as it was at first: a chat neither shows what is typed nor the cursor while it writes
 } last_words;
 
 static void write_line(int32_t fd, std::string line) {
@@ -35,6 +39,13 @@ static void write_line(int32_t fd, std::string line) {
 [[noreturn]] static void leave(std::string reason) {
     for (char & c : reason) {
         c = c >= 0x20 && c < 0x7f ? c : ' ';
+    }
+    if (last_words.has_terminal) {
+        signal(SIGTTOU, SIG_IGN); // or a process in the background would be stopped here
+        tcsetattr(STDIN_FILENO, TCSANOW, &last_words.terminal);
+    }
+    if (isatty(last_words.fd)) {
+        write_line(last_words.fd, "\033[0m\033[?25h"); // no colour, a cursor, and a line of its own
     }
     write_line(last_words.fd, last_words.prefix + reason);
     _exit(last_words.status);
@@ -64,6 +75,7 @@ void llama_trial_on_abort(int32_t fd, const char * prefix, int32_t status) {
     last_words.fd     = fd;
     last_words.status = status;
     last_words.prefix = prefix;
+    last_words.has_terminal = tcgetattr(STDIN_FILENO, &last_words.terminal) == 0;
     ggml_set_abort_callback(on_abort);
     std::set_terminate(on_terminate);
 }

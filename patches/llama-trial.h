@@ -10,7 +10,8 @@ extern "C" {
 #endif
 
 // from now on, where llama.cpp would abort the process (GGML_ABORT, GGML_ASSERT, an exception that nobody catches): write
-// one line to the file descriptor, the prefix and the reason in printable ASCII, and exit with this status
+// one line to the file descriptor, the prefix and the reason in printable ASCII, and exit with this status. a terminal on
+// stdin is left as it is at this call
 LLAMA_API void llama_trial_on_abort(int32_t fd, const char * prefix, int32_t status);
 
 enum llama_trial_status {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -342,3 +344,27 @@ def test_where_llama_cpp_aborts_after_all(whose: str, code: int, line: str) -> N
         cwd=Path(__file__).resolve().parents[2],
     )
     assert (result.returncode, result.stdout, result.stderr) == (code, "", line + "\n")
+
+
+def test_a_terminal_is_left_as_it_was() -> None:
+    """A chat hides the cursor and what is typed while an answer is written."""
+    program = ABORT.replace(
+        "llama_cpp.llama_cpp._lib",
+        "import termios; mode = termios.tcgetattr(0); mode[3] &= ~termios.ECHO\n"
+        "termios.tcsetattr(0, termios.TCSANOW, mode); llama_cpp.llama_cpp._lib",
+    )
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    assert before[3] & termios.ECHO
+    process = subprocess.run(
+        [sys.executable, "-c", program, "ours"],
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert process.returncode == 1
+    assert termios.tcgetattr(theirs) == before
+    assert os.read(ours, 4096).decode() == f"\x1b[0m\x1b[?25h\r\n{OURS}\r\n"
+    os.close(ours)
+    os.close(theirs)

@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scope_cpp.engine.gguf_header import read_header
+from scope_cpp.engine.gguf_header import read_header, read_layout
 from scope_cpp.errors import ScopeError, UsageError
 
 
@@ -142,6 +142,84 @@ def test_a_first_part_without_tensors_is_no_vocabulary(tmp_path: Path) -> None:
 def test_unknown_value_type(tmp_path: Path) -> None:
     pair = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 77)
     assert "value type 77" in refusal(write(tmp_path / "k.gguf", pairs=pair, n=1))
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def pair(key: bytes, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def array(kind: int, n: int, values: bytes = b"") -> bytes:
+    return struct.pack("<IQ", kind, n) + values
+
+
+U32, STRING, ARRAY = 4, 8, 9
+IMPOSSIBLE = {
+    "2^63 values": (b"", 2**63, "claims to have 9223372036854775808 values"),
+    "a value without a name": (pair(b"", U32, bytes(4)), 1, "a value without a name"),
+    "2^61 texts": (pair(b"k", ARRAY, array(STRING, 2**61)), 1, "more than 8388608 texts"),
+    "too many texts in all": (
+        pair(b"a", ARRAY, array(STRING, 8, bytes(64))) + pair(b"b", ARRAY, array(STRING, 2**23)),
+        2,
+        "more than 8388608 texts",
+    ),
+    "2^61 numbers": (pair(b"k", ARRAY, array(U32, 2**61)), 1, "truncated"),
+    "a text of 2^63 bytes": (pair(b"k", STRING, struct.pack("<Q", 2**63)), 1, "truncated"),
+    "an array of arrays": (pair(b"k", ARRAY, array(ARRAY, 1, array(U32, 1))), 1, "value type 9"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_no_model_has(tmp_path: Path, name: str) -> None:
+    """Refused at once, although a gigabyte follows that could be read as almost anything."""
+    pairs, n, phrase = IMPOSSIBLE[name]
+    path = write(tmp_path / "k.gguf", pairs=pairs, n=n)
+    os.truncate(path, 1 << 30)
+    assert phrase in refusal(path)
+
+
+def test_long_texts_and_many_numbers_are_left_out(tmp_path: Path) -> None:
+    pairs = [
+        pair(b"long", STRING, text(b"x" * 5000)),
+        pair(b"k" * 300, U32, bytes(4)),
+        pair(b"short", STRING, text(b"x" * 4096)),
+        *(pair(b"n%d" % i, ARRAY, array(0, 4096, bytes(4096))) for i in range(300)),
+    ]
+    found = read_header(write(tmp_path / "k.gguf", pairs=b"".join(pairs), n=len(pairs))).metadata
+    assert set(found) == {"short", *(f"n{i}" for i in range(256))}  # a million numbers
+
+
+LAYOUTS = {
+    "dimensions": (b"", text(b"w") + struct.pack("<I", 2**31), "a tensor of 2147483648 dimensions"),
+    "alignment 0": (pair(b"general.alignment", U32, bytes(4)), b"", "the alignment is 0"),
+    "alignment that is a text": (
+        pair(b"general.alignment", STRING, text(b"a")),
+        b"",
+        "the alignment is 'a'",
+    ),
+    "cut off": (b"", text(b"w"), "truncated"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_that_is_none(tmp_path: Path, name: str) -> None:
+    pairs, tensors, phrase = LAYOUTS[name]
+    n_tensors = 1 if tensors else 0
+    path = write(
+        tmp_path / "k.gguf", n_tensors=n_tensors, pairs=pairs + tensors, n=1 if pairs else 0
+    )
+    with pytest.raises(ScopeError, match=phrase):
+        read_layout(path)
+
+
+def test_more_tensors_than_any_model_has(tmp_path: Path) -> None:
+    path = write(tmp_path / "k.gguf", n_tensors=2**40)
+    os.truncate(path, 1 << 30)
+    with pytest.raises(ScopeError, match="claims to have 1099511627776 tensors"):
+        read_layout(path)
 
 
 def test_cut_off_anywhere_in_the_header(tiny_path: Path, tmp_path: Path) -> None:
