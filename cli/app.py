@@ -152,7 +152,7 @@ def _report(err: Exception, verbose: bool) -> int:
     if verbose:
         import traceback
 
-        traceback.print_exception(err)
+        terminal.note("".join(traceback.format_exception(err)).rstrip())
     terminal.error(f"{type(err).__name__}: {err}; run with -v for the traceback")
     return 1
 

@@ -89,15 +89,15 @@ def batch(
 
 def _report(summary: Summary, as_json: bool, to_stdout: bool) -> None:
     """Say what came of it."""
-    import json
+    from scope_cpp.json_text import json_text
 
     from . import terminal
 
-    text = json.dumps(summary.to_json()) if as_json else summary.line()
+    text = json_text(summary.to_json()) if as_json else f"{summary.line()}\n"
     if as_json and to_stdout:
-        terminal.write(text + "\n")
+        terminal.write(text)
     else:
-        terminal.note(text)
+        terminal.note(text.rstrip("\n"))
     silence, error, left = summary.silence(), summary.error(), summary.how_to_go_on()
     if silence is not None:
         terminal.warning(silence)

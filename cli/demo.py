@@ -134,8 +134,6 @@ def demo(
     The model that comes with scope-cpp reads facts and answers questions on them in one long
     text, once with each method. A minute or two on two cores; the time left is shown.
     """
-    import json
-
     from scope_cpp.demo.report import record
     from scope_cpp.demo.request import Request
     from scope_cpp.demo.run import Demo
@@ -162,7 +160,7 @@ def demo(
             terminal.warning(line)
     if output.json:
         content = record(shown, request, str(path), texts=output.log_samples)
-        terminal.write(json.dumps(content) + "\n")
+        terminal.write_json(content)
     if shown.interrupted:
         raise typer.Exit(INTERRUPTED)
 

@@ -9,7 +9,6 @@ from .flags import OutputFlags
 
 def doctor(output: OutputFlags) -> None:
     """Show the installation and test it on a tiny model, against a reference."""
-    import json
     from dataclasses import asdict
 
     from scope_cpp.engine.doctor import describe, examine
@@ -18,7 +17,7 @@ def doctor(output: OutputFlags) -> None:
 
     found = examine(verbose=output.verbose)
     if output.json:
-        terminal.write(json.dumps(asdict(found)) + "\n")
+        terminal.write_json(asdict(found))
     else:
         terminal.write(terminal.table(describe(found)))
     for check in found.failed:

@@ -198,14 +198,12 @@ def compare(
 
 def tasks(output: PlainOutputFlags) -> None:
     """List the tasks, what data they need and where to get it."""
-    import json
-
     from scope_cpp.eval.catalogue import catalogue, listing
 
     from . import terminal
 
     if output.json:
-        terminal.write(json.dumps(catalogue(), indent=1, ensure_ascii=False) + "\n")
+        terminal.write_json(catalogue(), indent=1)
     else:
         terminal.write(listing())
 

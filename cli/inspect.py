@@ -17,7 +17,6 @@ def inspect(
 
     scope inspect model.gguf -c 32768 --budget 2k -ctk q8_0 -ctv q8_0
     """
-    import json
     from dataclasses import asdict
 
     from scope_cpp.engine.inspect import describe, examine
@@ -27,6 +26,6 @@ def inspect(
     process.prepare(verbose=output.verbose)
     found = examine(convert.model_path(model, ctx), **given(asdict(budget)))
     if output.json:
-        terminal.write(json.dumps(asdict(found)) + "\n")
+        terminal.write_json(asdict(found))
     else:
         terminal.write(terminal.table(describe(found)))

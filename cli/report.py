@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +74,7 @@ class Report:
     def finish(self, generation: Generation, reason: str) -> None:
         """End the text with a newline, or print the object; then the statistics."""
         if self.as_json:
-            terminal.write(json.dumps(self._object(generation, reason)) + "\n")
+            terminal.write_json(self._object(generation, reason))
         else:
             terminal.write(self._printable.finish() if self._printable else "")
             if not (self._pieces and self._pieces[-1].endswith("\n")):

@@ -38,7 +38,6 @@ def serve(
 
     scope serve model.gguf -np 4 --cells 16k --budget 2k
     """
-    import json
     from contextlib import ExitStack
 
     from scope_cpp.engine import transcript
@@ -85,6 +84,6 @@ def serve(
         elif template is None and (problem := transcript.problem(loaded, None)):
             terminal.warning(f"requests with messages will fail: {problem}")
         if output.json:
-            terminal.write(json.dumps(service.facts) + "\n")
+            terminal.write_json(service.facts)
         terminal.note(service.line)
         service.run()

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterable
 
+from scope_cpp.json_text import json_text
 from scope_cpp.printable import harmless, one_line
 
 
@@ -25,6 +26,11 @@ def write(text: str) -> None:
         raise OSError("stdout is closed")
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def write_json(value: object, indent: int | None = None) -> None:
+    """Write to stdout as JSON, harmless too."""
+    write(json_text(value, indent))
 
 
 def drop_stdout() -> None:

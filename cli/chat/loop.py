@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.printable import printable
 
 from .. import terminal
 from ..interrupt import Interrupts
@@ -277,7 +278,7 @@ class Chat:
     def say(self, text: str | Text) -> None:
         """Show what a command has to say, on stderr."""
         if isinstance(text, str):
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
         elif self.plain or not terminal.is_terminal():
             print(text.plain, file=sys.stderr, flush=True)
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -13,6 +12,7 @@ from scope_cpp import table
 from scope_cpp.bench import overview
 from scope_cpp.bench.measure import Report
 from scope_cpp.engine.budget import format_bytes
+from scope_cpp.json_text import json_text
 from scope_cpp.table import Column
 
 FORMATS = ("table", "md", "csv", "json", "jsonl")
@@ -122,12 +122,12 @@ def comma_separated(report: Report, command: Sequence[str]) -> str:
 def whole(report: Report, command: Sequence[str]) -> str:
     """Return everything, with the times of all steps."""
     content = {**_head(report, command), "rows": _rows(report)}
-    return json.dumps(content, indent=1) + "\n"
+    return json_text(content, indent=1)
 
 
 def lines(report: Report, command: Sequence[str]) -> str:
     """Return everything: a line about the run, then one for each row."""
-    return "".join(json.dumps(item) + "\n" for item in (_head(report, command), *_rows(report)))
+    return "".join(json_text(item) for item in (_head(report, command), *_rows(report)))
 
 
 def _head(report: Report, command: Sequence[str]) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,8 @@ from scope_cpp.eval.metrics import Record
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.task import Score, Task
 from scope_cpp.eval.tasks import find
+from scope_cpp.json_text import json_text
+from scope_cpp.printable import one_line
 from scope_cpp.table import Column
 
 Line = Callable[[str], None]
@@ -108,7 +109,7 @@ def render(comparison: Comparison, as_json: bool) -> str:
             "scorer": comparison.scorer,
             "rows": comparison.records,
         }
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        return json_text(content, indent=1)
     parts = (table.markdown(COLUMNS, comparison.records), LEGEND, facts(comparison))
     return "\n".join(f"{part}\n" for part in parts)
 
@@ -122,7 +123,7 @@ def facts(comparison: Comparison) -> str:
     )
     config = comparison.a.config
     lower = " (lower is better)" if config.get("lower_is_better") else ""
-    return f"{config['task']}, scorer {comparison.scorer}{lower}; {runs}"
+    return one_line(f"{config['task']}, scorer {comparison.scorer}{lower}; {runs}")
 
 
 def _check(a: RunFolder, b: RunFolder, warn: Line) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from scope_cpp.engine.budget import format_bytes
 from scope_cpp.eval.config import seeds_of
 from scope_cpp.eval.metrics import QUARTERS, Record
 from scope_cpp.eval.result import Result, metrics_of
+from scope_cpp.json_text import json_text
+from scope_cpp.printable import one_line
 from scope_cpp.table import Column
 
 FORMATS = ("md", "csv", "json")
@@ -179,7 +180,7 @@ def facts(result: Result) -> str:
     config = result.config
     model, versions = config["model"], config["versions"]
     lower = " (lower is better)" if config["lower_is_better"] else ""
-    return (
+    return one_line(
         f"{model['name']} ({model['desc']}), {config['task']}, samples: {config['items']['n']}, "
         f"seed {seeds_of(config)}, scorer {result.scorer}{lower}; "
         f"scope-cpp {versions['scope_cpp']}, "
@@ -206,4 +207,4 @@ def whole(result: Result) -> str:
         **metrics_of(result),
         "failed": failed,
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json_text(content, indent=1)

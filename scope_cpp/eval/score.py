@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,8 @@ from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.metrics import QUARTERS, quarter
 from scope_cpp.eval.scorers.files import FileScore, score_file
 from scope_cpp.eval.tasks import find
+from scope_cpp.json_text import json_text
+from scope_cpp.printable import harmless
 
 Line = Callable[[str], None]
 
@@ -74,7 +75,7 @@ def _differing(one: FileScore, other: FileScore) -> list[str]:
 def render(found: dict[str, Any], as_json: bool) -> str:
     """Return a score as JSON, or as lines for people."""
     if as_json:
-        return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        return json_text(found, indent=1)
     lines = [
         f"{found['file']}: {found['task']}, {found['n']} outputs",
         f"{found['scorer']}: {found['percent']} %{_brackets(found['ci'])}",
@@ -99,7 +100,7 @@ def render(found: dict[str, Any], as_json: bool) -> str:
     lines += problems[:_SHOWN]
     if len(problems) > _SHOWN:
         lines.append(f"... and {len(problems) - _SHOWN} more problems (--json lists all)")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{harmless(line)}\n" for line in lines)
 
 
 def _brackets(ci: stats.Interval | None, sign: str = "") -> str:

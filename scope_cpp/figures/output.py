@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from scope_cpp.figures import style
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
 from scope_cpp.files import behind_links, replacing
+from scope_cpp.json_text import json_text
 
 WIDTH = 80
 _LETTERS = 92  # of a line of the heading, in a picture
@@ -120,7 +120,7 @@ def as_json(figure: Figure) -> str:
         "run": figure.run,
         "rows": figure.table().records(),
     }
-    return json.dumps(content) + "\n"
+    return json_text(content)
 
 
 def _heading(figure: Figure, width: int) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scope_cpp.printable import harmless
+
 COMMANDS: tuple[tuple[str, ...], ...] = (("inspect",), ("generate", "-p", "hi", "-n", "5"))
 
 MAX_SECONDS = 2.0  # of CPU time
@@ -67,13 +69,10 @@ class Run:
             found.append("no error line, or several")
         if b"Traceback" in self.err or b"run with -v" in self.err:
             found.append("an unforeseen error")
-        if any(_is_control(char) for char in self.err.decode(errors="surrogateescape")):
+        text = self.err.decode(errors="surrogateescape")
+        if harmless(text) != text:
             found.append("control characters on stderr")
         return found
-
-
-def _is_control(char: str) -> bool:
-    return char != "\n" and (ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or ord(char) >= 0xD800)
 
 
 def run(path: Path, command: Sequence[str]) -> Run:
