@@ -198,10 +198,10 @@ class CachedTurns(Closable):
         make_room: Callable[[int], None] | None = None
         if cache.decode_policy.ranks_prompt:
             room.require_room(cache, n + 1)
-            make_room = cache.make_room_by_policy
+            make_room, size = cache.make_room_by_policy, cache.most_at_once(cache.decode_policy)
         elif not room.make_way(cache, self.turns, turn.start, n + pool):
             # the prefill policy thins this prompt too, while it is read
-            size, left = min(size, QUERIES), n
+            size, left = min(QUERIES, cache.prefill_policy.chunk(cache.capacity)), n
 
             def make_room(n_next: int) -> None:
                 nonlocal left

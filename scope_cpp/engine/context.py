@@ -112,24 +112,30 @@ class Context(Closable):
     ) -> None:
         """Decode `tokens` at positions ``pos, pos + 1, …``; logits for the last one (or all).
 
+        They go through llama.cpp in as many batches as are needed; all logits take one.
+
         Raises
         ------
         ScopeError
-            If llama.cpp finds no room in the cache or fails to compute.
+            If llama.cpp finds no room in the cache or fails to compute, or as `decode_rows`.
         """
         last = len(tokens) - 1
-        self.decode_rows(
-            [Row(token, pos + i, seq, all_logits or i == last) for i, token in enumerate(tokens)]
-        )
+        rows = [Row(token, pos + i, seq, all_logits or i == last) for i, token in enumerate(tokens)]
+        size = len(rows) if all_logits else self.n_batch
+        for start in range(0, len(rows), max(1, size)):
+            self.decode_rows(rows[start : start + size])
 
     def decode_rows(self, rows: Sequence[Row]) -> None:
-        """Decode the tokens of several sequences as one batch.
+        """Decode the tokens of several sequences as one batch, of `n_batch` tokens at most.
 
         Raises
         ------
         ScopeError
-            As `decode`; nothing is right then but to forget the sequences.
+            As `decode`, where nothing is right but to forget the sequences; or if the tokens are
+            more than a batch holds, before any is decoded.
         """
+        if len(rows) > self.n_batch:
+            raise ScopeError(f"{len(rows)} tokens at once, a batch holds {self.n_batch}")
         ptr, batch = self.ptr, self._batch
         with ptr.lock:
             batch.n_tokens = len(rows)

@@ -88,6 +88,9 @@ class Settings:
             raise UsageError(
                 f"--flash-attn {self.flash_attn}: unknown; valid are {', '.join(FLASH_ATTN)}"
             )
+        for name in ("n_batch", "n_ubatch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: give at least 1")
         self.policies()
 
     def policies(self) -> tuple[DecodePolicy, PrefillPolicy]:

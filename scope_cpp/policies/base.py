@@ -226,6 +226,14 @@ class Policy(ABC):
         """
         return weights
 
+    def chunk(self, capacity: int) -> int:
+        """Most tokens of a prompt that are read before this policy makes room for the next ones.
+
+        It follows from the capacity and the options alone, never from llama.cpp's batches: what
+        stays of a prompt must not depend on these. At least 1, and less than a capacity above 1.
+        """
+        return max(1, capacity // 4)
+
     def warnings(self) -> tuple[str, ...]:
         """Say what the user should know about these options, one line each."""
         return ()
@@ -315,7 +323,8 @@ class PrefillPolicy(Policy):
         """Rows to keep, (L, H, n), at most ``view.limit`` per head, always with the newest.
 
         While the prompt is read in chunks (not `final`) as many rows stay as the limit allows;
-        at its end `cells(n_prompt)`.
+        at its end `cells(n_prompt)`. A conversation, whose prompts have no pool of their own,
+        asks the policy before `resolve`, and never for the final selection.
         """
 
 

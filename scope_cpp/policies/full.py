@@ -49,6 +49,10 @@ class FullPrefill(PrefillPolicy):
         """As many as the prompt has tokens."""
         return n_prompt
 
+    def chunk(self, capacity: int) -> int:
+        """All that there is room for: nothing is given up."""
+        return capacity
+
     def select(self, view: View, final: bool) -> BoolArray:
         """Every row; ValueError if the limit asks for fewer."""
         return _all_rows(view)

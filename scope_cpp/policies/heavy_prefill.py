@@ -20,6 +20,12 @@ class HeavyPrefill(PrefillPolicy):
     The derived size is three quarters of the budget (the paper's α1+α2 = 2048 beside β1+β2 =
     512 or 1024), or without a budget 60 % of the prompt, as in the paper's efficiency runs. A
     prompt that is no longer than that stays whole.
+
+    AttP is the attention over the whole prompt where the capacity holds it. A longer prompt is
+    read in chunks of a quarter of the capacity at most, and of no more tokens than there are
+    queries recorded (64, or the window). Before each chunk, heavy hitters are chosen by the same
+    formula among the rows that are there, as many as the chunk leaves room for. So a token that
+    later chunks would have looked up may be gone by then; the last tokens always stay.
     """
 
     name: ClassVar[str]

@@ -59,6 +59,15 @@ def finite(scores: FloatArray) -> FloatArray:
     return np.nan_to_num(scores, nan=-FINITE, posinf=FINITE, neginf=-FINITE)
 
 
+def first_and_last(view: View, n_first: int, keep: int) -> BoolArray:
+    """Keep the rows of the first `n_first` tokens and the latest others, `keep` rows per head.
+
+    The first ones give way where there is no room for all of them and the newest row.
+    """
+    first = view.pos < min(n_first, keep - 1)
+    return top(np.where(first, np.iinfo(np.int32).max, view.pos), view.pos, keep)
+
+
 def keep_best(view: View, scores: FloatArray, safe: BoolArray, keep: int) -> BoolArray:
     """Keep the `safe` rows and, up to `keep` rows per head, those with the highest scores.
 

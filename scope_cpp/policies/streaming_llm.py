@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 from typing_extensions import Self
 
 from scope_cpp.policies.base import BoolArray, DecodePolicy, Step, View, option
-from scope_cpp.policies.select import top
+from scope_cpp.policies.select import first_and_last
 from scope_cpp.policies.sizes import DEFAULT_POOL, check_budget
 
 
@@ -53,9 +52,12 @@ class StreamingLLM(DecodePolicy):
 
     def select(self, view: View) -> BoolArray:
         """Keep the sinks and the latest positions; with little room the sinks give way."""
-        keep = min(view.limit, sum(self._pools()))
-        sink = view.pos < min(self._pools()[0], keep - 1)
-        return top(np.where(sink, np.iinfo(np.int32).max, view.pos), view.pos, keep)
+        sinks, recent = self._pools()
+        return first_and_last(view, sinks, min(view.limit, sinks + recent))
+
+    def chunk(self, capacity: int) -> int:
+        """As `Policy.chunk`, but no more than leaves room for the sinks."""
+        return max(1, min(super().chunk(capacity), capacity - self._pools()[0] - 1))
 
     def _pools(self) -> tuple[int, int]:
         if self.sinks is None or self.recent is None:

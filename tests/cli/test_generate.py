@@ -28,6 +28,17 @@ def test_text_goes_to_stdout_and_is_that_of_the_object(
     assert result.stdout == text + "\n"
 
 
+@pytest.mark.parametrize("prefill", sorted(set(prefill_policies()) - {"full"}))
+def test_small_batches_change_nothing(generate: Generate, prefill: str) -> None:
+    """A chunk of a prompt may be longer than a batch; it was written past the batch's end."""
+    bounds = ("-n", 8, "--budget", 200, "--prefill", prefill)
+    prompt = ("-p", "word " * 150)
+    whole = generate(*prompt, *bounds)
+    assert whole["usage"]["prompt_tokens"] > whole["cells_capacity"]
+    for sizes in (("-b", 8), ("-b", 1, "-ub", 16), ("-b", 10**6, "-ub", 3)):
+        assert generate(*prompt, *bounds, *sizes)["text"] == whole["text"]
+
+
 def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
     got = generate(*PROMPT, "-n", 80, "--budget", 48, "-o", "beta1=12", "-o", "beta2=10")
     usage = got["usage"]

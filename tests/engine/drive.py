@@ -44,6 +44,7 @@ def open_context(
     n_seq_max: int = 1,
     n_batch: int = 2048,
     flash_attn: str = "on",
+    n_ubatch: int = 512,
 ) -> Iterator[Context]:
     """Make a context on one thread; its model is closed after it."""
     kind = kv_type(kv).ggml_type
@@ -52,6 +53,7 @@ def open_context(
         type_k=kind,
         type_v=kind,
         n_batch=n_batch,
+        n_ubatch=n_ubatch,
         n_threads=1,
         n_threads_batch=1,
         n_seq_max=n_seq_max,

@@ -96,7 +96,7 @@ class BoundedCache:
         n_head_scored = kv_evict.n_head(ptr) if whole_cells else n_head_kv
         self.ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
         if bounded:
-            self.scorer.ring = max(n_queries, ring_size(decode, prefill, self._reads_prompt))
+            self.scorer.ring = max(n_queries, self._n_recorded())
         self._record_queries(self.scorer.ring)
 
     # -- tokens ---------------------------------------------------------------------------
@@ -131,12 +131,10 @@ class BoundedCache:
         The caller decodes them, at once or in parts, and says so (`decoded`). Empty once all were:
         what of the prompt stays was chosen then, and the output begins.
         """
-        policy, size = self.prefill_policy, min(self.context.n_batch, self.capacity)
-        if self._reads_prompt:
-            size = max(1, min(self.scorer.ring, self.capacity // 4))
+        policy = self.prefill_policy
         if self._n_chunk:
             self._collect(self._n_chunk)
-        size = self._chunk_size(len(self._unread), size)
+        size = self._chunk_size(len(self._unread), self.most_at_once(policy))
         chunk = self._unread[:size]
         self._unread, self._n_chunk = self._unread[len(chunk) :], len(chunk)
         if not chunk:
@@ -149,6 +147,22 @@ class BoundedCache:
             reader = policy if policy.needs_scores else self.decode_policy
             self._score_if_due(reader, len(chunk))
         return chunk
+
+    def most_at_once(self, policy: Policy) -> int:
+        """Tokens of a prompt that `policy` lets in before it makes room for the next ones.
+
+        Where attention is read on the way, no more than there are queries recorded. It follows
+        from the policies and the capacity alone, so that what stays does not depend on llama.cpp's
+        batches.
+        """
+        most = policy.chunk(self.capacity)
+        if not self._reads_prompt:
+            return most
+        return max(1, min(most, self._n_recorded(), self.capacity // 4))
+
+    def _n_recorded(self) -> int:
+        """Queries that the policies want recorded."""
+        return ring_size(self.decode_policy, self.prefill_policy, self._reads_prompt, self.capacity)
 
     @property
     def _reads_prompt(self) -> bool:
@@ -199,7 +213,7 @@ class BoundedCache:
         self.whole_cells, self.bounded = whole_cells, bounded or self.bounded
         ring = 0
         if self.bounded:
-            ring = max(n_queries, ring_size(decode, prefill, self._reads_prompt))
+            ring = max(n_queries, self._n_recorded())
         try:
             self._record_queries(ring)
         except ScopeError:
@@ -248,7 +262,7 @@ class BoundedCache:
         """
         reads = self.bounded and self.decode_policy.reads_prompt
         if reads:
-            size = max(1, min(size, self.scorer.ring, self.capacity // 4))
+            size = min(size, self.most_at_once(self.decode_policy))
         self._begin_reading(len(tokens), self.n_past + len(tokens))
         start = 0
         while start < len(tokens):

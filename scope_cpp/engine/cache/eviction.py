@@ -37,7 +37,10 @@ def evict_by(
         cache.score(policy, ids)
     started = time.perf_counter()
     if limit <= shared.sum():
-        raise ScopeError(f"all {cache.capacity} cells are shared: give a larger --budget")
+        raise ScopeError(
+            f"{int(shared.sum())} of {cache.capacity} cells are shared with other sequences, so "
+            "that the others are not enough: give a larger --budget"
+        )
     by_layer = policy.uneven or bool(cache.ledger.dead.any())
     keep = choose(select, _view(cache, policy, limit, ids), shared, by_layer)
     keep = np.broadcast_to(keep, cache.ledger.pos.shape)

@@ -107,13 +107,18 @@ class Scorer:
         return kv_evict.scores(self.context.ptr, self.seq, n, ids, by_head=self.by_head)
 
 
-def ring_size(decode: DecodePolicy, prefill: PrefillPolicy, reads_prompt: bool) -> int:
-    """Queries to record for these policies."""
+def ring_size(
+    decode: DecodePolicy, prefill: PrefillPolicy, reads_prompt: bool, capacity: int
+) -> int:
+    """Queries to record for these policies.
+
+    No window needs more than the capacity: its tokens are among those that stay.
+    """
     windows = fixed_window(prefill), fixed_window(decode), min(decode.ahead, AHEAD_QUERIES)
     if reads_prompt:
-        return max(PROMPT_QUERIES, *windows)
+        return max(PROMPT_QUERIES, min(capacity, max(windows)))
     # one query even where no attention is read: moves need the native state
-    return max(DECODE_QUERIES, *windows) if decode.needs_scores else 1
+    return max(DECODE_QUERIES, min(capacity, max(windows))) if decode.needs_scores else 1
 
 
 def fixed_window(policy: Policy) -> int:

@@ -58,7 +58,8 @@ class Demand:
     @property
     def ring(self) -> int:
         """Queries that must be recorded."""
-        return _ring(self.sizes.decode, self.sizes.prefill) if self.sizes.bounded else 0
+        sizes = self.sizes
+        return _ring(sizes.decode, sizes.prefill, sizes.capacity) if sizes.bounded else 0
 
     @property
     def keeps_prompt(self) -> bool:
@@ -83,13 +84,14 @@ class Demand:
         return n - max(1, own)
 
 
-def usual_ring(settings: Settings) -> int:
+def usual_ring(settings: Settings, n_cells: int) -> int:
     """Queries to record from the start: for these settings, and for the default ones."""
-    return max(PROMPT_QUERIES, *(_ring(*own.policies()) for own in (settings, Settings())))
+    rings = (_ring(*own.policies(), n_cells) for own in (settings, Settings()))
+    return max(PROMPT_QUERIES, *rings)
 
 
-def _ring(decode: DecodePolicy, prefill: PrefillPolicy) -> int:
-    return ring_size(decode, prefill, prefill.needs_scores or decode.reads_prompt)
+def _ring(decode: DecodePolicy, prefill: PrefillPolicy, capacity: int) -> int:
+    return ring_size(decode, prefill, prefill.needs_scores or decode.reads_prompt, capacity)
 
 
 def assess(request: Request, model: Model, room: Room) -> Demand:

@@ -111,7 +111,7 @@ class ParallelEngine(Closable):
             n_parallel=n_parallel,
             n_cells=n_cells,
             prefix_cells=prefix_cells,
-            n_queries=usual_ring(self.settings) if bounds else 0,
+            n_queries=usual_ring(self.settings, n_cells) if bounds else 0,
         )
         self.context = self._cells.context
         self.adopt(self.context)
