@@ -230,7 +230,7 @@ def test_interrupted_while_the_prompt_is_read(
         messages, n_past = talk.messages, talk.cache.n_past
         with monkeypatch.context() as patch:
             Interrupt(patch, n, error)
-            answer = talk.ask("something that is a little longer than the batch is")
+            answer = talk.ask("something that is a little longer than two batches of 32 tokens are")
             with pytest.raises(error):
                 next(answer)
         answer.close()

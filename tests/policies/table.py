@@ -38,8 +38,8 @@ def keep_recent(recent: int) -> Callable[[View, int], Mask]:
     return lambda view, kept: newest(view, max(1, min(recent, kept)))
 
 
-def keep_sinks(view: View, kept: int) -> Mask:
-    return newest(view, 1) | (view.pos < min(SINKS, kept - 1))
+def keep_first(n: int) -> Callable[[View, int], Mask]:
+    return lambda view, kept: newest(view, 1) | (view.pos < min(n, kept - 1))
 
 
 def keep_prompt(view: View, kept: int) -> Mask:
@@ -69,11 +69,17 @@ def scope(name: str, history: Callable[[View], int], **options: object) -> Row:
     return Row(label, policy.select, lambda v: prompt_rows(v) + RECENT + history(v), keep_prompt)
 
 
-def prefill(name: str, last: int, final: bool, **options: object) -> Row:
+def prefill(
+    name: str,
+    last: int,
+    final: bool,
+    must_keep: Callable[[View, int], Mask] | None = None,
+    **options: object,
+) -> Row:
     policy = make_prefill(name, {key: str(value) for key, value in options.items()})
     label = f"prefill {name} {'end' if final else 'chunk'} {options}"
     size = (lambda v: HEAVY + last) if final else (lambda v: v.n_rows)
-    return Row(label, lambda v: policy.select(v, final), size, keep_recent(last))
+    return Row(label, lambda v: policy.select(v, final), size, must_keep or keep_recent(last))
 
 
 FULL = make_decode("full", {})
@@ -111,7 +117,7 @@ POLICIES = [
         everything,
         hard_limit=False,
     ),
-    Row("streaming-llm", STREAMING.select, lambda v: SINKS + RECENT, keep_sinks),
+    Row("streaming-llm", STREAMING.select, lambda v: SINKS + RECENT, keep_first(SINKS)),
     unified("h2o"),
     unified("h2o", grace=2),
     unified("tova", recent=1),
@@ -133,8 +139,8 @@ POLICIES = [
     scope("scope-discontinuous", linear, slack=6),
     prefill("h2o", 3, True, alpha1=HEAVY, alpha2=3),
     prefill("h2o", 3, False, alpha1=HEAVY, alpha2=3),
-    prefill("streaming-llm", 3, True, alpha1=HEAVY, alpha2=3),
-    prefill("streaming-llm", 3, False, alpha1=HEAVY, alpha2=3),
+    prefill("streaming-llm", 3, True, keep_first(HEAVY), alpha1=HEAVY, alpha2=3),
+    prefill("streaming-llm", 3, False, keep_first(HEAVY), alpha1=HEAVY, alpha2=3),
     prefill("snapkv", 6, True, alpha1=HEAVY, window=6),
     prefill("snapkv", 6, False, alpha1=HEAVY, window=6, pooling="max", kernel=3),
     # asked about all layers at once, these give each the mean; see test_pyramid for the rest
