@@ -328,8 +328,14 @@ class PrefillPolicy(Policy):
         """
 
 
+# positions and counts of cells are 32-bit numbers
+MOST_INTEGER = 2**31 - 1
+
+
 def _check(name: str, value: Any, valid: Any) -> None:
     """Refuse a value outside an option's declaration."""
+    if isinstance(value, int) and valid["high"] > value > MOST_INTEGER:
+        raise ValueError(f"{name}={value}: must be at most {MOST_INTEGER}")
     if valid["choices"]:
         if value not in valid["choices"]:
             raise ValueError(f"{name}={value}: valid are {', '.join(valid['choices'])}")

@@ -57,7 +57,9 @@ class ScoredDecodePolicy(DecodePolicy):
     mix_over: str = option("layer", "heads that are mixed", choices=ranking.OVER)
     mix_by: str = option("mean", "how heads are pooled for the mix", choices=ranking.BY)
     redundancy: float = option(0.0, "share of the keys' redundancy, taken off", high=1)
-    smooth: int = option(1, "neighbours that scores are pooled over, odd", low=1)
+    smooth: int = option(
+        1, "neighbours that scores are pooled over, odd", low=1, high=neighbours.LARGEST_KERNEL
+    )
     smooth_by: str = option("max", "how neighbours are pooled", choices=neighbours.POOLINGS)
     span: int = option(1, "neighbours that stay or go together", low=1)
     ahead: int = option(0, "last queries of the prompt that weigh each new cell ahead of its use")

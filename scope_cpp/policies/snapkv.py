@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from scope_cpp.policies.base import FloatArray, View, option
 from scope_cpp.policies.heavy_prefill import WindowPrefill
-from scope_cpp.policies.scores.neighbours import POOLINGS, smoothed
+from scope_cpp.policies.scores.neighbours import LARGEST_KERNEL, POOLINGS, smoothed
 from scope_cpp.policies.scores.ordering import in_order
 from scope_cpp.policies.select import finite
 
@@ -24,7 +24,7 @@ class SnapKV(WindowPrefill):
     name: ClassVar[str] = "snapkv"
 
     pooling: str = option("avg", "how scores of neighbours are pooled", choices=POOLINGS)
-    kernel: int = option(5, "neighbours that are pooled, odd", low=1)
+    kernel: int = option(5, "neighbours that are pooled, odd", low=1, high=LARGEST_KERNEL)
 
     def __post_init__(self) -> None:
         """Check the options; a kernel has a middle."""

@@ -16,6 +16,8 @@ Bool = NDArray[np.bool_]
 Select = Callable[[View], Bool]
 
 
+# options may ask for powers that overflow: what is no number then ranks lowest (`select.finite`)
+@np.errstate(all="ignore")
 def choose(select: Select, view: View, shared: Bool, by_layer: bool) -> Bool:
     """Mark the rows that stay, in the shape of the view's positions; dead rows never do.
 

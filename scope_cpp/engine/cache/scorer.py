@@ -45,6 +45,8 @@ class Scorer:
         """Most recent queries that are recorded without a gap."""
         return kv_evict.n_queries(self.context.ptr, self.seq)
 
+    # options may ask for powers and factors that overflow, see `choice.choose`
+    @np.errstate(all="ignore")
     def fold(self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n_cells: int) -> None:
         """Fold what was not scored yet into the ledger, as `policy` does.
 
@@ -69,6 +71,7 @@ class Scorer:
         likeness = self.foresight.likeness(ids, n_new) if policy.unlike else None
         return policy.expect(weights, likeness, n_cells)
 
+    @np.errstate(all="ignore")
     def folded(
         self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n: int
     ) -> NDArray[np.float32]:

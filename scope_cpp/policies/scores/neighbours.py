@@ -12,6 +12,8 @@ import numpy as np
 from scope_cpp.policies.base import BoolArray, FloatArray, IntArray
 
 POOLINGS = ("avg", "max")
+# each neighbour takes a pass over all scores
+LARGEST_KERNEL = 255
 
 
 def smoothed(
