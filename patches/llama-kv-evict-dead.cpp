@@ -21,15 +21,15 @@ void llama_kv_evict::mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const {
         return;
     }
 
-    const uint8_t * row = dead.data() + ikv*cells().size();
-    for (int64_t i = 0; i < n_kv; ++i) {
+    const uint8_t * row = dead.data() + (size_t) ikv*cells().size();
+    for (int64_t i = 0; i < std::min<int64_t>(n_kv, cells().size()); ++i) {
         mask[i] = row[i] ? -INFINITY : 0.0f;
     }
 }
 
 void llama_kv_evict::revive(uint32_t cell) {
     for (uint32_t ikv = 0; has_dead() && ikv < n_layer(); ++ikv) {
-        dead[ikv*cells().size() + cell] = 0;
+        dead[(size_t) ikv*cells().size() + cell] = 0;
     }
 }
 
@@ -70,12 +70,12 @@ llama_pos llama_kv_evict::first_seen(llama_seq_id seq) const {
 int32_t llama_kv_evict::set_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const int8_t * values) {
     const auto & cur = cells();
 
+    if (!has_cells(seq, ids, n_ids)) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
     for (int32_t i = 0; i < n_ids; ++i) {
-        if (ids[i] < 0 || ids[i] >= (int32_t) cur.size() || cur.is_empty(ids[i]) || !cur.seq_has(ids[i], seq)) {
-            return LLAMA_KV_EVICT_ARGUMENT;
-        }
         for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-            if (values[ikv*n_ids + i] && !owns(seq, ids[i])) {
+            if (values[(size_t) ikv*n_ids + i] && !owns(seq, ids[i])) {
                 return LLAMA_KV_EVICT_SHARED;
             }
         }
@@ -86,7 +86,7 @@ int32_t llama_kv_evict::set_dead(llama_seq_id seq, const int32_t * ids, int32_t 
     dead.resize(n_layer()*cur.size(), 0);
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
         for (int32_t i = 0; i < n_ids; ++i) {
-            dead[ikv*cur.size() + ids[i]] = values[ikv*n_ids + i] != 0;
+            dead[(size_t) ikv*cur.size() + ids[i]] = values[(size_t) ikv*n_ids + i] != 0;
         }
     }
     prune_dead();
@@ -99,14 +99,12 @@ int32_t llama_kv_evict::set_dead(llama_seq_id seq, const int32_t * ids, int32_t 
 }
 
 int32_t llama_kv_evict::get_dead(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int8_t * values) const {
-    const auto & cur = cells();
-
+    if (!has_cells(seq, ids, n_ids)) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
     for (int32_t i = 0; i < n_ids; ++i) {
-        if (ids[i] < 0 || ids[i] >= (int32_t) cur.size() || cur.is_empty(ids[i]) || !cur.seq_has(ids[i], seq)) {
-            return LLAMA_KV_EVICT_ARGUMENT;
-        }
         for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-            values[ikv*n_ids + i] = is_dead(ikv, ids[i]);
+            values[(size_t) ikv*n_ids + i] = is_dead(ikv, ids[i]);
         }
     }
     return LLAMA_KV_EVICT_OK;

@@ -11,8 +11,13 @@
 // graphs of their own
 //
 
-bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2) {
-    const size_t n_nodes = 64*n_layer() + 64;
+// nodes and leaves of a layer in the largest of the graphs, but for its sums
+static constexpr uint32_t n_layer_nodes = 32;
+
+// ggml aborts where a graph has no room for a node, or a scheduler none for a node or a leaf. so there is room for
+// what the builders can come to: layer by layer, and inputs
+void llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2) {
+    const size_t n_nodes = n_layer()*(n_layer_nodes + sum_blocks_n_nodes(n_head/n_head_kv*n_block_scores_max)) + 64;
 
     if (!g.sched) {
         g.sched.reset(ggml_backend_sched_new(lctx.backend_ptrs.data(), lctx.backend_buft.data(), lctx.backend_ptrs.size(), n_nodes, false, false));
@@ -25,8 +30,6 @@ bool llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n
     g.n2 = n2;
     g.inps.clear();
     g.outs.clear();
-
-    return true;
 }
 
 bool llama_kv_evict::graph_alloc(llama_kv_evict_graph & g) {
@@ -82,6 +85,14 @@ ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out) {
     }
 
     return rest ? ggml_add(ctx, cur, rest) : cur;
+}
+
+uint32_t sum_blocks_n_nodes(uint32_t n) {
+    uint32_t res = 1;
+    for (; n > 1; n /= 2) {
+        res += 5;
+    }
+    return res;
 }
 
 // the cells to compute with: those of the sequence where they are few of the first n_kv and can be gathered, padded by
@@ -153,7 +164,7 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
 }
 
 int64_t llama_kv_evict::n_block_scores() const {
-    return std::max<int64_t>(1, n_block_weights/(kv.get_size()*n_head));
+    return std::clamp<int64_t>(n_block_weights/((int64_t) kv.get_size()*n_head), 1, n_block_scores_max);
 }
 
 bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, bool gather) {
@@ -238,7 +249,7 @@ void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own
 }
 
 int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out) {
-    if (n_query < 1 || n_ids < 0) {
+    if (n_query < 1 || n_ids < 0 || (uint32_t) n_ids > cells().size()) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
     if (n_query > n_queries(seq)) {
@@ -400,26 +411,26 @@ bool llama_kv_evict::build_moves(int64_t n_move) {
     return graph_alloc(g);
 }
 
-bool llama_kv_evict::run_moves(const int32_t * src, const int32_t * dst, int32_t n_move) {
+int32_t llama_kv_evict::run_moves(const int32_t * src, const int32_t * dst, int32_t n_move) {
     if (g_moves.n0 != n_move && !build_moves(n_move)) {
-        return false;
+        return LLAMA_KV_EVICT_ALLOC;
     }
 
-    const std::vector<int64_t> dst64(dst, dst + n_layer()*n_head_kv*n_move);
+    const std::vector<int64_t> dst64(dst, dst + (size_t) n_layer()*n_head_kv*n_move);
 
     ggml_backend_tensor_set(g_moves.inps[0], src,          0, ggml_nbytes(g_moves.inps[0]));
     ggml_backend_tensor_set(g_moves.inps[1], dst64.data(), 0, ggml_nbytes(g_moves.inps[1]));
 
-    return graph_compute(g_moves);
+    return graph_compute(g_moves) ? LLAMA_KV_EVICT_OK : LLAMA_KV_EVICT_COMPUTE;
 }
 
 int32_t llama_kv_evict::check_moves(llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const {
     const auto & cur = cells();
 
-    std::vector<int32_t> writer(cur.size(), -1); // the (layer, KV head) that last named the cell as a target
+    std::vector<int64_t> writer(cur.size(), -1); // the (layer, KV head) that last named the cell as a target
     std::vector<bool>    moved (cur.size(), false);
 
-    for (int32_t i = 0; i < (int32_t) (n_layer()*n_head_kv)*n_move; ++i) {
+    for (int64_t i = 0; i < (int64_t) n_layer()*n_head_kv*n_move; ++i) {
         if (src[i] < 0 || dst[i] < 0 || src[i] >= (int32_t) cur.size() || dst[i] >= (int32_t) cur.size()) {
             return LLAMA_KV_EVICT_ARGUMENT;
         }
@@ -452,7 +463,7 @@ void llama_kv_evict::remove(llama_seq_id seq, const int32_t * rm, int32_t n_rm) 
 }
 
 int32_t llama_kv_evict::apply(llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm) {
-    if (n_move < 0 || n_rm < 0) {
+    if (n_move < 0 || n_move > (int64_t) cells().size() || !has_cells(seq, rm, n_rm)) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
 
@@ -466,17 +477,17 @@ int32_t llama_kv_evict::apply(llama_seq_id seq, const int32_t * src, const int32
     std::vector<bool> removed(cells().size(), false);
 
     for (int32_t i = 0; i < n_rm; ++i) {
-        const int32_t id = rm[i];
-        if (id < 0 || id >= (int32_t) cells().size() || removed[id] || cells().is_empty(id) || !cells().seq_has(id, seq)) {
+        if (removed[rm[i]]) {
             return LLAMA_KV_EVICT_ARGUMENT;
         }
-        removed[id] = true;
+        removed[rm[i]] = true;
     }
 
     if (n_move > 0) {
         lctx.synchronize();
-        if (!run_moves(src, dst, n_move)) {
-            return LLAMA_KV_EVICT_COMPUTE;
+        const int32_t status = run_moves(src, dst, n_move);
+        if (status != LLAMA_KV_EVICT_OK) {
+            return status;
         }
         move_lengths(src, dst, n_move);
         sums[seq] = {};

@@ -4,7 +4,11 @@
 
 #include "ggml.h"
 
+struct llama_cparams;
 struct llm_graph_context;
+
+// the nodes that the functions below add to a graph at most
+uint32_t llama_kv_evict_hook_n_nodes(const llama_cparams & cparams);
 
 // record q_cur, the queries as attention sees them, if the context asks for it
 void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);

@@ -12,10 +12,14 @@ struct llama_context;
 
 // what is computed at once: it decides the scratch memory, however large the cache is
 static constexpr int64_t n_block_weights  = 4*1024*1024; // of attention, in scores()
+static constexpr int64_t n_block_scores_max = 64;         // queries, in scores(): graphs have room for their nodes
 static constexpr int32_t n_block_queries  = 16;
 static constexpr int32_t n_block_rows     = 64;
 static constexpr int64_t n_block_likeness = 1024; // cells, and new ones that they are compared to
 static constexpr int32_t n_block_new      = 32;
+
+// tokens of a batch whose weights are added up in the graph of llama_decode() at most: room for their nodes is reserved
+static constexpr uint32_t n_sum_max = 16;
 
 // a small graph on a scheduler of its own, kept while its shape stays the same
 // (the graph of llama_decode(), its allocation and its reuse are not touched)
@@ -36,6 +40,9 @@ struct llama_kv_evict_graph {
 
 // sum the blocks of n_out columns that dimension 1 consists of
 ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out);
+
+// the nodes that it takes at most, for n blocks or fewer
+uint32_t sum_blocks_n_nodes(uint32_t n);
 
 // the rows of a cache tensor, head by head, as 32-bit words: no backend copies quantized rows that are not contiguous,
 // all of them get and set rows of F32
@@ -78,6 +85,8 @@ struct llama_kv_evict {
     void    read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, float * out) const;
     void    write_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const float * src);
 
+    uint32_t hook_n_nodes() const;
+
     bool    has_seq(llama_seq_id seq) const { return seq >= 0 && (uint32_t) seq < n_seq; }
     int32_t n_queries(llama_seq_id seq) const;
     void    forget(llama_seq_id seq);
@@ -93,6 +102,9 @@ struct llama_kv_evict {
     // the only sequence of the cell is seq
     bool owns(llama_seq_id seq, int32_t cell) const;
 
+    // all of them are cells of the sequence, and no more than there are
+    bool has_cells(llama_seq_id seq, const int32_t * ids, int32_t n_ids) const;
+
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
     int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out);
@@ -101,7 +113,7 @@ struct llama_kv_evict {
 
     // rows that no query sees, by layer and cell; few contexts ever have any
     bool    has_dead() const { return !dead.empty(); }
-    bool    is_dead (uint32_t ikv, uint32_t cell) const { return has_dead() && dead[ikv*cells().size() + cell]; }
+    bool    is_dead (uint32_t ikv, uint32_t cell) const { return has_dead() && dead[(size_t) ikv*cells().size() + cell]; }
     void    mask_dead(uint32_t ikv, int64_t n_kv, float * mask) const;
     void    mask_dead(uint32_t ikv, const std::vector<int32_t> & own, float * mask) const;
     void    revive(uint32_t cell);
@@ -119,7 +131,7 @@ struct llama_kv_evict {
     int32_t state_read (llama_seq_id seq, const uint8_t * src, size_t size);
 
     llama_kv_cells & cells() const { return kv.v_cells[0]; }
-    uint32_t n_layer() const { return kv.layers.size(); }
+    size_t n_layer() const { return kv.layers.size(); } // a size: products with it must not overflow
 
     llama_context  & lctx;
     llama_kv_cache & kv;
@@ -172,7 +184,7 @@ private:
     llama_kv_evict_graph g_queries;
     llama_kv_evict_graph g_likeness;
 
-    bool         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
+    void         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
     bool         graph_alloc  (llama_kv_evict_graph & g);
     bool         graph_reserve(llama_kv_evict_graph & g);
     bool         graph_compute(llama_kv_evict_graph & g);
@@ -187,7 +199,7 @@ private:
     bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather);
     void         set_likeness (const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
     int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out);
-    float &      length       (bool values, uint32_t ikv, uint32_t ih, uint32_t cell);
+    float *      lengths_of   (bool values, uint32_t ikv, uint32_t ih);
     int32_t      find_lengths (llama_seq_id seq, const int32_t * ids, int32_t n_ids);
     void         forget_lengths(uint32_t cell);
     void         move_lengths (const int32_t * src, const int32_t * dst, int32_t n_move);
@@ -195,7 +207,7 @@ private:
     int32_t      read_rows    (bool values, const int32_t * ids, int32_t n, int32_t n_ids, float * out);
     void         read_columns (const int32_t * ids, int32_t n_ids, float * out) const;
     bool         build_moves  (int64_t n_move);
-    bool         run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
+    int32_t      run_moves    (const int32_t * src, const int32_t * dst, int32_t n_move);
     void         set_mask     (llama_seq_id seq, const std::vector<int32_t> & own, llama_pos first, int64_t n_query);
     int32_t      check_moves  (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move) const;
     void         remove       (llama_seq_id seq, const int32_t * rm, int32_t n_rm);

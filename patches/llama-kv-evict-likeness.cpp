@@ -21,13 +21,14 @@ static float length_of(const float * row, int64_t n) {
     return std::max(std::sqrt(sum), 1e-12f);
 }
 
-float & llama_kv_evict::length(bool values, uint32_t ikv, uint32_t ih, uint32_t cell) {
-    return lengths[((values*n_layer() + ikv)*n_head_kv + ih)*cells().size() + cell];
+// those of a head, by cell
+float * llama_kv_evict::lengths_of(bool values, uint32_t ikv, uint32_t ih) {
+    return lengths.data() + ((values*n_layer() + ikv)*n_head_kv + ih)*cells().size();
 }
 
 void llama_kv_evict::forget_lengths(uint32_t cell) {
     for (uint32_t i = 0; !lengths.empty() && i < 2*n_layer()*n_head_kv; ++i) {
-        lengths[i*cells().size() + cell] = NAN;
+        lengths[(size_t) i*cells().size() + cell] = NAN;
     }
 }
 
@@ -38,9 +39,9 @@ void llama_kv_evict::move_lengths(const int32_t * src, const int32_t * dst, int3
     std::vector<float> moved(n_move);
 
     for (uint32_t i = 0; i < 2*n_layer()*n_head_kv; ++i) {
-        const int32_t first = i % (n_layer()*n_head_kv) * n_move;
+        const size_t first = i % (n_layer()*n_head_kv) * n_move;
 
-        float * cur = lengths.data() + i*cells().size();
+        float * cur = lengths.data() + (size_t) i*cells().size();
         for (int32_t j = 0; j < n_move; ++j) {
             moved[j] = cur[src[first + j]];
         }
@@ -57,7 +58,7 @@ int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int3
     const auto is_unknown = [&](int32_t id) {
         // a head may have moved a row of known length into the cell
         for (uint32_t i = 0; i < 2*n_layer()*n_head_kv; ++i) {
-            if (std::isnan(lengths[i*cells().size() + id])) {
+            if (std::isnan(lengths[(size_t) i*cells().size() + id])) {
                 return true;
             }
         }
@@ -81,7 +82,7 @@ int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int3
             for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
                 for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
                     for (int32_t i = 0; i < n; ++i, row += n_embd_head) {
-                        length(values, ikv, ih, unknown[i0 + i]) = length_of(row, n_embd_head);
+                        lengths_of(values, ikv, ih)[unknown[i0 + i]] = length_of(row, n_embd_head);
                     }
                 }
             }
@@ -192,7 +193,7 @@ int32_t llama_kv_evict::unit_rows(llama_seq_id seq, bool values, const int32_t *
         for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
             for (int32_t i = 0; i < n_ids; ++i, row += n_embd_head) {
                 const float len = length_of(row, n_embd_head);
-                length(values, ikv, ih, ids[i]) = len;
+                lengths_of(values, ikv, ih)[ids[i]] = len;
                 std::transform(row, row + n_embd_head, row, [len](float x) { return x/len; });
             }
         }
@@ -202,13 +203,8 @@ int32_t llama_kv_evict::unit_rows(llama_seq_id seq, bool values, const int32_t *
 }
 
 int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out) {
-    if (n_ids < 0 || n_new < 0 || n_new > n_ids || !(value_weight >= 0.0f)) {
+    if (!has_cells(seq, ids, n_ids) || n_new < 0 || n_new > n_ids || !(value_weight >= 0.0f && std::isfinite(value_weight))) {
         return LLAMA_KV_EVICT_ARGUMENT;
-    }
-    for (int32_t i = 0; i < n_ids; ++i) {
-        if (ids[i] < 0 || ids[i] >= (int32_t) cells().size() || cells().is_empty(ids[i]) || !cells().seq_has(ids[i], seq)) {
-            return LLAMA_KV_EVICT_ARGUMENT;
-        }
     }
 
     lctx.synchronize();

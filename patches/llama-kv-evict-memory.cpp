@@ -25,6 +25,10 @@ bool llama_kv_evict::graph_reserve(llama_kv_evict_graph & g) {
 }
 
 int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
+    if (needs.n_scores < 0 || needs.n_queries < 0 || needs.n_move < 0 || needs.n_move > (int64_t) kv.get_size()) {
+        return LLAMA_KV_EVICT_ARGUMENT;
+    }
+
     const int64_t n_kv   = kv.get_size();
     const int64_t n_half = n_kv/2/256*256; // as many are gathered at most
     const int64_t n_out  = needs.by_head ? n_head/n_head_kv : 1;
@@ -34,6 +38,18 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
     // a mask of dead rows is part of the graphs, of that of llama_decode() too
     std::vector<uint8_t> before(needs.dead ? n_layer()*n_kv : 0);
     before.swap(dead);
+
+    // at the end, and where memory that is not there is thrown on the way
+    struct restore {
+        llama_kv_evict & ke;
+        std::vector<uint8_t> & before;
+
+        ~restore() {
+            ke.reserving = false;
+            before.swap(ke.dead);
+        }
+    };
+    const restore restored { *this, before };
 
     if (needs.dead && !may_die) {
         lctx.sched_need_reserve = true;
@@ -63,9 +79,6 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
         ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false);
         ok = ok && (v_trans || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true));
     }
-
-    reserving = false;
-    before.swap(dead);
 
     may_die   |= needs.dead;
     may_match |= needs.likeness;

@@ -68,7 +68,7 @@ bool llama_kv_evict::build_queries(int64_t n_query) {
 }
 
 int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out) {
-    if (n_query < 1) {
+    if (n_query < 1 || pos < 0) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
     if (n_query > n_queries(seq)) {
@@ -90,14 +90,14 @@ int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos
         }
 
         // [n_embd_head, n_head, n] of each layer, head by head
-        std::vector<float> data(n_embd_head_k*n_head*n);
+        std::vector<float> data((size_t) n_embd_head_k*n_head*n);
 
-        float * dst = out + i0*n_embd_head_k;
+        float * dst = out + (size_t) i0*n_embd_head_k;
         for (const auto * cur : g_queries.outs) {
             ggml_backend_tensor_get(cur, data.data(), 0, ggml_nbytes(cur));
-            for (uint32_t ih = 0; ih < n_head; ++ih, dst += n_query*n_embd_head_k) {
+            for (uint32_t ih = 0; ih < n_head; ++ih, dst += (size_t) n_query*n_embd_head_k) {
                 for (int32_t iq = 0; iq < n; ++iq) {
-                    std::copy_n(data.data() + (iq*n_head + ih)*n_embd_head_k, n_embd_head_k, dst + iq*n_embd_head_k);
+                    std::copy_n(data.data() + ((size_t) iq*n_head + ih)*n_embd_head_k, n_embd_head_k, dst + (size_t) iq*n_embd_head_k);
                 }
             }
         }

@@ -103,13 +103,8 @@ void llama_kv_evict::read_columns(const int32_t * ids, int32_t n_ids, float * ou
 }
 
 int32_t llama_kv_evict::rows(llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out) {
-    if (n_ids < 0) {
+    if (!has_cells(seq, ids, n_ids)) {
         return LLAMA_KV_EVICT_ARGUMENT;
-    }
-    for (int32_t i = 0; i < n_ids; ++i) {
-        if (ids[i] < 0 || ids[i] >= (int32_t) cells().size() || cells().is_empty(ids[i]) || !cells().seq_has(ids[i], seq)) {
-            return LLAMA_KV_EVICT_ARGUMENT;
-        }
     }
 
     lctx.synchronize();

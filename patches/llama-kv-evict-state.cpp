@@ -113,6 +113,36 @@ private:
     size_t          n = 0;
 };
 
+// larger positions than anyone has written to: what is added to them must not overflow
+constexpr llama_pos POS_END = 1 << 30;
+
+// llama.cpp takes every position that a state names, also negative ones, with which a cell would be in use and empty.
+// so what it is about to read is looked through first: as many cells as expected, each at a position of its own
+bool check_positions(io_read io, uint32_t n_cells, size_t size_ext) {
+    const auto next = [&io]() {
+        uint32_t res;
+        io.read(&res, sizeof(res));
+        return res;
+    };
+
+    if (next() != 1 || next() != n_cells) { // streams, and cells
+        return false;
+    }
+
+    std::vector<llama_pos> positions(n_cells);
+    for (auto & pos : positions) {
+        pos = next();
+        if (pos < 0 || pos >= POS_END || next() != 1) { // sequences
+            return false;
+        }
+        io.take(size_ext);
+        next(); // the sequence that it was
+    }
+    std::sort(positions.begin(), positions.end());
+
+    return std::adjacent_find(positions.begin(), positions.end()) == positions.end();
+}
+
 state_header make_header(const llama_kv_evict & ke) {
     state_header res;
 
@@ -234,6 +264,13 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
     if (std::adjacent_find(idxs.begin(), idxs.end(), std::greater_equal<>()) != idxs.end()) {
         return LLAMA_KV_EVICT_STATE;
     }
+    try {
+        if (!check_positions(io, header.n_cells, kv.has_cell_ext() ? sizeof(llama_kv_cell_ext) : 0)) {
+            return LLAMA_KV_EVICT_STATE;
+        }
+    } catch (const std::exception &) {
+        return LLAMA_KV_EVICT_STATE;
+    }
 
     // the same cells again where nobody else lies in them, wherever there is room otherwise
     const bool same_cells = header.n_cells > 0 && std::all_of(idxs.begin(), idxs.end(), [&](uint32_t i) {
@@ -284,6 +321,9 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
         if (saved.n_query > 0 && same_cells) {
             write_sums(seq, (const int32_t *) idxs.data(), idxs.size(), data.data());
             sums[seq] = saved;
+        }
+        if (io.n_bytes() != size) {
+            throw std::runtime_error("the state goes on after its end");
         }
     } catch (const std::exception &) {
         kv.seq_rm(seq, -1, -1);

@@ -34,9 +34,6 @@ public:
     ggml_tensor * dst = nullptr; // I64 [1]
 };
 
-// summing more columns takes more nodes than llama.cpp leaves room for in the graph of a small model
-static constexpr uint32_t n_sum_max = 16;
-
 // the weights that the queries of a ubatch gave are the columns of one sequence, and few
 bool llama_kv_evict::has_sum(const llama_ubatch & ubatch) const {
     return v_trans && ubatch.n_seqs_unq == 1 && ubatch.n_tokens <= std::min(n_window, n_sum_max);

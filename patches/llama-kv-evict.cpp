@@ -57,6 +57,9 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     if (hparams.is_mla() || kv.layers.empty() || !kv.layers[0].v) {
         return LLAMA_KV_EVICT_MLA;
     }
+    if (hparams.n_head_kv(kv.layers[0].il) == 0) {
+        return LLAMA_KV_EVICT_HEADS;
+    }
     if (hparams.use_alibi || hparams.f_max_alibi_bias > 0.0f) {
         return LLAMA_KV_EVICT_ALIBI;
     }
@@ -155,6 +158,7 @@ int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window, int32_t n_s
     }
 
     if (next && (status = next->check_hooks()) != LLAMA_KV_EVICT_OK) {
+        lctx.kv_evict.reset();
         install(nullptr);
     }
 
@@ -171,6 +175,9 @@ bool llama_kv_evict::alloc_records() {
 
     for (const auto & [buft, ikvs] : ikv_of_buft) {
         ggml_context_ptr ctx { ggml_init({ 2*ikvs.size()*ggml_tensor_overhead(), nullptr, true }) };
+        if (!ctx) {
+            return false;
+        }
 
         for (const uint32_t ikv : ikvs) {
             layers[ikv].q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_slots*n_window + 1);
@@ -285,7 +292,7 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
     auto & layer = layers[it->second];
 
     layer.kq_scale = kq_scale;
-    layer.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head;
+    layer.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
 
     has_bias |= bias;
 
@@ -312,6 +319,15 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
             (q_cur->ne[2] - n_rows)*q_cur->nb[2]);
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, layer.q, q, inp->rows));
+}
+
+uint32_t llama_kv_evict::hook_n_nodes() const {
+    // of each layer: what records the queries (3 nodes) and hides dead rows (2), and around the sums of weights (5)
+    return n_layer()*(10 + (v_trans ? sum_blocks_n_nodes(n_head/n_head_kv*std::min(n_window, n_sum_max)) : 0)) + 16;
+}
+
+uint32_t llama_kv_evict_hook_n_nodes(const llama_cparams & cparams) {
+    return cparams.kv_evict ? cparams.kv_evict->hook_n_nodes() : 0;
 }
 
 void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il) {
@@ -382,6 +398,14 @@ bool llama_kv_evict::bind(llama_seq_id seq) {
 void llama_kv_evict::release(llama_seq_id seq) {
     forget(seq);
     slots[seq] = -1;
+}
+
+bool llama_kv_evict::has_cells(llama_seq_id seq, const int32_t * ids, int32_t n_ids) const {
+    const auto & cur = cells();
+
+    return n_ids >= 0 && (uint32_t) n_ids <= cur.size() && std::all_of(ids, ids + n_ids, [&](int32_t id) {
+        return id >= 0 && (uint32_t) id < cur.size() && !cur.is_empty(id) && cur.seq_has(id, seq);
+    });
 }
 
 bool llama_kv_evict::owns(llama_seq_id seq, int32_t cell) const {

@@ -114,6 +114,52 @@ def test_negative_counts(session: Session) -> None:
     check_refused(session, lambda: kv_evict.init(session.ctx, 4, -1))
 
 
+# 4 lists of 2**29 moves come to 2**31: more than 32 bits hold
+@pytest.mark.parametrize("n", [-1, 257, 2**29, INT32_MAX, -(2**31)])
+def test_counts_beyond_the_cells(session: Session, n: int) -> None:
+    """Refused before anything is read: the arrays hold one number."""
+    one, out = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    ctx, number, result = session.ctx, one.ctypes.data, out.ctypes.data
+    calls: list[Callable[[], int]] = [
+        lambda: kv_evict._apply(ctx, 0, number, number, n, number, 0),
+        lambda: kv_evict._apply(ctx, 0, number, number, 0, number, n),
+        lambda: kv_evict._scores(ctx, 0, 1, number, n, False, result),
+        lambda: kv_evict._rows(ctx, 0, False, number, n, result),
+        lambda: kv_evict._likeness(ctx, 0, number, n, 0, 0.5, result),
+        lambda: kv_evict._likeness(ctx, 0, number, 1, n, 0.5, result),
+        lambda: kv_evict._set_dead(ctx, 0, number, n, number),
+        lambda: kv_evict._get_dead(ctx, 0, number, n, number),
+    ]
+    for call in calls:
+        check_refused(session, lambda call=call: kv_evict._check("call", call()))  # type: ignore[misc]
+    assert one[0] == out[0] == 0
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_weights_of_values(session: Session, weight: float) -> None:
+    ids = np.arange(3, dtype=np.int32)
+    check_refused(session, lambda: kv_evict.likeness(session.ctx, 0, ids, 1, value_weight=weight))
+
+
+@pytest.mark.parametrize("pos", [-1, -(2**31)])
+def test_positions_to_turn_queries_to(session: Session, pos: int) -> None:
+    check_refused(session, lambda: kv_evict.queries(session.ctx, 0, 1, pos))
+
+
+@pytest.mark.parametrize("cell", [-1, N, 256, INT32_MAX])
+@pytest.mark.parametrize("call", ["rows", "values", "likeness", "set_dead", "get_dead"])
+def test_cells_to_look_at(session: Session, call: str, cell: int) -> None:
+    ids = np.array([3, cell], np.int32)
+    calls: dict[str, Callable[[], object]] = {
+        "rows": lambda: kv_evict.rows(session.ctx, 0, ids),
+        "values": lambda: kv_evict.rows(session.ctx, 0, ids, values=True),
+        "likeness": lambda: kv_evict.likeness(session.ctx, 0, ids, 1, value_weight=1),
+        "set_dead": lambda: kv_evict.set_dead(session.ctx, 0, ids, np.zeros((2, 2), np.bool_)),
+        "get_dead": lambda: kv_evict.get_dead(session.ctx, 0, ids),
+    }
+    check_refused(session, calls[call])
+
+
 @pytest.mark.parametrize("cell", [-1, 256, INT32_MAX])
 def test_cells_to_score(session: Session, cell: int) -> None:
     ids = np.array([3, cell], np.int32)

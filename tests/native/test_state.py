@@ -13,7 +13,7 @@ import pytest
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
 from tests.native.harness import CACHES, Session, error, random_tokens
-from tests.native.heads import Rows, random_keep, remove_cells
+from tests.native.heads import Rows, no_moves, random_keep, remove_cells
 from tests.native.state_bytes import FIELDS, HEADER, parse, seal
 
 N = 70
@@ -294,6 +294,73 @@ def test_made_with_a_cell_twice(tiny: Tiny, victim: Session, saved: bytes) -> No
     with Session(tiny()) as session:
         kv_evict.init(session.ctx, WINDOW)
         check_refused(session, state.sealed())
+
+
+BAD_ROWS = {
+    "before all": (0, -1),
+    "far before all": (0, -(2**31)),
+    "after all": (0, 2**31 - 1),
+    "of no sequence": (1, 0),
+    "of two sequences": (1, 2),
+    "of countless sequences": (1, -1),
+}
+
+
+@pytest.mark.parametrize("row", [0, 5, -1])
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_made_with_a_row_that_cannot_be(victim: Session, saved: bytes, name: str, row: int) -> None:
+    """With a negative position a cell would be in use and empty at once."""
+    state = parse(saved)
+    column, value = BAD_ROWS[name]
+    state.meta[row, column] = value
+    check_refused(victim, state.sealed())
+
+
+def test_made_with_a_position_twice(victim: Session, saved: bytes) -> None:
+    state = parse(saved)
+    state.meta[3, 0] = state.meta[9, 0]
+    check_refused(victim, state.sealed())
+
+
+def test_made_longer(victim: Session, saved: bytes) -> None:
+    check_harmless(victim, seal(saved + bytes(8)))
+
+
+@pytest.mark.parametrize("flash", [True, False])
+def test_made_with_any_bit_turned(tiny: Tiny, flash: bool) -> None:
+    """Whatever is taken can be gone on with, and does the other sequence no harm."""
+    with Session(tiny(), flash=flash, n_seq=2) as session:
+        begin(session)
+        saved = kv_evict.state_get(session.ctx, 0)
+        session.decode(TOKENS[:20], 0, seq=1)
+        other = body(session, 1)
+        state = parse(saved)
+        n_meta = HEADER.size + state.cells.nbytes + state.meta.nbytes + 64
+        draw = np.random.default_rng(9)
+        bits = [
+            *draw.integers(0, 8 * n_meta, 150),
+            *draw.integers(8 * state.tail, 8 * len(saved), 50),
+        ]
+        n_taken = 0
+        for bit in bits:
+            try:
+                kv_evict.state_set(session.ctx, 0, seal(flipped(saved, int(bit))))
+            except kv_evict.NativeError as err:
+                assert err.status == STATE
+            else:
+                n_taken += 1
+                ids = kv_evict.cells(session.ctx, 0)[1]
+                n_query = kv_evict.n_queries(session.ctx, 0)
+                if n_query:
+                    kv_evict.scores(session.ctx, 0, n_query, ids)
+                kv_evict.apply(
+                    session.ctx, 0, no_moves(session.ctx), no_moves(session.ctx), ids[:1]
+                )
+                session.decode([7], session.last_pos() + 1)
+            assert np.array_equal(body(session, 1), other)
+        assert 20 < n_taken < len(bits)
+        session.remove(-1, -1)
+        assert kv_evict.n_used(session.ctx) == 20
 
 
 def test_made_for_larger_cache(victim: Session, saved: bytes) -> None:
