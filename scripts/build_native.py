@@ -2,7 +2,8 @@
 
 ``build_native.py --into scope_cpp/_vendor`` refreshes the copy that an editable install uses.
 ``build_native.py --stock --into build/stock`` builds llama.cpp as it is, with the same flags,
-for the tests that compare the two.
+for the tests that compare the two. ``build_native.py --sanitize --into build/sanitize`` builds
+what ``scripts/sanitize`` runs the tests with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# every finding is reported and the program goes on, so that one run shows them all; the library's
+# own assertions stay, and those of the C++ library check each index of a vector
+SANITIZE = (
+    "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fsanitize-recover=address"
+    " -D_GLIBCXX_ASSERTIONS"
+)
 
 
 class BuildError(Exception):
@@ -34,8 +42,17 @@ def run(*command: str) -> None:
         raise BuildError(f"{Path(command[0]).name} failed: the reason is in its output before this")
 
 
-def build(into: Path, build_dir: Path, stock: bool, defines: list[str]) -> None:
+def build(into: Path, kind: str, defines: list[str]) -> None:
     """Configure, build and install below `into` (``llama_cpp/`` with ``lib/`` inside).
+
+    Parameters
+    ----------
+    into
+        Folder to install into.
+    kind
+        ``"stock"``: without patches; ``"sanitize"``: with checks of every access; else ``""``.
+    defines
+        CMake options, ``NAME=VALUE``.
 
     Raises
     ------
@@ -43,14 +60,17 @@ def build(into: Path, build_dir: Path, stock: bool, defines: list[str]) -> None:
         If a tool is missing or a step fails.
     """
     cmake = tool("cmake")
+    build_dir = ROOT / "build" / ("cmake" + (kind and f"-{kind}"))
     options = [
-        "-DCMAKE_BUILD_TYPE=Release",
+        f"-DCMAKE_BUILD_TYPE={'Sanitize' if kind == 'sanitize' else 'Release'}",
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
         f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DSCOPE_STOCK={'ON' if stock else 'OFF'}",
+        f"-DSCOPE_STOCK={'ON' if kind == 'stock' else 'OFF'}",
         f"-DSCOPE_INSTALL_DIR={into.resolve()}",
         *(f"-D{define}" for define in defines),
     ]
+    if kind == "sanitize":
+        options += [f"-DCMAKE_{language}_FLAGS_SANITIZE={SANITIZE}" for language in ("C", "CXX")]
     run(cmake, "-G", "Ninja", "-S", str(ROOT), "-B", str(build_dir), *options)
     run(cmake, "--build", str(build_dir))
     run(cmake, "--install", str(build_dir))
@@ -60,13 +80,16 @@ def main() -> int:
     """Run from the command line; return the exit status."""
     parser = argparse.ArgumentParser(description="Build the native part with CMake, outside pip.")
     parser.add_argument("--into", type=Path, required=True, help="folder to install into")
-    parser.add_argument("--stock", action="store_true", help="build llama.cpp without patches")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--stock", dest="kind", action="store_const", const="stock", default="",
+                       help="build llama.cpp without patches")  # fmt: skip
+    kinds.add_argument("--sanitize", dest="kind", action="store_const", const="sanitize",
+                       help="build with AddressSanitizer and UBSan")  # fmt: skip
     parser.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE",
                         help="CMake option, for example -D GGML_CUDA=ON")  # fmt: skip
     args = parser.parse_args()
-    build_dir = ROOT / "build" / ("cmake-stock" if args.stock else "cmake")
     try:
-        build(args.into, build_dir, args.stock, args.defines)
+        build(args.into, args.kind, args.defines)
     except (BuildError, OSError) as error:
         print(f"scope-cpp: {error}", file=sys.stderr)
         return 1
