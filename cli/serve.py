@@ -38,6 +38,7 @@ def serve(
 
     scope serve model.gguf -np 4 --cells 16k --budget 2k
     """
+    import os
     from contextlib import ExitStack
 
     from scope_cpp.engine import transcript
@@ -87,3 +88,5 @@ def serve(
             terminal.write_json(service.facts)
         terminal.note(service.line)
         service.run()
+        if service.busy:
+            os._exit(0)  # what a thread uses can't be closed, nor can the thread be stopped

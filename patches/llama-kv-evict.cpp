@@ -630,12 +630,10 @@ void llama_kv_evict_forget(llama_context * ctx, llama_seq_id seq) {
     with_state(ctx, seq, [&](llama_kv_evict & ke) { ke.forget(seq); return 0; });
 }
 
-int32_t llama_kv_evict_tokenize(const llama_vocab * vocab, const char * text, int32_t text_len,
-        llama_token * tokens, int32_t n_tokens_max, bool add_special, bool parse_special) {
-    try {
-        return llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
-    } catch (const std::exception & err) {
-        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
-    }
-    return INT32_MIN;
+static bool is_set(void * flag) {
+    return *(const volatile int32_t *) flag != 0;
+}
+
+void llama_kv_evict_abort_on(llama_context * ctx, const volatile int32_t * flag) {
+    llama_set_abort_callback(ctx, flag ? is_set : nullptr, (void *) flag);
 }

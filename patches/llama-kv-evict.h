@@ -142,7 +142,12 @@ LLAMA_API int32_t llama_kv_evict_state_set (struct llama_context * ctx, llama_se
 // forget the recorded queries of a sequence and which rows are dead (after its cells were replaced by other means)
 LLAMA_API void llama_kv_evict_forget(struct llama_context * ctx, llama_seq_id seq);
 
-// llama_tokenize() that returns INT32_MIN where the vocabulary can't express the text, instead of throwing
+// end llama_decode() with status 2 once *flag is not 0, on a CPU in the middle of a graph. any thread may set the flag,
+// which must outlive the context
+LLAMA_API void llama_kv_evict_abort_on(struct llama_context * ctx, const volatile int32_t * flag);
+
+// llama_tokenize() on a stack that is large enough for the text, in any thread. returns INT32_MIN where the vocabulary
+// can't express the text, instead of throwing, and INT32_MIN + 1 where there is no memory for the stack
 LLAMA_API int32_t llama_kv_evict_tokenize(const struct llama_vocab * vocab, const char * text, int32_t text_len,
         llama_token * tokens, int32_t n_tokens_max, bool add_special, bool parse_special);
 

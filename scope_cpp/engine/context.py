@@ -56,7 +56,10 @@ class Context(Closable):
         self.n_batch = int(llama_cpp.llama_n_batch(address))
         self._n_threads = int(llama_cpp.llama_n_threads(address))
         self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
-        self._pointer = own(Pointer(address), partial(_free, address, self._batch), needs)
+        self._aborted = np.zeros(1, np.int32)
+        kv_evict.abort_on(address, self._aborted)
+        free = partial(_free, address, self._batch)
+        self._pointer = own(Pointer(address), free, needs, self._aborted)
         if not llama_cpp.llama_get_memory(address):
             self.close()
             raise ScopeError(f"{model.path.name} is an encoder ({model.arch}): it can't generate")
@@ -64,6 +67,13 @@ class Context(Closable):
     def _release(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=False)  # what runs there has arrays only
+
+    def abort(self) -> None:
+        """Let the decode that runs and all later ones fail; any thread may call it.
+
+        On a CPU the running one ends at once, in the middle of a batch.
+        """
+        self._aborted[0] = 1
 
     @property
     def memory(self) -> Pointer:
@@ -146,6 +156,8 @@ class Context(Closable):
                 batch.seq_id[i][0] = row.seq
                 batch.logits[i] = row.logits
             status = llama_cpp.llama_decode(ptr, batch)
+        if status == 2:
+            raise ScopeError("the computation was aborted")
         if status == 1:
             raise ScopeError(f"the KV cache of {self.n_cells} cells is full: give a larger budget")
         if status != 0:

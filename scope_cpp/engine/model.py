@@ -276,9 +276,9 @@ class Model(Closable):
         """
         first, *rest = text.split(CUT)
         tokens = self._tokenize(first, parse_special)
+        # SentencePiece begins a text with a space, but goes on after a new line without one
+        before = self._tokenize("\n", False) if rest else []
         for piece in rest:
-            # SentencePiece begins a text with a space, but goes on after a new line without one
-            before = self._tokenize("\n", False)
             after = self._tokenize("\n" + piece, parse_special)
             if after[: len(before)] == before:
                 tokens += after[len(before) :]

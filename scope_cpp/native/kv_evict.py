@@ -21,6 +21,7 @@ STATE_FORM = 4
 SHARED = -23
 QUERIES = -22
 INT32_MIN = -(2**31)
+NO_STACK = INT32_MIN + 1
 
 Int32 = NDArray[np.int32]
 
@@ -148,6 +149,7 @@ _state_size = _bind("state_size", _size, _ctx, _i32)
 _state_get = _bind("state_get", _i32, _ctx, _i32, _ptr, _size)
 _state_set = _bind("state_set", _i32, _ctx, _i32, _ptr, _size)
 _forget = _bind("forget", None, _ctx, _i32)
+_abort_on = _bind("abort_on", None, _ctx, _ptr)
 _tokenize = _bind(
     "tokenize", _i32, _vocab, ctypes.c_char_p, _i32, _ptr, _i32, ctypes.c_bool, ctypes.c_bool
 )
@@ -403,17 +405,31 @@ def forget(ctx: Any, seq: int) -> None:
     _forget(ctx, seq)
 
 
+# void llama_kv_evict_abort_on(struct llama_context * ctx, const volatile int32_t * flag);
+def abort_on(ctx: Any, flag: Int32) -> None:
+    """End `llama_decode` with status 2 once `flag`, int32 (1,), is set; it outlives the context."""
+    _abort_on(ctx, _address(flag))
+
+
 # int32_t llama_kv_evict_tokenize(const struct llama_vocab * vocab,
 #         const char * text, int32_t text_len, llama_token * tokens, int32_t n_tokens_max,
 #         bool add_special, bool parse_special);
 def tokenize(vocab: Any, text: bytes, add_special: bool, parse_special: bool) -> list[int] | None:
-    """Token ids of a text, None where the vocabulary can't express it."""
+    """Token ids of a text, None where the vocabulary can't express it.
+
+    Raises
+    ------
+    ScopeError
+        If there is no memory for it.
+    """
     n_max = len(text) + 8
     while True:
         ids = np.empty(n_max, np.int32)
         n = _tokenize(vocab, text, len(text), _address(ids), n_max, add_special, parse_special)
         if n == INT32_MIN:
             return None
+        if n == NO_STACK:
+            raise ScopeError(f"no memory to tokenize {len(text)} bytes: give a shorter text")
         if n >= 0:
-            return [int(i) for i in ids[:n]]
+            return ids[:n].tolist()
         n_max = -n

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -18,6 +18,7 @@ from scope_cpp.serve import metrics as counters
 from scope_cpp.serve import openai_chat, openai_completions, schema, static
 from scope_cpp.serve.check import check
 from scope_cpp.serve.choice import Choice, as_api_error
+from scope_cpp.serve.desk import Desk
 from scope_cpp.serve.errors import bad_request, shutting_down
 from scope_cpp.serve.form import Asked, Form
 from scope_cpp.serve.limits import Disconnected, parse, read_body
@@ -27,11 +28,13 @@ from scope_cpp.serve.openapi import describe
 from scope_cpp.serve.options import Options
 from scope_cpp.serve.schemas import Schemas
 from scope_cpp.serve.serving import Serving, unknown_model
-from scope_cpp.serve.streaming import Answer, EventStream, while_there
+from scope_cpp.serve.streaming import Answer, EventStream, gone, late, unless
 from scope_cpp.serve.worker import Worker
 
 CLIENT_GONE = 499  # nobody sees it but the counters
+_SLICE = 4096  # tokens that are written as JSON at once: other threads stand still meanwhile
 
+T = TypeVar("T")
 Object = dict[str, Any]
 Prepare = Callable[[Object, Serving], Asked]
 
@@ -42,8 +45,8 @@ class Api:
 
     Attributes
     ----------
-    serving, worker, options
-        What answers are made with, by whom, and within which limits.
+    serving, desk, worker, options
+        What answers are made with, where requests are read, who answers, and within which limits.
     metrics
         Shown at ``/metrics``.
     example
@@ -53,6 +56,7 @@ class Api:
     """
 
     serving: Serving
+    desk: Desk
     worker: Worker
     options: Options
     metrics: counters.Metrics
@@ -105,28 +109,45 @@ class Api:
     async def _answer(
         self, request: Request, prepare: Prepare, form_of: Callable[[Object], Form]
     ) -> Response:
+        def read(raw: bytes) -> tuple[Object, Asked]:
+            body = parse(raw)
+            return body, prepare(body, self.serving)
+
         deadline = time.monotonic() + self.options.timeout
         try:
-            body = await self._body(request)
-            asked = await asyncio.to_thread(prepare, body, self.serving)
-            compiled = self._schemas.compiled(asked)
-            asked = await while_there(request.receive, compiled, deadline)
+            body, asked = await self._read(request, read, deadline)
+            asked = await self._prepared(request, self._schemas.compiled(asked), deadline)
             form = form_of(body)
             self._log(form.id, asked.prompts)
             return await self._send(request, asked, form, deadline)
         except Disconnected:
             return Response(status_code=CLIENT_GONE)
 
+    async def _read(self, request: Request, work: Callable[[bytes], T], deadline: float) -> T:
+        """Return what `work` makes of the body, beside the loop."""
+        limits = self.options.max_body, self.options.body_timeout
+        raw = await unless(
+            read_body(request.receive, request.headers, *limits), self.worker.drained()
+        )
+        return await self._prepared(request, self.desk.run(len(raw), work, raw), deadline)
+
+    async def _prepared(self, request: Request, work: Awaitable[T], deadline: float) -> T:
+        """Return what `work` returns, as long as somebody waits for it and is to have an answer."""
+        return await unless(
+            work, gone(request.receive), late(deadline), self.worker.drained()
+        )
+
     async def _send(self, request: Request, asked: Asked, form: Form, deadline: float) -> Response:
         """Wait for the first token, so that what fails before it has a status of its own."""
         ticket = self.worker.open(_client(request), asked.rows, asked.picture)
         piece = self.serving.model.token_to_piece
         answer = Answer(asked, form, ticket, [Choice(piece) for _ in asked.rows], deadline)
+        ends = gone(request.receive), late(deadline)
         streams = False
         try:
             if not asked.stream:
-                return JSONResponse(await while_there(request.receive, answer.whole(), deadline))
-            first = await while_there(request.receive, anext(ticket), deadline)
+                return JSONResponse(await unless(answer.whole(), *ends))
+            first = await unless(anext(ticket), *ends)
             if first[1].error is not None:
                 raise as_api_error(first[1].error)
             if first[1].cut:
@@ -137,14 +158,7 @@ class Api:
             if not streams:
                 ticket.close()
 
-    async def _body(self, request: Request) -> Object:
-        """Return the object that was sent; a large one is parsed beside the loop."""
-        raw = await read_body(
-            request.receive, request.headers, self.options.max_body, self.options.body_timeout
-        )
-        return await asyncio.to_thread(parse, raw)
-
-    def _log(self, id: str, prompts: Sequence[str]) -> None:
+    def _log(self, id: str, prompts: Sequence[object]) -> None:
         if self.options.log_prompts:
             for prompt in prompts:
                 self.note(f"{id} {prompt!r}")
@@ -189,9 +203,10 @@ class Api:
         return await self._simple(request, schema.DETOKENIZE, self._detokenize)
 
     async def _simple(
-        self, request: Request, fields: Object, work: Callable[[Object], Object]
+        self, request: Request, fields: Object, work: Callable[[Object], bytes]
     ) -> Response:
-        def run() -> Object:
+        def run(raw: bytes) -> bytes:
+            body = parse(raw)
             check(body, fields)
             try:
                 return work(body)
@@ -199,12 +214,12 @@ class Api:
                 raise bad_request(str(err)) from None
 
         try:
-            body = await self._body(request)
+            answer = await self._read(request, run, time.monotonic() + self.options.timeout)
         except Disconnected:
             return Response(status_code=CLIENT_GONE)
-        return JSONResponse(await asyncio.to_thread(run))
+        return Response(answer, media_type="application/json")
 
-    def _tokenize(self, body: Object) -> Object:
+    def _tokenize(self, body: Object) -> bytes:
         model = self.serving.model
         tokens: list[Any] = model.tokenize(
             body["content"],
@@ -212,14 +227,15 @@ class Api:
             parse_special=body.get("parse_special") is not False,
         )
         if body.get("with_pieces"):
-            tokens = [
-                {"id": token, "piece": _piece(model.token_to_piece(token, special=True))}
-                for token in tokens
-            ]
-        return {"tokens": tokens}
+            pieces = {
+                token: _piece(model.token_to_piece(token, special=True)) for token in set(tokens)
+            }
+            tokens = [{"id": token, "piece": pieces[token]} for token in tokens]
+        slices = (tokens[start : start + _SLICE] for start in range(0, len(tokens), _SLICE))
+        return b'{"tokens":[%s]}' % b",".join(_dump(part)[1:-1] for part in slices)
 
-    def _detokenize(self, body: Object) -> Object:
-        return {"content": self.serving.model.detokenize(body["tokens"], special=True)}
+    def _detokenize(self, body: Object) -> bytes:
+        return _dump({"content": self.serving.model.detokenize(body["tokens"], special=True)})
 
     async def health(self, request: Request) -> Response:
         """``GET /health``: 200, or 503 where no answers are to be had."""
@@ -242,6 +258,10 @@ def _client(request: Request) -> tuple[str, int | None]:
     """Who takes turns with others: an address, and its key."""
     host = request.client.host if request.client else ""
     return host, request.scope.get("scope_key")
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _piece(piece: bytes) -> str | list[int]:

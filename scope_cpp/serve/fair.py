@@ -44,9 +44,3 @@ class FairQueue(Generic[T]):
         if not items:
             del self._clients[client]
         return True
-
-    def drain(self) -> list[T]:
-        """Take all items."""
-        taken = [item for items in self._clients.values() for item in items.values()]
-        self._clients.clear()
-        return taken

@@ -39,10 +39,10 @@ class Asked:
     usage: bool
     scope: bool
     picture: bool
-    prompts: Sequence[str]
+    prompts: Sequence[object]
 
 
-def asked(body: Object, rows: Sequence[Request], prompts: Sequence[str]) -> Asked:
+def asked(body: Object, rows: Sequence[Request], prompts: Sequence[object]) -> Asked:
     """Read the fields that say how answers are sent."""
     scope = body.get("scope")
     options = body.get("stream_options") or {}

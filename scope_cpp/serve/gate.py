@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from scope_cpp.serve import static
 from scope_cpp.serve.app import Api
 from scope_cpp.serve.auth import Guard
-from scope_cpp.serve.errors import ApiError, internal
+from scope_cpp.serve.errors import ApiError, internal, one_line
 from scope_cpp.serve.limits import Receive
 from scope_cpp.serve.metrics import OTHER, Metrics
 
@@ -65,9 +66,11 @@ class Gate:
 
         try:
             await self._pass(scope, receive, sending)
-        except Exception as err:  # the client has been told by `_failed`, if it still could be
+        except (Exception, asyncio.CancelledError) as err:
             lines = traceback.format_exception(err)
-            self._report(f"{type(err).__name__}: {err} ({lines[-2].strip()})")
+            self._report(one_line(f"{type(err).__name__}: {err} ({lines[-2].strip()})"))
+            if not status:  # `_failed` has not told the client
+                await _response(internal())(scope, receive, sending)
         finally:
             self._metrics.request(_route(scope), status)
             seconds = time.perf_counter() - started

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from scope_cpp.engine.parallel import ParallelEngine
 from scope_cpp.errors import ScopeError
 from scope_cpp.serve.app import Api
 from scope_cpp.serve.auth import Guard, is_loopback
+from scope_cpp.serve.desk import Desk
 from scope_cpp.serve.gate import Gate
 from scope_cpp.serve.metrics import Metrics
 from scope_cpp.serve.options import Options, prefix_cells, url_of
@@ -26,7 +28,8 @@ from scope_cpp.serve.worker import Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MOST_LINES = 1000
-_SPARE_SECONDS = 5  # after the grace, for last chunks to be sent
+_TURN_SECONDS = 0.001
+_LAST_SECONDS = 1.0  # for clients to take what is left, before their connections are closed
 
 
 class Service:
@@ -71,6 +74,7 @@ class Service:
         self._warn = warn = _once(warn)
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._desk = Desk()
         metrics = Metrics()
         self._worker = Worker(
             lambda: ParallelEngine(
@@ -85,9 +89,10 @@ class Service:
             queue=options.queue,
             metrics=metrics,
             on_failure=self._fail,
+            report=warn,
         )
         guard = Guard(options.api_keys, is_loopback(listener.getsockname()[0]))
-        api = Api(serving, self._worker, options, metrics, example, note)
+        api = Api(serving, self._desk, self._worker, options, metrics, example, note)
         self._http = _Http(
             uvicorn.Config(
                 Gate(api, guard, metrics, note if verbose else _nothing, warn),
@@ -97,9 +102,7 @@ class Service:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=int(options.grace) + _SPARE_SECONDS,
-            ),
-            self._signal,
+            )
         )
         self._worker.start()
 
@@ -129,10 +132,23 @@ class Service:
         ScopeError
             If the engine failed as a whole.
         """
-        with _logged(self._warn):
-            asyncio.run(self._serve())
+        try:
+            with _logged(self._warn), _short_turns():
+                asyncio.run(self._serve())
+        finally:
+            self._desk.close()
         if self._failure is not None:
+            self.settle()
             raise ScopeError(f"the engine failed: {self._failure}") from self._failure
+
+    @property
+    def busy(self) -> bool:
+        """Whether threads still use the model after `run`, for requests that nobody waits for."""
+        return self._desk.busy
+
+    def settle(self) -> None:
+        """Wait until nothing uses the model any more; it may be closed then."""
+        self._desk.settle()
 
     def stop(self) -> None:
         """End it as a signal does; from any thread."""
@@ -142,21 +158,34 @@ class Service:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._worker.attach(self._loop)
-        try:
-            await self._http.serve(sockets=[self._listener])
-        finally:
-            self._worker.stop()  # a step at most: nobody is there any more
-            await asyncio.sleep(0)  # what the thread said last is taken before the loop closes
-            self._loop = None
+        with _handled(self._loop, self._signal):
+            try:
+                await self._http.serve(sockets=[self._listener])
+            finally:
+                await asyncio.to_thread(self._worker.stop)
+                self._loop = None
 
     def _signal(self) -> None:
         """The first time running answers have the grace, then none."""
-        self._worker.drain(0 if self._worker.draining else self._options.grace)
-        self._http.should_exit = True
+        if self._worker.draining:
+            self._cut()
+        else:
+            self._drain(self._options.grace)
 
     def _fail(self, err: Exception) -> None:
         self._failure = err
+        self._drain(0)
+
+    def _drain(self, seconds: float) -> None:
+        assert self._loop is not None
+        self._worker.drain()
         self._http.should_exit = True
+        self._loop.call_later(seconds, self._cut)
+
+    def _cut(self) -> None:
+        assert self._loop is not None
+        self._worker.cut()
+        self._loop.call_later(_LAST_SECONDS, self._http.hang_up)
 
 
 def _once(warn: Warn) -> Warn:
@@ -176,26 +205,32 @@ def _nothing(line: str) -> None:
 
 
 class _Http(uvicorn.Server):
-    """uvicorn's server; signals call a function, and are no longer pending at the end."""
-
-    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_signal = on_signal
+    """uvicorn's server; signals are none of its business."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals where that can be done: in the main thread."""
-        loop = asyncio.get_running_loop()
-        handled = []
-        for number in _SIGNALS:
-            with contextlib.suppress(ValueError, RuntimeError):
-                loop.add_signal_handler(number, self._on_signal)
-                handled.append(number)
-        try:
-            yield
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
+        """Leave signals alone."""
+        yield
+
+    def hang_up(self) -> None:
+        """Close all connections, whatever has not been sent."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+@contextlib.contextmanager
+def _handled(loop: asyncio.AbstractEventLoop, on_signal: Callable[[], None]) -> Iterator[None]:
+    """Let signals call a function, where that can be done: in the main thread."""
+    handled = []
+    for number in _SIGNALS:
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(number, on_signal)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
 
 
 class _Lines(logging.Handler):
@@ -210,6 +245,21 @@ class _Lines(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         cause = f" ({type(error).__name__}: {error})" if error else ""
         self._warn(record.getMessage().strip() + cause)
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads that compute in Python give way soon.
+
+    A step of the engine comes back from native code some twenty times, and each time it waits that
+    long for a thread that checks a large request.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from scope_cpp.serve.errors import ApiError, bad_request
+from scope_cpp.serve.errors import ApiError, bad_request, one_line
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 DEEPEST = 64
 _LONGEST_NUMBER = 40  # digits
+_LONGEST_NAME = 64  # characters that are told
 _EXACT = 2**53
 _MOST_DIGITS = 18  # of a length
 
@@ -83,8 +85,8 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises
     ------
     ApiError
-        400 if it is no JSON object in UTF-8, has numbers that are none (NaN, 1e999), or texts that
-        are none (half of a surrogate pair), or is nested more than `DEEPEST` deep.
+        400 if it is no JSON object in UTF-8, has numbers that are none (NaN, 1e999), texts that are
+        none (half of a surrogate pair) or a name twice, or is nested more than `DEEPEST` deep.
     """
     try:
         text = body.decode("utf-8")
@@ -93,7 +95,13 @@ def parse(body: bytes) -> dict[str, Any]:
             f"byte {err.start} of the body is not UTF-8", code="invalid_utf8"
         ) from None
     try:
-        value = json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_constant)
+        value = json.loads(
+            text,
+            parse_int=_int,
+            parse_float=_float,
+            parse_constant=_constant,
+            object_pairs_hook=_object,
+        )
     except RecursionError:
         raise _too_deep() from None
     except ValueError as err:
@@ -135,6 +143,15 @@ def _check_text(text: str) -> None:
 
 def _too_deep() -> ApiError:
     return bad_request(f"the body is nested more than {DEEPEST} deep", code="invalid_json")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ: of two values we could only guess which one is meant."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"an object has {one_line(repr(twice), _LONGEST_NAME)} twice")
+    return value
 
 
 def _int(digits: str) -> int:

@@ -27,6 +27,7 @@ def _maybe(value: Object) -> Object:
     return {"anyOf": [value, {"type": "null"}]}
 
 
+_EVENT = _object(data=_TEXT)  # before OpenAPI 3.2 the schema of a stream is that of its events
 _ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=_MAYBE_TEXT, code=_MAYBE_TEXT))
 _USAGE = _object(
     prompt_tokens=_COUNT,
@@ -84,7 +85,7 @@ def _operation(
     """One method of a path, with all that it may answer."""
     content = _content("application/json", answer)
     if stream:
-        content |= _content("text/event-stream", _TEXT)
+        content |= _content("text/event-stream", _EVENT)
     codes = {
         "400": "Something is wrong with the request.",
         "401": "No valid API key.",

@@ -17,6 +17,8 @@ Object = dict[str, Any]
 MOST_CHOICES = 128
 MOST_STOPS, LONGEST_STOP = 16, 256
 MOST_LOGPROBS = {"chat": 20, "completions": 5}
+# Of what is only tokenized: llama.cpp takes seconds for that
+MOST_CHARACTERS, MOST_TOKENS = 1 << 20, 1 << 17
 DEFAULT_COMPLETION = 16  # tokens, as OpenAI's
 _INT32 = 2**31 - 1
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -293,7 +295,7 @@ def completions(most_tokens: int) -> Object:
 
 TOKENIZE = fields(
     {
-        "content": {"type": "string"},
+        "content": {"type": "string", "maxLength": MOST_CHARACTERS},
         "add_special": flag(
             "Begin with the token that begins a text (BOS), as prompts do; left out: false."
         ),
@@ -307,7 +309,7 @@ DETOKENIZE = fields(
         "tokens": {
             "type": "array",
             "items": {"type": "integer", "minimum": 0, "maximum": _INT32},
-            "maxItems": 1 << 20,
+            "maxItems": MOST_TOKENS,
         }
     },
     ("tokens",),

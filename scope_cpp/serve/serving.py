@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scope_cpp.engine.model import Model
+from scope_cpp.engine.model import CUT, Model
 from scope_cpp.engine.sampling import model_defaults
 from scope_cpp.engine.schema.matcher import Vocabulary
 from scope_cpp.engine.settings import Settings
@@ -16,6 +16,8 @@ from scope_cpp.serve.errors import ApiError, bad_request
 from scope_cpp.serve.options import Options, n_cells
 
 Body = Mapping[str, Any]
+
+_MOST_NAMES = 10_000  # of control tokens that are plain text
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Serving:
     def tokenize(self, body: Body, text: str, param: str, parse_special: bool) -> tuple[int, ...]:
         """Return the tokens of a prompt.
 
-        A text that can't fit, however it is read, is refused unread: that takes a vocabulary with
-        many special tokens minutes.
+        A text that can't fit, however it is read, is refused unread. So is one with very many names
+        of control tokens that stay plain text: it is tokenized in as many pieces.
 
         Raises
         ------
@@ -67,6 +69,11 @@ class Serving:
                 f"the prompt has {n_bytes} bytes: {self.n_cells} cells can't hold that, give less",
                 param,
                 "context_length_exceeded",
+            )
+        n_names = text.count(CUT)
+        if n_names > _MOST_NAMES:
+            raise bad_request(
+                f"{param} names control tokens {n_names} times: at most {_MOST_NAMES}", param
             )
         try:
             return tuple(self.model.tokenize(text, add_special=True, parse_special=parse_special))

@@ -8,10 +8,10 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from scope_cpp.serve.choice import Choice, Piece
-from scope_cpp.serve.errors import ApiError, shutting_down
+from scope_cpp.serve.errors import ApiError, internal, shutting_down
 from scope_cpp.serve.form import Asked, Form, Object, counts, usage
 from scope_cpp.serve.limits import Disconnected, Receive
 from scope_cpp.serve.ticket import Ticket, Update
@@ -27,47 +27,34 @@ _HEADERS = [
 ]
 
 
-async def while_there(receive: Receive, work: Awaitable[T], deadline: float) -> T:
-    """Return what `work` returns; cancel it when its client goes away or time is up.
-
-    Parameters
-    ----------
-    receive
-        Of the request, its body read already.
-    deadline
-        Of `time.monotonic`.
-
-    Raises
-    ------
-    Disconnected
-    ApiError
-        504.
-    """
-    working: asyncio.Future[T] = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(receive))
-    tasks: set[asyncio.Future[Any]] = {working, watching}
+async def unless(work: Awaitable[T], *ends: Awaitable[NoReturn]) -> T:
+    """Return what `work` returns, unless one of `ends` raises before: then `work` is cancelled."""
+    tasks: list[asyncio.Future[T]] = [asyncio.ensure_future(one) for one in (work, *ends)]
     try:
-        seconds = max(0.0, deadline - time.monotonic())
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        if watching.done():
-            raise Disconnected
-        raise ApiError(
-            504,
-            "the answer took longer than the server allows: ask for fewer tokens",
-            code="timeout",
-            headers={"X-Should-Retry": "false"},  # OpenAI's clients would
-        )
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> NoReturn:
+    """Wait until the client of a request, whose body was read, is gone; raise `Disconnected`."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    raise Disconnected
+
+
+async def late(deadline: float) -> NoReturn:
+    """Wait until a time of `time.monotonic`, and raise the error that says so."""
+    await asyncio.sleep(deadline - time.monotonic())
+    raise ApiError(
+        504,
+        "the answer took longer than the server allows: ask for fewer tokens",
+        code="timeout",
+        headers={"X-Should-Retry": "false"},  # OpenAI's clients would
+    )
 
 
 @dataclass
@@ -162,18 +149,24 @@ class EventStream:
         """Send it all, as long as the client is there."""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            last = _DONE
             try:
-                await while_there(receive, self._send(send), self._answer.deadline)
+                await unless(self._send(send), gone(receive), late(self._answer.deadline))
+            except Disconnected:
+                return
             except ApiError as err:
-                last = event(err.body) + _DONE
-            with contextlib.suppress(asyncio.TimeoutError):  # a client that does not read
-                end = {"type": "http.response.body", "body": last}
-                await asyncio.wait_for(send(end), _LAST_SECONDS)
-        except Disconnected:
-            pass
+                await self._end(send, event(err.body) + _DONE)
+            except Exception:
+                await self._end(send, event(internal().body) + _DONE)
+                raise
+            else:
+                await self._end(send, _DONE)
         finally:
             self._done()
+
+    async def _end(self, send: Any, last: bytes) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):  # a client that does not read
+            end = {"type": "http.response.body", "body": last}
+            await asyncio.wait_for(send(end), _LAST_SECONDS)
 
     async def _send(self, send: Any) -> None:
         async for chunk in self._answer.chunks(self._first):

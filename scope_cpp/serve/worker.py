@@ -11,15 +11,15 @@ import asyncio
 import contextlib
 import itertools
 import threading
-import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 from scope_cpp.engine.parallel import Event, ParallelEngine, Request
 from scope_cpp.errors import ScopeError
-from scope_cpp.serve.errors import ApiError, shutting_down
+from scope_cpp.serve.errors import ApiError, internal, one_line, shutting_down
 from scope_cpp.serve.fair import FairQueue
 from scope_cpp.serve.metrics import Metrics
 from scope_cpp.serve.picture import picture
@@ -27,7 +27,6 @@ from scope_cpp.serve.ticket import Row, Ticket, Update
 
 PICTURE_EVERY = 16  # tokens
 RETRY_SECONDS = 2
-_MOST_IDLE = 1.0  # seconds between two looks at the clock, with nothing to do
 
 Command = Callable[[ParallelEngine], None]
 
@@ -47,6 +46,8 @@ class Worker:
         Told what happens.
     on_failure
         Called on the loop if the engine fails as a whole: no row can run any more.
+    report
+        Called in the thread with a line about what should not happen.
     """
 
     def __init__(
@@ -57,21 +58,22 @@ class Worker:
         queue: int,
         metrics: Metrics,
         on_failure: Callable[[Exception], None] = lambda err: None,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._open_engine, self._n_parallel = open_engine, n_parallel
         self.most_rows = n_parallel + queue
-        self._metrics, self._on_failure = metrics, on_failure
+        self._metrics, self._on_failure, self._report = metrics, on_failure, report
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tickets: dict[int, tuple[Ticket, Hashable]] = {}
         self._keys = itertools.count()
-        self.draining = False
+        self._draining = asyncio.Event()
+        self._engine: ParallelEngine | None = None
         self.failure: Exception | None = None
         # the thread's own
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._waiting: FairQueue[Row] = FairQueue()
         self._running: dict[int, Row] = {}
         self._n_generated = 0
-        self._cut_at: float | None = None
         self._stopped = False
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="scope-engine", daemon=True)
@@ -118,10 +120,34 @@ class Worker:
             if held is not None:
                 self._commands.put(partial(self._leave, key, held[1]))
 
-    def drain(self, seconds: float) -> None:
-        """Take nothing new, refuse what waits, and cut what still runs after `seconds`."""
-        self.draining = True
-        self._commands.put(lambda engine: self._drain(time.monotonic() + seconds))
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._draining.is_set()
+
+    async def drained(self) -> NoReturn:
+        """Wait until nothing new is taken any more, and raise the error that says so."""
+        await self._draining.wait()
+        raise shutting_down()
+
+    def drain(self) -> None:
+        """Take nothing new, and refuse what waits; on the loop's thread only."""
+        self._draining.set()
+        self._end([key for key in self._tickets if key not in self._running])
+
+    def cut(self) -> None:
+        """End what runs, in the middle of a step if need be; on the loop's thread only."""
+        self._draining.set()
+        if self._engine is not None:
+            self._engine.abort()
+        self._end(list(self._tickets))
+
+    def _end(self, keys: Sequence[int]) -> None:
+        """Tell rows that the server ended them, and forget them."""
+        clients = [self._tickets[key][1] for key in keys]
+        self._receive([(key, Update(cut=True)) for key in keys])
+        for key, client in zip(keys, clients, strict=True):
+            self._commands.put(partial(self._leave, key, client))
 
     def stop(self) -> None:
         """End the thread and free the engine; rows that are left get no answer."""
@@ -136,6 +162,7 @@ class Worker:
         except BaseException as err:
             self._ready.set_exception(err)
             return
+        self._engine = engine
         with engine:
             self._observe(engine)
             self._ready.set_result(None)
@@ -151,28 +178,29 @@ class Worker:
         updates = [self._update(engine, event) for event in engine.step()]
         self._observe(engine)
         self._hand_out(updates)
-        if self._cut_at is not None and time.monotonic() >= self._cut_at:
-            self._cut(engine)
 
     def _obey(self, engine: ParallelEngine) -> None:
         """Run the commands that came; with nothing else to do, wait for one."""
         idle = not engine.busy and not len(self._waiting)
         with contextlib.suppress(Empty):
             while not self._stopped:
-                self._commands.get(block=idle, timeout=_MOST_IDLE)(engine)
+                self._commands.get(block=idle)(engine)
                 idle = False
 
     def _enter(self, row: Row, engine: ParallelEngine) -> None:
         """Queue a row; refuse at once one that can never run."""
-        if self._cut_at is not None:
-            self._hand_out([(row.key, Update(cut=True))])
-            return
         try:
             engine.worst_case(row.request)
-        except ScopeError as err:
-            self._hand_out([(row.key, Update(error=err))])
+        except Exception as err:  # whatever it is, it is this row's
+            self._refuse(row, err)
         else:
             self._waiting.put(row.client, row.key, row)
+
+    def _refuse(self, row: Row, err: Exception) -> None:
+        if not isinstance(err, ScopeError):
+            self._report(one_line(f"{type(err).__name__}: {err}"))
+            err = ScopeError(internal().message)
+        self._hand_out([(row.key, Update(error=err))])
 
     def _leave(self, key: int, client: Hashable, engine: ParallelEngine) -> None:
         if not self._waiting.remove(client, key):
@@ -188,8 +216,8 @@ class Worker:
             try:
                 engine.submit(row.request, row.key)
                 self._running[row.key] = row
-            except ScopeError as err:
-                self._hand_out([(row.key, Update(error=err))])
+            except Exception as err:  # whatever it is, it is this row's
+                self._refuse(row, err)
 
     def _update(self, engine: ParallelEngine, event: Event) -> tuple[int, Update]:
         key = int(event.key)  # type: ignore[call-overload]
@@ -205,16 +233,6 @@ class Worker:
             due = stats.n_generated % PICTURE_EVERY == 1 and not update.last
             update.picture = picture(engine.positions(key) if due else None, stats)
         return key, update
-
-    def _drain(self, cut_at: float) -> None:
-        self._cut_at = cut_at if self._cut_at is None else min(cut_at, self._cut_at)
-        self._hand_out([(row.key, Update(cut=True)) for row in self._waiting.drain()])
-
-    def _cut(self, engine: ParallelEngine) -> None:
-        for key in self._running:
-            engine.cancel(key)
-        self._hand_out([(key, Update(cut=True)) for key in self._running])
-        self._running.clear()
 
     def _stop(self) -> None:
         self._stopped = True

@@ -53,6 +53,19 @@ def test_a_wrong_request_is_refused_alone(model: Model, row: Request, message: s
         assert len(run(made, [request("the rat", 6)])[0]) == 6
 
 
+def test_an_engine_that_is_aborted_fails_its_rows(model: Model) -> None:
+    with engine(model, 2, 256) as made:
+        made.submit(request("the", 50), "a")
+        made.submit(request("the rat", 50), "b")
+        while made.n_running < 2:
+            made.step()
+        made.abort()
+        said = made.step()
+        assert {event.key for event in said} == {"a", "b"}
+        assert {str(event.error) for event in said} == {"the computation was aborted"}
+        assert not made.busy and made.cells_used() == 0
+
+
 def test_a_key_is_one_rows(model: Model) -> None:
     with engine(model, 2, 256) as made:
         made.submit(request("the", 5), "key")
@@ -93,13 +106,13 @@ def test_a_failed_decode_ends_the_rows_of_its_batch(
 
         def interrupted(ctx: Any, batch: Any) -> int:
             was(ctx, batch)
-            return 2
+            return -3
 
         monkeypatch.setattr(llama_cpp, "llama_decode", interrupted)
         events = made.step()
         monkeypatch.undo()
         assert [event.key for event in events] == [0, 1]
-        assert all("status 2" in str(event.error) for event in events)
+        assert all("status -3" in str(event.error) for event in events)
         assert (n_used(made), made.n_running, made.n_waiting) == (0, 0, 1)
         assert tokens_of(drain(made)[2]) == tokens_of(alone(model, rows[2]))
         made.submit(rows[0], 0)

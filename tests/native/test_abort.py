@@ -64,6 +64,21 @@ def test_as_if_it_had_never_been(tiny: Tiny, flash: bool, n_nodes: int, n_tokens
         assert np.array_equal(got, expected)
 
 
+def test_a_flag_aborts(tiny: Tiny) -> None:
+    """Every decode, as long as it is set; what was there stays."""
+    flag = np.zeros(1, np.int32)
+    with Session(tiny()) as session:
+        kv_evict.abort_on(session.ctx, flag)
+        session.decode(TOKENS[:N], 0)
+        for _ in range(2):
+            flag[0] = 1
+            decode_aborted(session, TOKENS[N : N + 3], N)
+            assert session.last_pos() == N - 1
+        flag[0] = 0
+        session.decode(TOKENS[N : N + 3], N)
+        assert session.last_pos() == N + 2
+
+
 @pytest.mark.parametrize("flash", [True, False])
 def test_scores_after_an_aborted_decode(tiny: Tiny, flash: bool) -> None:
     """What was recorded before it still serves, but for the rows that it has taken."""

@@ -54,6 +54,7 @@ class Running:
         self.service.stop()
         self.thread.join(WAIT)
         assert not self.thread.is_alive()
+        self.service.settle()
 
 
 @contextmanager

@@ -62,6 +62,8 @@ NO_JSON = {
     "words": b"hello",
     "two": b'{"prompt": "x"}{"prompt": "x"}',
     "quotes": b"{'prompt': 'x'}",
+    "a name twice": b'{"prompt": "x", "content": "x", "messages": [], "prompt": "y"}',
+    "a name twice, deeper": b'{"prompt": "x", "options": {"beta1": 1, "beta1": 2}}',
     "comma": b'{"prompt": "x",}',
     "not UTF-8": b'{"prompt": "\xff\xfe"}',
     "UTF-16": '{"prompt": "x"}'.encode("utf-16"),
@@ -312,6 +314,9 @@ def test_the_description_holds(server: Running) -> None:
     operations = [found.ok() for found in described.get_all_operations()]
     assert {CHAT, COMPLETIONS, TOKENIZE} <= {operation.path for operation in operations}
     for operation in operations:
+        if operation.path in (CHAT, COMPLETIONS):
+            asked = {"prompt": "a"} if operation.path == COMPLETIONS else {"messages": MESSAGES}
+            operation.Case(body=asked | {"stream": True}).call_and_validate(timeout=30)
         # nothing can be wrong with what takes no body
         for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
 

@@ -157,6 +157,10 @@ class ParallelEngine(Closable):
                 self._forget(row)
             self._said = [event for event in self._said if event.key != key]
 
+    def abort(self) -> None:
+        """Let the step that runs and all later ones fail their rows; any thread may call it."""
+        self.context.abort()
+
     def _require_eviction(self) -> None:
         """Refuse a bounded row where cells can't be evicted; llama.cpp is asked once."""
         if self._refusal is None:
