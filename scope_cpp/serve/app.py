@@ -133,9 +133,7 @@ class Api:
 
     async def _prepared(self, request: Request, work: Awaitable[T], deadline: float) -> T:
         """Return what `work` returns, as long as somebody waits for it and is to have an answer."""
-        return await unless(
-            work, gone(request.receive), late(deadline), self.worker.drained()
-        )
+        return await unless(work, gone(request.receive), late(deadline), self.worker.drained())
 
     async def _send(self, request: Request, asked: Asked, form: Form, deadline: float) -> Response:
         """Wait for the first token, so that what fails before it has a status of its own."""

@@ -49,6 +49,8 @@ def below(keyword: str, value: Any) -> dict[str, Any]:
         ("divisibleBy", 3),
         ("format", "idn-email"),
         ("format", "regex"),
+        ("format", {"a": 1}),
+        ("format", ["date"]),
     ],
 )
 def test_what_cannot_be_enforced_is_named_with_its_place(

@@ -238,6 +238,8 @@ class _Reading:
     def format(self, key: str, value: Node, out: Node, below: _Below) -> None:
         """``format``, as patterns, or as a range of numbers."""
         name, place = value[key], inside(below.place, key)
+        if not isinstance(name, str):
+            raise refusal(place, f"{_shown(name)} is no format and cannot be enforced")
         if name in formats.RANGES:
             low, high = formats.RANGES[name] or (-math.inf, math.inf)
             if math.isfinite(low):
