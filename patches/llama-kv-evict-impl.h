@@ -108,6 +108,8 @@ struct llama_kv_evict {
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
     int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out);
+    static void zero_free(llama_context & lctx, llama_kv_cache & kv);
+
     int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out);
     int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
 

@@ -125,3 +125,39 @@ int32_t llama_kv_evict::rows(llama_seq_id seq, bool values, const int32_t * ids,
 
     return LLAMA_KV_EVICT_OK;
 }
+
+// set n bytes to 0, a block at a time
+static void zero(ggml_tensor * t, size_t offset, size_t n, const std::vector<uint8_t> & zeros) {
+    for (size_t i = 0; i < n; i += zeros.size()) {
+        ggml_backend_tensor_set(t, zeros.data(), offset + i, std::min(zeros.size(), n - i));
+    }
+}
+
+void llama_kv_evict::zero_free(llama_context & lctx, llama_kv_cache & kv) {
+    const auto & cells = kv.v_cells[0];
+    const size_t n     = cells.size();
+
+    const std::vector<uint8_t> zeros(1 << 20);
+
+    lctx.synchronize();
+
+    for (size_t i0 = 0, i1; i0 < n; i0 = i1) {
+        i1 = i0 + 1;
+        if (!cells.is_empty(i0)) {
+            continue;
+        }
+        for (; i1 < n && cells.is_empty(i1); ++i1) {}
+
+        for (const auto & layer : kv.layers) {
+            zero(layer.k, i0*layer.k->nb[1], (i1 - i0)*layer.k->nb[1], zeros);
+            if (!kv.v_trans) {
+                zero(layer.v, i0*layer.v->nb[1], (i1 - i0)*layer.v->nb[1], zeros);
+                continue;
+            }
+            const size_t size = ggml_type_size(layer.v->type);
+            for (int64_t iv = 0; iv < layer.v->ne[0]; ++iv) {
+                zero(layer.v, (iv*n + i0)*size, (i1 - i0)*size, zeros);
+            }
+        }
+    }
+}

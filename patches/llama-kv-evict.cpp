@@ -544,6 +544,13 @@ int32_t llama_kv_evict_reserve(llama_context * ctx, const llama_kv_evict_needs *
     return with_state(ctx, 0, [&](llama_kv_evict & ke) { return ke.reserve(*needs); });
 }
 
+int32_t llama_kv_evict_zero_free(llama_context * ctx) {
+    int32_t status;
+    auto * kv = llama_kv_evict::find_cache(*ctx, status);
+
+    return kv ? guarded([&]() { llama_kv_evict::zero_free(*ctx, *kv); return LLAMA_KV_EVICT_OK; }) : status;
+}
+
 int32_t llama_kv_evict_cells(const llama_context * ctx, llama_seq_id seq,
         llama_pos * pos, int32_t * cells, int8_t * shared, int32_t n_max) {
     const auto * kv = cache_of(ctx);

@@ -113,6 +113,10 @@ LLAMA_API int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_i
 LLAMA_API int32_t llama_kv_evict_rows(struct llama_context * ctx, llama_seq_id seq, bool values,
         const int32_t * cells, int32_t n_cells, float * out);
 
+// set to 0 what the cells hold that no sequence has. attention gives them a weight of 0, which a NaN would come through;
+// needs no llama_kv_evict_init()
+LLAMA_API int32_t llama_kv_evict_zero_free(struct llama_context * ctx);
+
 // how alike each of the last n_new of these cells of the sequence is to the one before it, in the order given, that it is
 // most alike to: (cos of the K rows + value_weight * cos of the V rows) / (1 + value_weight), -1 where there is none.
 // dead rows are not looked at. out[n_layer][n_head_kv][n_new]

@@ -112,7 +112,7 @@ class BoundedRow:
 
     def step(self) -> None:
         """Choose a token and decode it."""
-        self.cache.decode(self.sampler.sample(self.context.ptr))
+        self.cache.decode(self.sampler.sample(self.context))
 
     def restore(self) -> None:
         """Nothing: the output goes on."""
@@ -136,7 +136,7 @@ class PromptRow(BoundedRow):
     def step(self) -> None:
         """Read the prompt and choose a token."""
         self.cache.prefill(self.tokens[: self.row.n_prompt])
-        self.sampler.sample(self.context.ptr)
+        self.sampler.sample(self.context)
 
     def restore(self) -> None:
         """Empty the cache; what it held is noted first."""

@@ -7,12 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from scope_cpp.bench.fill import CHUNK, Filler, cells_without_gap, random_tokens
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.engine import logs
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
+from scope_cpp.native.finite import require_logits
 from scope_cpp.native.library import llama_cpp
 
 # of the line that each cache logs when it is created
@@ -32,8 +35,8 @@ class StockRow:
         self.memory = llama_cpp.llama_get_memory(self.ctx)
         self.batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
         self.sampler = llama_cpp.llama_sampler_init_greedy()
-        n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
-        self.tokens = random_tokens(max(row.cells, CHUNK), n_vocab, compute.seed)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self.tokens = random_tokens(max(row.cells, CHUNK), self.n_vocab, compute.seed)
 
     def prepare(self) -> dict[str, Any]:
         """Fill the cache; say what it is."""
@@ -74,7 +77,9 @@ class StockRow:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What the cache is like after a block."""
+        """What the cache is like after a block; refuses logits that are NaN or infinite."""
+        logits = llama_cpp.llama_get_logits_ith(self.ctx, -1)
+        require_logits(np.ctypeslib.as_array(logits, (self.n_vocab,)), self.ctx)
         return {"cells_used": self._cells, "attention_loss": None}
 
     def _load(self) -> Any:

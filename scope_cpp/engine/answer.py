@@ -102,7 +102,12 @@ class Answer:
             self._begin()
         assert self._steps is not None
         check_idle(self._steps)
-        step = next(self._steps)
+        try:
+            step = next(self._steps)
+        except BaseException:
+            if self._clock.n_generated == 0:
+                self.abandon()
+            raise
         self._count()
         self.text += step.text
         self.no_text = step.no_text

@@ -339,6 +339,15 @@ class CachedTurns(Closable):
         self.turns = []
         self._lose_cells()
 
+    def start_over(self, index: int) -> None:
+        """Forget what was read from user message `index` on, and every number in the cells.
+
+        For a context where NaN was met. The turns before are read anew, see `find_cells`.
+        """
+        self.turns = [turn for turn in self.turns if turn.index < index]
+        self.context.wipe()
+        self._lose_cells()
+
     def find_cells(self) -> None:
         """Have the cells of all turns, if going through them again was broken off."""
         if self._lost:

@@ -76,8 +76,8 @@ def format_chat(
     source = template if template is not None else model.chat_template
     if source is None:
         raise UsageError(
-            f"{model.path} has no chat template: give one (--chat-template, of which {PLAIN!r} is"
-            " the simplest) or a raw prompt"
+            f"{model.path} has no chat template: give one (--chat-template, in Python template=; "
+            f"{PLAIN!r} is the simplest) or a raw prompt"
         )
     _check(messages)
     eos = _text(model, model.eos_token)

@@ -16,6 +16,7 @@ from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
+from scope_cpp.native.finite import require_logits
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.native.lifetime import Closable, Pointer, begin_computing, own, part
 
@@ -164,11 +165,44 @@ class Context(Closable):
             raise ScopeError(f"llama.cpp failed to decode (status {status}): {_reason()}")
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
-        """Copy of the logits of the `i`-th output of the last batch: float32 (n_vocab,)."""
+        """Copy of the logits of the `i`-th output of the last batch: float32 (n_vocab,).
+
+        Raises
+        ------
+        ScopeError
+            If there is no such output, or the logits are not finite, or all the same.
+        """
         ptr = self.ptr
         with ptr.lock:
-            row = llama_cpp.llama_get_logits_ith(ptr, i)
-            return np.ctypeslib.as_array(row, (self.model.n_vocab,)).copy()
+            return self.logits_in_place(i).copy()
+
+    def logits_in_place(self, i: int = -1) -> NDArray[np.float32]:
+        """As `logits`, but llama.cpp's own: until the next decode, and while its lock is held."""
+        ptr = self.ptr
+        row = llama_cpp.llama_get_logits_ith(ptr, i)
+        if not row:
+            raise ScopeError(f"the last batch has no logits of output {i}")
+        return require_logits(np.ctypeslib.as_array(row, (self.model.n_vocab,)), ptr)
+
+    @property
+    def tainted(self) -> bool:
+        """Whether NaN or infinite numbers were met here, which free cells may still hold.
+
+        Attention reads free cells, and those of other sequences, and gives them a weight of 0; but
+        0 times NaN is NaN. See `zero_free` and `wipe`.
+        """
+        return bool(self.ptr.tainted)
+
+    def has_finite_logits(self, rows: Sequence[Row]) -> bool:
+        """Whether all logits of the batch `rows`, which was decoded last, are finite."""
+        try:
+            for i, row in enumerate(rows):
+                if row.logits:
+                    self.logits_in_place(i)
+        except ScopeError:
+            self.check_open()
+            return False
+        return True
 
     # -- cells ----------------------------------------------------------------------------
 
@@ -181,6 +215,18 @@ class Context(Closable):
         with ptr.lock:
             memory = llama_cpp.llama_get_memory(ptr)
             return bool(llama_cpp.llama_memory_seq_rm(memory, seq, start, stop))
+
+    def wipe(self) -> None:
+        """Free the cells of all sequences, and set what they held to 0."""
+        ptr = self.ptr
+        with ptr.lock:
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(ptr), True)
+            ptr.tainted = False
+
+    def zero_free(self) -> None:
+        """Set what free cells hold to 0."""
+        kv_evict.zero_free(self.ptr)
+        self.ptr.tainted = False
 
     def share(self, source: int, seq: int, n: int) -> None:
         """Let a sequence have the cells of the first `n` positions of another one too."""

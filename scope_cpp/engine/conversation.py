@@ -34,7 +34,7 @@ from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Stats, Warn
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
-from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed
+from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed, recommended
 from scope_cpp.engine.settings import Settings, conversation_cells, conversation_policies
 from scope_cpp.engine.silence import ENDLESS, never_ends
 from scope_cpp.engine.text import TextStream
@@ -59,7 +59,8 @@ class Conversation(Closable):
         The budget is that of the whole conversation, see `conversation_cells`; ``ctx_size`` is its
         longest length in tokens.
     sampling
-        A seed is drawn once; every answer has a seed of its own, made from it.
+        Left out, it is what the model's file recommends. A seed is drawn once; every answer has a
+        seed of its own, made from it.
     system
         Text of the system message.
     template
@@ -98,7 +99,7 @@ class Conversation(Closable):
     ) -> None:
         self._open: Answer | None = None
         super().__init__("the conversation", "open another one", model)
-        settings, sampling = settings or Settings(), sampling or SamplingParams()
+        settings, sampling = settings or Settings(), sampling or recommended(model, warn)
         if n_predict is not None and n_predict < 1:
             raise UsageError(f"the longest answer is {n_predict} tokens: give at least 1")
         self.model, self.warn = model, warn
@@ -166,6 +167,10 @@ class Conversation(Closable):
         before = self.messages
         self._messages.append({"role": "user", "content": text})
         return self._begin(before, 0)
+
+    def say(self, text: str) -> str:
+        """Add a user message; return the whole answer. As `ask`, for those who don't stream."""
+        return "".join(response.text for response in self.ask(text))
 
     def regenerate(self) -> Answer:
         """Write the last answer anew: another draw, or the same where nothing is drawn.
@@ -399,6 +404,8 @@ class Conversation(Closable):
         seed = answer_seed(self.sampling.seed, index, self._attempts[index])
         sampler = Sampler(self.model, replace(self.sampling, seed=seed))
         try:
+            if self.context.tainted:
+                cached.start_over(index)
             if forget is not None:
                 cached.forget_message(forget)
             cached.find_cells()
@@ -457,6 +464,38 @@ class Conversation(Closable):
     def _forget_all(self) -> None:
         self._clock = Clock()
         self.cached.forget_all()
+
+
+def chat(
+    model: Model,
+    *,
+    system: str | None = None,
+    settings: Settings | None = None,
+    sampling: SamplingParams | None = None,
+    template: str | None = None,
+    n_predict: int | None = None,
+    stop: Sequence[str] = (),
+    warn: Warn = warnings.warn,
+) -> Conversation:
+    """Begin a conversation within the budget of `settings`.
+
+    >>> talk = chat(model, system="Be brief.")
+    >>> print(talk.say("What is a KV cache?"))
+    >>> for response in talk.ask("And what does it cost?"):
+    ...     print(response, end="", flush=True)
+
+    Parameters and errors are those of `Conversation`.
+    """
+    return Conversation(
+        model,
+        system=system,
+        settings=settings,
+        sampling=sampling,
+        template=template,
+        n_predict=n_predict,
+        stop=stop,
+        warn=warn,
+    )
 
 
 def _system_message(text: str | None) -> list[dict[str, str]]:

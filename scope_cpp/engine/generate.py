@@ -18,7 +18,8 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.sampling import Sampler, SamplingParams
+from scope_cpp.engine.prompts import Prompt, read_prompt
+from scope_cpp.engine.sampling import Sampler, SamplingParams, recommended
 from scope_cpp.engine.settings import Settings, resolve
 from scope_cpp.engine.silence import ENDLESS, never_ends, why_no_text
 from scope_cpp.engine.text import TextStream
@@ -125,6 +126,10 @@ class Response:
     stats: Stats
     no_text: str | None = None
 
+    def __str__(self) -> str:
+        """Return the new text, so that a response can be printed."""
+        return self.text
+
 
 def generate_step(
     cache: BoundedCache, sampler: Sampler, tokens: Sequence[int], is_end: Callable[[int], bool]
@@ -144,7 +149,7 @@ def sample_each(
 ) -> Iterator[int]:
     """Go on after a prompt that the cache and the sampler have seen; see `generate_step`."""
     while True:
-        token = sampler.sample(cache.context.ptr)
+        token = sampler.sample(cache.context)
         yield token
         if is_end(token):
             return
@@ -236,12 +241,17 @@ class Generation(Closable):
     ----------
     model
     prompt
-        Text, which is continued as it is (BOS goes before it where the model wants that), or token
-        ids.
+        Messages of a chat, such as ``[{"role": "user", "content": "Hello"}]``, which the model's
+        chat template turns into a prompt; or a text, which is continued as it is (BOS goes before
+        it where the model wants that); or token ids.
     n_predict
         Longest output in tokens, at least 1; ``None`` for no limit.
-    settings, sampling
-        See `Settings` and `SamplingParams`.
+    settings
+        The budget of the cache, the policy, and how llama.cpp computes; see `Settings`.
+    sampling
+        See `SamplingParams`; left out, it is what the model's file recommends.
+    template
+        Chat template for messages, in place of the model's own: Jinja text, or ``"plain"``.
     stop
         Strings that end the output and are not part of it.
     parse_special
@@ -253,7 +263,7 @@ class Generation(Closable):
     Raises
     ------
     UsageError
-        If the prompt is empty or a setting is wrong.
+        If the prompt is empty, messages have no template, or a setting is wrong.
     ScopeError
         If the model's cache can't be bounded, before anything is allocated.
     """
@@ -261,19 +271,20 @@ class Generation(Closable):
     def __init__(
         self,
         model: Model,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         *,
         n_predict: int | None = None,
         settings: Settings | None = None,
         sampling: SamplingParams | None = None,
+        template: str | None = None,
         stop: Sequence[str] = (),
         parse_special: bool = True,
         warn: Warn = warnings.warn,
     ) -> None:
         super().__init__("the generation", "make another one", model)
-        settings, sampling = settings or Settings(), sampling or SamplingParams()
+        settings, sampling = settings or Settings(), sampling or recommended(model, warn)
         self.model, self.settings, self.warn = model, settings, warn
-        self.tokens = prompt_tokens(model, prompt, parse_special)
+        self.tokens, ends = read_prompt(model, prompt, template, parse_special)
         self.n_predict = longest_output(settings, len(self.tokens), n_predict)
         self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
         settings = attention.resolve(settings, model, bounded=self.sizes.bounded)
@@ -284,7 +295,7 @@ class Generation(Closable):
             warn(line)
         if never_ends(sampling, self.n_predict):
             warn(ENDLESS)
-        text = TextStream(stop)
+        text = TextStream((*ends, *stop))
         self._finished, self._failure = False, ""
         self.sampler = Sampler(model, sampling)
         self.adopt(self.sampler)
@@ -355,28 +366,75 @@ def check_idle(steps: Generator[Any, None, None]) -> None:
         raise ScopeError("another thread is iterating over this: iterate in one thread only")
 
 
-def generate(model: Model, prompt: str | Sequence[int], **kwargs: object) -> tuple[str, Response]:
-    """Generate to the end; takes what `Generation` takes.
+def stream_generate(
+    model: Model,
+    prompt: Prompt,
+    *,
+    n_predict: int | None = None,
+    settings: Settings | None = None,
+    sampling: SamplingParams | None = None,
+    template: str | None = None,
+    stop: Sequence[str] = (),
+    parse_special: bool = True,
+    warn: Warn = warnings.warn,
+) -> Generation:
+    """Return a `Generation` to iterate over, for responses as they are written.
+
+    >>> for response in stream_generate(model, [{"role": "user", "content": "Hello"}]):
+    ...     print(response, end="", flush=True)
+
+    What it holds is freed when nothing refers to it any more. Parameters and errors are those of
+    `Generation`.
+    """
+    return Generation(
+        model,
+        prompt,
+        n_predict=n_predict,
+        settings=settings,
+        sampling=sampling,
+        template=template,
+        stop=stop,
+        parse_special=parse_special,
+        warn=warn,
+    )
+
+
+def generate(
+    model: Model,
+    prompt: Prompt,
+    *,
+    n_predict: int | None = None,
+    settings: Settings | None = None,
+    sampling: SamplingParams | None = None,
+    template: str | None = None,
+    stop: Sequence[str] = (),
+    parse_special: bool = True,
+    warn: Warn = warnings.warn,
+) -> tuple[str, Response]:
+    """Write to the end.
+
+    >>> text, last = generate(model, [{"role": "user", "content": "Hello"}])
+
+    Parameters and errors are those of `Generation`.
 
     Returns
     -------
     text, last
         The whole text, and the last response with reason and statistics.
     """
-    with Generation(model, prompt, **kwargs) as generation:  # type: ignore[arg-type]
+    with Generation(
+        model,
+        prompt,
+        n_predict=n_predict,
+        settings=settings,
+        sampling=sampling,
+        template=template,
+        stop=stop,
+        parse_special=parse_special,
+        warn=warn,
+    ) as generation:
         responses = list(generation)
     return "".join(response.text for response in responses), responses[-1]
-
-
-def prompt_tokens(model: Model, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
-    """Tokens of a prompt; UsageError if there are none."""
-    if isinstance(prompt, str):
-        if not prompt:
-            raise UsageError("the prompt is empty: give a text with -p or -f")
-        return model.tokenize(prompt, add_special=True, parse_special=parse_special)
-    if not prompt:
-        raise UsageError("the prompt is empty: give at least one token")
-    return list(prompt)
 
 
 def longest_output(settings: Settings, n_prompt: int, n_predict: int | None) -> int | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine import constraint
 from scope_cpp.engine.constraint import Constraint
+from scope_cpp.engine.context import Context
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.samplers import candidates, owned, token_array
 from scope_cpp.engine.sampling_params import RANDOM_SEED, RANGES, SamplingParams
@@ -97,6 +98,11 @@ def model_defaults(model: Model, warn: Warn = ignore) -> dict[str, Any]:
     return found
 
 
+def recommended(model: Model, warn: Warn = ignore) -> SamplingParams:
+    """Return llama.cpp's defaults with those of the model's file over them."""
+    return SamplingParams(**model_defaults(model, warn))
+
+
 class Sampler(Closable):
     """Chooses tokens from the logits of a context.
 
@@ -125,7 +131,6 @@ class Sampler(Closable):
         super().__init__("the sampler", "make another one", model)
         self.params = params
         self.seed = draw_seed(params.seed)
-        self._n_vocab = model.n_vocab
         bias = _logit_bias(model, params)
         if schema is not None:
             self._constraint: Constraint | None = schema.begin()
@@ -142,26 +147,27 @@ class Sampler(Closable):
         for token in tokens[-n:] if n else ():
             llama_cpp.llama_sampler_accept(chain, token)
 
-    def sample(self, ctx: Any, idx: int = -1) -> int:
+    def sample(self, context: Context, idx: int = -1) -> int:
         """Choose a token and take note of it (nothing else needs to be accepted).
 
         Parameters
         ----------
-        ctx : llama_context pointer
+        context : Context
         idx : int
             Which of the last batch's tokens; it must have been decoded with logits. -1: the last.
 
         Raises
         ------
         ScopeError
-            When the grammar or schema allows no token of the vocabulary.
+            When the logits are not finite, or the grammar or schema allows no token of the
+            vocabulary.
         """
-        kept, chain = self._constraint, self.ptr
+        kept, chain, ctx = self._constraint, self.ptr, context.ptr
         with ctx.lock, chain.lock:
+            logits = context.logits_in_place(idx)
             if kept is None:
                 return int(llama_cpp.llama_sampler_sample(chain, ctx, idx))
-            logits = llama_cpp.llama_get_logits_ith(ctx, idx)
-            token = _constrained(np.ctypeslib.as_array(logits, (self._n_vocab,)), chain, kept)
+            token = _constrained(logits, chain, kept)
             kept.accept(token)
             llama_cpp.llama_sampler_accept(chain, token)
         return token

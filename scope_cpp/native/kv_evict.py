@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.native.finite import require_finite
 from scope_cpp.native.library import library_path, llama_cpp
 from scope_cpp.native.lifetime import Pointer
 
@@ -141,6 +142,7 @@ _n_queries = _bind("n_queries", _i32, _ctx, _i32)
 _scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, ctypes.c_bool, _ptr)
 _queries = _bind("queries", _i32, _ctx, _i32, _i32, _i32, _ptr)
 _rows = _bind("rows", _i32, _ctx, _i32, ctypes.c_bool, _ptr, _i32, _ptr)
+_zero_free = _bind("zero_free", _i32, _ctx)
 _likeness = _bind("likeness", _i32, _ctx, _i32, _ptr, _i32, _i32, ctypes.c_float, _ptr)
 _apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
 _set_dead = _bind("set_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
@@ -282,7 +284,7 @@ def scores(
     out = np.empty((n_layer(ctx), n_head(ctx) if by_head else n_head_kv(ctx), ids.size), np.float32)
     status = _scores(ctx, seq, n_query, _address(ids), ids.size, by_head, _address(out))
     _check("attention scores", status)
-    return out
+    return require_finite(out, "attention weights", ctx)
 
 
 # int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
@@ -304,7 +306,7 @@ def queries(ctx: Any, seq: int, n_query: int, pos: int) -> NDArray[np.float32]:
     """
     out = np.empty((n_layer(ctx), n_head(ctx), n_query, head_size(ctx)), np.float32)
     _check("queries can't be read", _queries(ctx, seq, n_query, pos, _address(out)))
-    return out
+    return require_finite(out, "queries", ctx)
 
 
 # int32_t llama_kv_evict_rows(struct llama_context * ctx, llama_seq_id seq, bool values,
@@ -318,7 +320,13 @@ def rows(ctx: Any, seq: int, ids: Int32, *, values: bool = False) -> NDArray[np.
     shape = n_layer(ctx), n_head_kv(ctx), ids.size, head_size(ctx, values=values)
     out = np.empty(shape, np.float32)
     _check("rows of the cache", _rows(ctx, seq, values, _address(ids), ids.size, _address(out)))
-    return out
+    return require_finite(out, "values" if values else "keys", ctx)
+
+
+# int32_t llama_kv_evict_zero_free(struct llama_context * ctx);
+def zero_free(ctx: Any) -> None:
+    """Set what free cells hold to 0: attention gives them a weight of 0, but 0 times NaN is NaN."""
+    _check("free cells", _zero_free(ctx))
 
 
 # int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_id seq,
@@ -345,7 +353,7 @@ def likeness(
     out = np.empty((n_layer(ctx), n_head_kv(ctx), n_new), np.float32)
     status = _likeness(ctx, seq, _address(ids), ids.size, n_new, value_weight, _address(out))
     _check("likeness of rows", status)
-    return out
+    return require_finite(out, "cosines of rows", ctx)
 
 
 # int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,

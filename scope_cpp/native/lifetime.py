@@ -30,10 +30,21 @@ _BY_SPAWN = "start processes by spawn, and load the model in each"
 
 
 class Pointer(ctypes.c_void_p):
-    """An address that can own what lies there; see `own`."""
+    """An address that can own what lies there; see `own`.
+
+    Attributes
+    ----------
+    lock
+        Of a pointer that owns: for calls that must not run at the same time.
+    whole
+        Of a `part`: what it is a part of.
+    tainted
+        Of a context: whether NaN or infinite numbers were met there.
+    """
 
     lock: Any
     whole: object
+    tainted = False
 
 
 def own(pointer: P, free: Callable[[], None], *needs: object) -> P:

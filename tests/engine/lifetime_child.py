@@ -165,7 +165,7 @@ USES: dict[str, dict[str, Callable[[Any], Any]]] = {
         "kv_evict.forget": lambda c: kv_evict.forget(c.ptr, 0),
     },
     "sampler": {
-        "sample": lambda s: s.sample(s.model_context.ptr),
+        "sample": lambda s: s.sample(s.model_context),
         "accept_prompt": lambda s: s.accept_prompt([1]),
         "reset": lambda s: s.reset(),
     },

@@ -29,7 +29,7 @@ def generate(context: Context, n: int = 24, prompt: str = PROMPT, **params: Any)
     with Sampler(model, SamplingParams(**params)) as sampler:
         sampler.accept_prompt(tokens)
         for pos in range(len(tokens), len(tokens) + n):
-            token = sampler.sample(context.ptr)
+            token = sampler.sample(context)
             if model.is_eog(token):
                 break
             out.append(token)
@@ -213,10 +213,10 @@ def test_a_drawn_seed_is_reported_and_gives_the_same_tokens(ctx: Context, seed: 
     ctx.decode(prompt, 0)
     with Sampler(ctx.model, SamplingParams(seed=seed, **hot)) as sampler:
         drawn = sampler.seed
-        first = [sampler.sample(ctx.ptr) for _ in range(10)]
+        first = [sampler.sample(ctx) for _ in range(10)]
     assert drawn not in (-1, RANDOM_SEED)
     with Sampler(ctx.model, SamplingParams(seed=drawn, **hot)) as sampler:
-        assert [sampler.sample(ctx.ptr) for _ in range(10)] == first
+        assert [sampler.sample(ctx) for _ in range(10)] == first
 
 
 def test_drawn_seeds_differ(model: Model) -> None:
@@ -233,9 +233,9 @@ def test_reset_begins_anew(ctx: Context) -> None:
         seed=9, temp=3.0, min_p=0.0, repeat_penalty=1.5, grammar="root ::= [a-z]+"
     )
     with Sampler(ctx.model, params) as sampler:
-        first = [sampler.sample(ctx.ptr) for _ in range(10)]
+        first = [sampler.sample(ctx) for _ in range(10)]
         sampler.reset()
-        assert [sampler.sample(ctx.ptr) for _ in range(10)] == first
+        assert [sampler.sample(ctx) for _ in range(10)] == first
 
 
 def penalised(
@@ -259,7 +259,7 @@ def test_penalties_see_the_last_tokens_of_the_prompt(ctx: Context, last_n: int) 
     params = SamplingParams(temp=0, repeat_last_n=last_n, **strength)
     with Sampler(ctx.model, params) as sampler:
         sampler.accept_prompt(history)
-        chosen = sampler.sample(ctx.ptr)
+        chosen = sampler.sample(ctx)
     seen = history[-last_n:] if last_n else []
     assert chosen == int(np.argmax(penalised(logits, seen, *strength.values())))
     # what was penalised shows: none, the best token, or both
@@ -279,7 +279,7 @@ def test_a_sampled_token_is_accepted_exactly_once(ctx: Context, grammar: str | N
     # one acceptance does not yet cost the best token its place, two would
     params = SamplingParams(temp=0, frequency_penalty=0.75 * lead, grammar=grammar)
     with Sampler(ctx.model, params) as sampler:
-        drawn = [sampler.sample(ctx.ptr) for _ in range(3)]
+        drawn = [sampler.sample(ctx) for _ in range(3)]
     assert drawn == [order[0], order[0], order[1]]
 
 
@@ -289,7 +289,7 @@ def test_logit_bias(ctx: Context) -> None:
 
     def choose(bias: dict[int, float]) -> int:
         with Sampler(ctx.model, SamplingParams(temp=0, logit_bias=bias)) as sampler:
-            return sampler.sample(ctx.ptr)
+            return sampler.sample(ctx)
 
     assert choose({}) == first
     assert choose({first: -math.inf}) == second

@@ -130,6 +130,16 @@ class Cells:
         while self._prefixes.resting:
             self.clear(self._prefixes.resting[0])
 
+    def clean(self, idle: bool) -> None:
+        """Let no NaN in a free cell come through to rows; see `Context.zero_free`.
+
+        Where cells can't be looked at, that is done once no row runs (`idle`).
+        """
+        if self.countable:
+            self.context.zero_free()
+        elif idle:
+            self.context.wipe()
+
     def n_resting_cells(self) -> int:
         """Cells of the prompts that rest, rows that share them or not."""
         return self._n_held(self._prefixes.resting, -1, 0)

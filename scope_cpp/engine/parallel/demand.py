@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.cache.foresight import n_asked
 from scope_cpp.engine.cache.scorer import PROMPT_QUERIES, ring_size
-from scope_cpp.engine.generate import longest_output, prompt_tokens
+from scope_cpp.engine.generate import longest_output
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.request import Request
+from scope_cpp.engine.prompts import prompt_tokens
 from scope_cpp.engine.settings import Settings, Sizes, resolve
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
@@ -112,9 +113,6 @@ def assess(request: Request, model: Model, room: Room) -> Demand:
     if request.logprobs is not None and not 0 <= request.logprobs <= model.n_vocab:
         raise UsageError(f"logprobs is {request.logprobs}: give 0 to {model.n_vocab}")
     tokens = prompt_tokens(model, request.prompt, request.parse_special)
-    wrong = [token for token in tokens if not 0 <= token < model.n_vocab]
-    if wrong:
-        raise UsageError(f"token {wrong[0]} is outside of the vocabulary of {model.n_vocab}")
     n_predict = longest_output(settings, len(tokens), request.n_predict)
     if parse_budget(settings.budget).kind == "auto":
         settings = replace(settings, budget=max(1, room.n_cells // room.n_parallel))

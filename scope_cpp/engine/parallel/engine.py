@@ -200,6 +200,8 @@ class ParallelEngine(Closable):
 
     def _admit(self) -> None:
         """Let rows enter that wait, the first first, as long as no other one reads its prompt."""
+        if self.context.tainted:
+            self._cells.clean(idle=not self._running)
         while self._waiting and len(self._running) < self.n_parallel:
             row = self._waiting[0]
             if any(other.reading for other in self._running):
@@ -229,14 +231,14 @@ class ParallelEngine(Closable):
         n_writing = sum(not row.reading for row in self._running)
         limit = min(self._batch - n_writing, PROMPT_PART) if n_writing else self._batch
         batch: list[Entry] = []
-        fed: list[tuple[Row, int]] = []
+        fed: list[tuple[Row, list[Entry]]] = []
         for row in tuple(self._running):
             try:
                 entries = row.feed(limit)
             except ScopeError as err:
                 self._fail(row, err)
             else:
-                fed.append((row, len(entries)))
+                fed.append((row, entries))
                 batch += entries
         try:
             if batch:
@@ -245,11 +247,34 @@ class ParallelEngine(Closable):
             for row, _ in fed:
                 self._fail(row, err)
             return
+        if len(fed) > 1 and not self.context.has_finite_logits(batch):
+            self._advance_alone(fed)
+            return
         end = 0
-        for row, n in fed:
-            end += n
+        for row, entries in fed:
+            end += len(entries)
             try:
-                self._take_note(row, n, end - 1)
+                self._take_note(row, len(entries), end - 1)
+            except ScopeError as err:
+                self._fail(row, err)
+
+    def _advance_alone(self, fed: list[tuple[Row, list[Entry]]]) -> None:
+        """Take a batch back that gave NaN, and decode what each row fed on its own.
+
+        A row whose numbers are not finite spoils those beside it: attention gives cells of other
+        rows a weight of 0. Rows that read come first, as they may hold such cells already.
+        """
+        if not all(self.context.remove(row.cache.seq, entries[0].pos) for row, entries in fed):
+            for row, _ in fed:
+                self._fail(row, ScopeError("NaN was met, and this cache can't take a token back"))
+            return
+        for row, entries in sorted(fed, key=lambda item: not item[0].reading):
+            if self.context.tainted:
+                self._cells.clean(idle=False)
+            try:
+                self.context.decode_rows([*entries[:-1], entries[-1]._replace(logits=True)])
+                self.context.logits()
+                self._take_note(row, len(entries), len(entries) - 1)
             except ScopeError as err:
                 self._fail(row, err)
 

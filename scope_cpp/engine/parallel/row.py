@@ -137,7 +137,7 @@ class Row:
             If the grammar allows no token.
         """
         context = self.cache.context
-        self.token = token = self._sampler.sample(context.ptr, i)
+        self.token = token = self._sampler.sample(context, i)
         self._output.append(token)
         step = next(self._written)
         self._meter.tick(time.perf_counter() - self._started)

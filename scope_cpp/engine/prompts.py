@@ -1,0 +1,70 @@
+"""Prompts as they come: a text, tokens, or the messages of a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+
+from scope_cpp.engine.chat import format_chat
+from scope_cpp.engine.model import Model
+from scope_cpp.errors import UsageError
+
+Messages = Sequence[Mapping[str, object]]
+Prompt = str | Sequence[int] | Messages
+
+_A_LIST = "give a text, a list of tokens, or a list of messages such as " + (
+    "{'role': 'user', 'content': 'Hello'}"
+)
+
+
+def read_prompt(
+    model: Model, prompt: Prompt, template: str | None, parse_special: bool
+) -> tuple[list[int], list[str]]:
+    """Return the tokens of a prompt, and strings that end what is written after it.
+
+    Parameters
+    ----------
+    model
+    prompt
+        Text that is continued as it is, tokens, or messages for the chat template.
+    template
+        In place of the model's own, for messages; see `format_chat`.
+    parse_special
+        Whether a text's control tokens are read as such.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these, is empty, or the template can't be had or fails.
+    """
+    if isinstance(prompt, (Mapping, bytes)) or not hasattr(prompt, "__len__"):
+        raise UsageError(f"the prompt is of type {type(prompt).__name__}: {_A_LIST}")
+    if len(prompt) and not isinstance(prompt, str) and isinstance(prompt[0], Mapping):
+        text, stops = format_chat(model, prompt, template)  # type: ignore[arg-type]
+        return model.tokenize(text, add_special=True, parse_special=True), stops
+    if template is not None:
+        raise UsageError("template is for messages, the prompt is a text: leave one out")
+    return prompt_tokens(model, prompt, parse_special), []  # type: ignore[arg-type]
+
+
+def prompt_tokens(model: Model, prompt: str | Sequence[int], parse_special: bool) -> list[int]:
+    """Return the tokens of a text, or tokens as they are given.
+
+    Raises
+    ------
+    UsageError
+        If there are none, or some are not of this model.
+    """
+    if isinstance(prompt, str):
+        tokens = model.tokenize(prompt, parse_special=parse_special) if prompt else []
+        if not tokens:
+            raise UsageError("the prompt is empty: give a text (-p, -f)")
+        return tokens
+    if not len(prompt):
+        raise UsageError("the prompt is empty: give at least one token")
+    for token in prompt:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise UsageError(f"the prompt has {token!r} where a token must be: {_A_LIST}")
+        if not 0 <= token < model.n_vocab:
+            raise UsageError(f"token {token} is outside of the vocabulary of {model.n_vocab}")
+    return [int(token) for token in prompt]
