@@ -35,6 +35,7 @@ _KEPT_KEY, _KEPT_STRING = 256, 4096  # bytes
 _MAX_PAIRS, _MAX_TENSORS, _MAX_DIMENSIONS = 1 << 16, 1 << 20, 4
 _MAX_NUMBERS, _MAX_STRINGS = 1 << 20, 1 << 23  # in all arrays: numbers kept, strings skipped
 
+_INT32_MAX = 2**31 - 1
 _NO_VOCABULARY = ("none", "no_vocab")  # tokenizer.ggml.model
 
 T = TypeVar("T")
@@ -99,6 +100,12 @@ def read_header(path: str | Path) -> Header:
         )
     if header.metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY:
         raise ScopeError(f"{path} has no vocabulary: it can neither read nor write text")
+    length = header.n_ctx_train
+    if isinstance(length, int) and not 0 < length < _INT32_MAX:  # as llama.cpp gives it to us
+        raise ScopeError(
+            f"{path} is damaged: it claims to be trained on {length} tokens at once; "
+            "download it again, or convert it anew"
+        )
     return header
 
 

@@ -30,7 +30,8 @@ _WORKER = Path(__file__).with_name("trial_worker.py")
 
 # of CPU time; a vocabulary of 150,000 tokens is 6 MB of header and takes 0.3 s
 _SECONDS, _SECONDS_PER_HEADER_BYTE, _SECONDS_PER_BYTE = 1.0, 2e-6, 2e-8
-_MAX_WAIT = 600.0  # of any time: a file system that does not answer
+# of any time: what is waited for is a disk, which may be slow
+_WAIT, _WAIT_PER_BYTE = 60.0, 5e-7
 _BYTES, _BYTES_PER_HEADER_BYTE = 2 << 30, 64
 _LARGE = 64 << 20  # a smaller file is not worth a second thread
 
@@ -125,7 +126,7 @@ def run(path: Path, n_threads: int, seconds: float, n_bytes: int) -> Ending:
         ) from None
     with process:
         try:
-            out, log = process.communicate(timeout=_MAX_WAIT)
+            out, log = process.communicate(timeout=_WAIT + _WAIT_PER_BYTE * path.stat().st_size)
         except subprocess.TimeoutExpired:
             process.kill()
             return Ending(-signal.SIGPROF, "it is read", "", ())

@@ -20,7 +20,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (("inspect",), ("generate", "-p", "hi", 
 MAX_SECONDS = 2.0  # of CPU time
 MAX_LINES = 4  # on stderr
 _KILLED_AFTER = 60.0
-_GOOD_CODES = (0, 1)
+_GOOD_CODES = (0, 1, 2)  # 2: the file is good, and the prompt or the budget does not go with it
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
         lines = self.err.splitlines()
         if len(lines) > MAX_LINES:
             found.append(f"{len(lines)} lines on stderr")
-        if self.code == 1 and sum(line.startswith(b"error: ") for line in lines) != 1:
+        if self.code in (1, 2) and sum(line.startswith(b"error: ") for line in lines) != 1:
             found.append("no error line, or several")
         if b"Traceback" in self.err or b"run with -v" in self.err:
             found.append("an unforeseen error")

@@ -181,6 +181,14 @@ def test_what_no_model_has(tmp_path: Path, name: str) -> None:
     assert phrase in refusal(path)
 
 
+@pytest.mark.parametrize("length", [0, 2**31, 2**32 - 1])
+def test_a_training_length_that_is_none(tmp_path: Path, length: int) -> None:
+    pairs = pair(b"general.architecture", STRING, text(b"llama"))
+    pairs += pair(b"llama.context_length", U32, struct.pack("<I", length))
+    path = write(tmp_path / "k.gguf", pairs=pairs, n=2)
+    assert f"trained on {length} tokens" in refusal(path)
+
+
 def test_long_texts_and_many_numbers_are_left_out(tmp_path: Path) -> None:
     pairs = [
         pair(b"long", STRING, text(b"x" * 5000)),

@@ -186,10 +186,29 @@ def test_an_unsupported_architecture_is_named(tmp_path: Path) -> None:
         ),
         (
             ["f: error loading model: missing tensor 'a'", "g: failed to load model"],
-            "missing tensor 'a'",
+            "cannot be loaded (missing tensor 'a'); it is damaged",
         ),
-        (["g: failed to load model"], "no reason"),
-        ([], "no reason"),
+        (
+            [
+                "gguf_init_from_reader: tensor 'output.weight' has invalid ggml type 100",
+                "gguf_init_from_reader: failed to read tensor info",
+                "llama_model_load: error loading model: l: failed to load model from m.gguf",
+            ],
+            "cannot be loaded (tensor 'output.weight' has invalid ggml type 100); it is damaged",
+        ),
+        (
+            ["f: error loading model: error loading model hyperparameters: key not found: a.b"],
+            "cannot be loaded (key not found: a.b); it is damaged",
+        ),
+        (
+            ["gguf_init_from_file: failed to open GGUF file 'm-2.gguf' (No such file)"],
+            "m-2.gguf' (No such file): all parts of a model must lie side by side",
+        ),
+        (
+            ["", "g: failed to read tensor data", "g: failed to load model"],
+            "(failed to read tensor",
+        ),
+        ([], "(llama.cpp gives no reason)"),
     ],
 )
 def test_load_failure(lines: list[str], expected: str) -> None:
