@@ -142,11 +142,14 @@ class Context(Closable):
         Raises
         ------
         ScopeError
-            As `decode`, where nothing is right but to forget the sequences; or if the tokens are
-            more than a batch holds, before any is decoded.
+            As `decode`, where nothing is right but to forget the sequences; or, before any is
+            decoded, if a batch holds fewer tokens or the context has fewer outputs.
         """
         if len(rows) > self.n_batch:
             raise ScopeError(f"{len(rows)} tokens at once, a batch holds {self.n_batch}")
+        n_outputs, most = sum(row.logits for row in rows), self.params.n_outputs
+        if n_outputs > (most or self.params.n_seq_max):  # llama.cpp would abort
+            raise ScopeError(f"logits of {n_outputs} tokens of a batch are wanted: set n_outputs")
         ptr, batch = self.ptr, self._batch
         with ptr.lock:
             batch.n_tokens = len(rows)
@@ -281,9 +284,7 @@ def _native_params(params: ContextParams) -> Any:
     native.n_batch = min(params.n_batch, max(params.n_cells, 1))
     native.n_ubatch = min(params.n_ubatch, native.n_batch)
     native.n_seq_max = params.n_seq_max
-    # logits are wanted of the last token of each sequence; buffers for those of a whole batch,
-    # which is llama.cpp's default, take more than the cells do where the vocabulary is large
-    native.n_outputs_max = params.n_seq_max
+    native.n_outputs_max = params.n_outputs or params.n_seq_max
     native.kv_unified = True
     native.type_k, native.type_v = params.type_k, params.type_v
     native.flash_attn_type = FLASH_ATTN[params.flash_attn]

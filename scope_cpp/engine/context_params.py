@@ -32,6 +32,10 @@ class ContextParams:
         Sequences that the unified cache holds at once.
     n_slots
         How many of them are written at once: the queries of so many are recorded; 0: of all.
+    n_outputs
+        Tokens of a batch whose logits are wanted, at most; 0: one for each sequence. Buffers for
+        those of a whole batch, llama.cpp's default, take more than the cells do where the
+        vocabulary is large.
     """
 
     n_cells: int
@@ -44,4 +48,5 @@ class ContextParams:
     flash_attn: str = "auto"
     n_seq_max: int = 1
     n_slots: int = 0
+    n_outputs: int = 0
     offload_kqv: bool = True

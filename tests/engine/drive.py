@@ -57,6 +57,7 @@ def open_context(
         n_threads=1,
         n_threads_batch=1,
         n_seq_max=n_seq_max,
+        n_outputs=n_batch,
         flash_attn=flash_attn,
     )
     with Model.load(path) as model, Context(model, params) as context:

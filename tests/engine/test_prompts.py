@@ -53,7 +53,8 @@ def test_messages_go_through_the_models_template(model: Model) -> None:
 
 
 def test_another_template(model: Model) -> None:
-    with Generation(model, MESSAGES, template="{{ messages[1].content }}", **FIELDS) as generation:
+    template = "{{ messages[0].content }}"
+    with Generation(model, MESSAGES[1:], template=template, **FIELDS) as generation:
         assert generation.tokens == model.tokenize("the rat")
 
 

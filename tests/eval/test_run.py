@@ -141,7 +141,7 @@ def test_forced_tokens_have_the_likelihood_of_one_batch(model: Model) -> None:
     output, counts, loop = written(model, item, row_of("full", None))
     both = model.tokenize(TEXT + item.forced, add_special=True, parse_special=False)
     n_prompt = int(counts["n_prompt"])
-    with Context(model, ContextParams(n_cells=256, n_threads=1)) as context:
+    with Context(model, ContextParams(n_cells=256, n_threads=1, n_outputs=256)) as context:
         context.decode(both, 0, all_logits=True)
         logits = np.array([context.logits(i) for i in range(n_prompt - 1, len(both) - 1)])
     expected = np.logaddexp.reduce(logits, axis=1) - logits[range(len(logits)), both[n_prompt:]]

@@ -32,7 +32,7 @@ def model(tiny_path: Path) -> Iterator[Model]:
 
 @pytest.fixture
 def ctx(model: Model) -> Iterator[Context]:
-    with Context(model, ContextParams(n_cells=256, n_threads=1)) as context:
+    with Context(model, ContextParams(n_cells=256, n_threads=1, n_outputs=256)) as context:
         yield context
 
 
