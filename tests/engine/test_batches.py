@@ -269,3 +269,12 @@ def test_batches_of_any_size(tiny: Tiny, n_batch: int, n_ubatch: int) -> None:
         context.decode(random_tokens(100), 0)
         assert np.isfinite(context.logits()).all()
         assert kv_evict.n_used(context.ptr) == 100
+
+
+def test_more_logits_than_the_context_has_outputs(tiny: Tiny) -> None:
+    with Model.load(tiny()) as model, Context(model, ContextParams(256, n_threads=1)) as context:
+        with pytest.raises(ScopeError, match="logits of 5 tokens of a batch are wanted"):
+            context.decode(random_tokens(5), 0, all_logits=True)
+        assert kv_evict.n_used(context.ptr) == 0
+        context.decode(random_tokens(5), 0)
+        assert kv_evict.n_used(context.ptr) == 5
