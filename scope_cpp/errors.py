@@ -23,7 +23,7 @@ class ScopeError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: object) -> None:
+    def __init__(self, message: object = "") -> None:
         super().__init__(one_line(str(message)))
 
 

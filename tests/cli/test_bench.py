@@ -253,7 +253,7 @@ def test_wrong_requests(run: Run, tiny: Path, args: list[str], phrase: str) -> N
 
 def test_a_file_that_is_no_model(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"no model")
-    assert_refused(run("bench", tmp_path / "x.gguf"), 2, "x.gguf")
+    assert_refused(run("bench", tmp_path / "x.gguf"), 1, "x.gguf")
 
 
 def test_a_depth_beyond_training_is_said(run: Run, tiny: Path) -> None:

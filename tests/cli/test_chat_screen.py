@@ -134,7 +134,7 @@ def test_what_stands_below_an_answer_breaks_between_words(chat: Open, columns: i
         session.line("Hello")
         session.wait_prompt()
         words = STATUS.findall(session.text())[0].split()
-    assert {"generated", "evicted", "attention"} < set(words)
+    assert {"generated", "evicted"} < set(words)
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_it(chat: Open) -> None:

@@ -198,7 +198,7 @@ def test_a_text_longer_than_the_model_can_write(run: Run, tiny: Path) -> None:
 
 def test_a_model_that_cannot_be_loaded(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"no model")
-    assert_refused(run("demo", tmp_path / "x.gguf"), 2, "x.gguf")
+    assert_refused(run("demo", tmp_path / "x.gguf"), 1, "x.gguf")
 
 
 def test_ctrl_c_prints_the_rows_that_are_finished(long: Args) -> None:

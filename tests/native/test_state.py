@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
 from tests.native.harness import CACHES, Session, error, random_tokens
@@ -352,7 +354,8 @@ def test_made_with_any_bit_turned(tiny: Tiny, flash: bool) -> None:
                 ids = kv_evict.cells(session.ctx, 0)[1]
                 n_query = kv_evict.n_queries(session.ctx, 0)
                 if n_query:
-                    kv_evict.scores(session.ctx, 0, n_query, ids)
+                    with suppress(ScopeError):  # a bit may have made a K infinite: refused as such
+                        kv_evict.scores(session.ctx, 0, n_query, ids)
                 kv_evict.apply(
                     session.ctx, 0, no_moves(session.ctx), no_moves(session.ctx), ids[:1]
                 )
