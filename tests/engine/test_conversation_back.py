@@ -223,7 +223,7 @@ class Interrupt:
 def test_interrupted_while_the_prompt_is_read(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, n: int, size: str, error: type[BaseException]
 ) -> None:
-    if n == 2 and size in FORESEES:
+    if n == 2 and "foreseen" in size:
         pytest.skip("the turn is read in one call: there is no second one to interrupt")
     fields = {**SIZES[size], "n_ubatch": 32}
     with converse(tiny(), **fields) as talk:
