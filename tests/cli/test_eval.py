@@ -155,7 +155,7 @@ def test_named_rows_and_types(evaluate: Eval, tmp_path: Path) -> None:
         (("--task-option", "nonsense=1"), "unknown option 'nonsense=1'"),
         (("-ctk", "f16,q8_0", "-ctv", "f16,q8_0,q4_0"), "-ctk has 2 types, -ctv 3"),
         (("--temp", "nan"), "temp"),
-        (("-o", "interval=1"), "interval=1"),
+        (("-o", "interval=1"), "-o/--output: give one of"),
         (("--out", __file__), Path(__file__).name),
     ],
 )
@@ -303,7 +303,7 @@ def test_tasks_are_listed_with_where_their_data_is(run: Run) -> None:
 def test_help_of_every_command(run: Run) -> None:
     assert "compare" in run("eval", "--help").stdout
     for name in ("run", "report", "score", "compare", "tasks"):
-        result = run("eval", name, "--help")
+        result = run("eval", name, "--help-all")
         assert result.exit_code == 0
         assert "SCOPE_" in result.stdout
 
