@@ -27,7 +27,7 @@ from tests.engine.drive import (
 N_OUTPUT = 150
 
 # prompt, budget
-FIRST, SECOND = (random_tokens(60, seed=1), 110), (random_tokens(45, seed=2), 90)
+FIRST, SECOND = (random_tokens(60, seed=1), 110), (random_tokens(45, seed=4), 90)
 
 
 def start(context: Context, which: tuple[list[int], int], seq: int, **fields: Any) -> BoundedCache:
