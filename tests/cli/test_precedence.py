@@ -49,7 +49,7 @@ def test_variables_win_over_the_config_and_flags_over_both(
     monkeypatch.setenv("SCOPE_POLICY", "streaming-llm")
     monkeypatch.setenv("SCOPE_OPTION", "sinks=2 recent=7")
     monkeypatch.setenv("SCOPE_CONFIG", str(config))
-    got = generate("-n", 20, "--budget", 16)
+    got = generate("--raw", "-n", 20, "--budget", 16)
     assert got["usage"]["completion_tokens"] == 20
     assert got["policy"] == "streaming-llm"
     assert got["options"]["decode"] == {"sinks": 2, "recent": 7}
