@@ -7,9 +7,11 @@ nor touched. Only one of the two can live in a process: whoever is imported firs
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
+from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,11 +42,27 @@ def _load() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules["llama_cpp"] = module
     try:
-        spec.loader.exec_module(module)
+        calls = importlib.import_module("llama_cpp.llama_cpp")
     except (FileNotFoundError, RuntimeError, OSError) as err:
         del sys.modules["llama_cpp"]
         raise ScopeError(f"libllama can't be loaded: {err}; reinstall scope-cpp") from err
+    _complete_later(module, calls, spec.loader)
     return module
+
+
+def _complete_later(module: ModuleType, calls: ModuleType, loader: Loader) -> None:
+    """Give the package the C calls, and all else only to those who ask for it.
+
+    Its ``Llama`` class takes a third of a second to import, and nothing here uses it.
+    """
+
+    def complete(name: str) -> Any:
+        del module.__dict__["__getattr__"]
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    public = {name: value for name, value in vars(calls).items() if not name.startswith("_")}
+    module.__dict__.update(public, __getattr__=complete)
 
 
 def library_path() -> Path:
