@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scope_cpp.engine.chat import format_chat
+from scope_cpp.engine.context import Context, ContextParams, Row
 from scope_cpp.engine.generate import Generation, generate
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
@@ -69,3 +71,24 @@ def test_until_the_pool_overflows_all_tokens_are_the_full_cache_s(
     assert last.stats.evicted > 0
     tokens = [smollm2.tokenize(text, add_special=False)[:60] for text in (full, bounded)]
     assert tokens[0] == tokens[1]
+
+
+def test_rows_in_one_batch_have_the_logits_that_each_has_alone(
+    smollm2: Model, prompt: list[int]
+) -> None:
+    """Where llama.cpp has one way only to multiply by the weights, see docs/serve.md."""
+    params = ContextParams(1024, n_seq_max=4, flash_attn="on", **ONE_THREAD)
+    tokens = smollm2.tokenize("The keeper found three bottles in the sand")[:4]
+
+    def logits(seqs: list[int]) -> list[np.ndarray]:
+        with Context(smollm2, params) as context:
+            context.decode(prompt, 0, seqs[0])
+            for seq in seqs[1:]:
+                context.share(seqs[0], seq, len(prompt))
+            for pos, token in enumerate(tokens, len(prompt)):
+                context.decode_rows([Row(token + seq, pos, seq, True) for seq in seqs])
+            return [context.logits(i) for i in range(len(seqs))]
+
+    together = logits([0, 1, 2])
+    for seq in range(3):
+        np.testing.assert_array_equal(together[seq], logits([seq])[0])
