@@ -162,11 +162,28 @@ class Sampler(Closable):
             When the logits are not finite, or the grammar or schema allows no token of the
             vocabulary.
         """
-        kept, chain, ctx = self._constraint, self.ptr, context.ptr
+        chain, ctx = self.ptr, context.ptr
         with ctx.lock, chain.lock:
-            logits = context.logits_in_place(idx)
-            if kept is None:
-                return int(llama_cpp.llama_sampler_sample(chain, ctx, idx))
+            if self.constrained:
+                return self.choose(context.logits_in_place(idx))
+            return int(llama_cpp.llama_sampler_sample(chain, ctx, idx))
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the output is kept to a grammar or a schema; a token may take long then."""
+        return self._constraint is not None
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """As `sample`, for an output that is `constrained`; any thread may call it.
+
+        Parameters
+        ----------
+        logits
+            float32 (n_vocab,), finite.
+        """
+        kept, chain = self._constraint, self.ptr
+        assert kept is not None
+        with chain.lock:
             token = _constrained(logits, chain, kept)
             kept.accept(token)
             llama_cpp.llama_sampler_accept(chain, token)

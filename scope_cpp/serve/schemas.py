@@ -16,8 +16,8 @@ from scope_cpp.serve.form import Asked
 class Schemas:
     """One thread that compiles schemas, one after the other.
 
-    The largest that is accepted takes some tenths of a second, without Python's lock: only
-    requests with schemas wait for it. The thread starts with the first of them.
+    The largest that is accepted takes some tenths of a second, nearly all of it without Python's
+    lock: only requests with schemas wait for it. The thread starts with the first of them.
     """
 
     def __init__(self, model: Model) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -242,12 +246,50 @@ def test_tokens_of_the_same_text_are_all_allowed(model: Model) -> None:
     assert len(same) == 2 and allowed[same].all()
 
 
-def test_allows_and_allowed_agree_on_every_token(model: Model) -> None:
-    constraint = CompiledSchema(model, json.dumps(LINKED)).begin()
-    for text in (b"{", b'"', b"v", b'"', b":", b"1", b",", b'"'):
+def test_what_is_allowed_is_what_can_be_accepted(model: Model) -> None:
+    compiled = CompiledSchema(model, json.dumps(LINKED))
+    constraint, written = compiled.begin(), list[int]()
+    for text in (b"{", b'"', b"v"):
         allowed = constraint.allowed()
-        assert [constraint.allows(token) for token in range(model.n_vocab)] == allowed.tolist()
-        constraint.accept(next(t for t in np.flatnonzero(allowed) if model.pieces[t] == text))
+        for token in np.flatnonzero(~constraint._ends):
+            again = compiled.begin()
+            for before in written:
+                again.accept(before)
+            with nullcontext() if allowed[token] else pytest.raises(UsageError):
+                again.accept(int(token))
+        written.append(
+            next(t for t in map(int, np.flatnonzero(allowed)) if model.pieces[t] == text)
+        )
+        constraint.accept(written[-1])
+
+
+def test_a_costly_token_is_accepted_without_pythons_lock(
+    model: Model, byte_tokens: dict[int, int]
+) -> None:
+    alike = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}}] * 80}
+    constraint = CompiledSchema(model, json.dumps({"$defs": {"a": alike}, **alike})).begin()
+    n, going = 0, True
+
+    def count() -> None:
+        nonlocal n
+        while going:
+            n += 1
+            time.sleep(0.0001)
+
+    for byte in b"[[":
+        constraint.accept(byte_tokens[byte])
+    held = sys.getswitchinterval()
+    sys.setswitchinterval(100)  # nobody gets the lock who is not given it
+    thread = threading.Thread(target=count)
+    try:
+        thread.start()
+        before = n
+        constraint.accept(byte_tokens[ord("]")])
+        assert n > before
+    finally:
+        going = False
+        sys.setswitchinterval(held)
+        thread.join()
 
 
 def test_outputs_of_one_schema_are_independent_and_begin_anew(model: Model) -> None:

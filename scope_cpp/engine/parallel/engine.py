@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Hashable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from scope_cpp.native.lifetime import Closable
 
 # Most tokens of a prompt in a batch with rows that write: they wait for all of it
 PROMPT_PART = 128
+# Seconds that all rows wait for a token that another thread chooses: nearly all take far less
+PATIENCE = 0.03
 
 
 class ParallelEngine(Closable):
@@ -89,6 +92,7 @@ class ParallelEngine(Closable):
         warn: Warn = warnings.warn,
     ) -> None:
         self._turn = threading.RLock()
+        self._choosers = ThreadPoolExecutor(max(1, n_parallel), "scope-choice")
         self._rows: dict[Hashable, Row] = {}
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
@@ -101,6 +105,7 @@ class ParallelEngine(Closable):
         self._n_evicted = 0
         self._room = Room(n_cells, n_parallel, self.settings)
         self._said: list[Event] = []
+        self._late: set[Future[int]] = set()  # choices that took longer than a step
         bounds = self.settings.policies()[0].name != "full"
         resolved = attention.resolve(self.settings, model, bounded=bounds and n_parallel == 1)
         self._kinds = resolved.type_k, resolved.type_v, resolved.flash_attn
@@ -187,6 +192,9 @@ class ParallelEngine(Closable):
     def step(self) -> list[Event]:
         """Run at most one `llama_decode`; return what the rows say, none if there is no row.
 
+        A row whose next token takes long to choose, as its schema has many ways to go on, leaves
+        out the steps of the others meanwhile.
+
         A Ctrl-C in the middle is raised at the end; the next step returns what was said then.
         """
         with self._turn:
@@ -195,6 +203,7 @@ class ParallelEngine(Closable):
                 self._admit()
                 if self._running:
                     self._advance()
+                    self._hear_choices()
             said, self._said = self._said, []
         return said
 
@@ -228,11 +237,12 @@ class ParallelEngine(Closable):
 
     def _advance(self) -> None:
         """Decode the next token of each row that writes, and a part of the prompt that is read."""
-        n_writing = sum(not row.reading for row in self._running)
+        ready = [row for row in self._running if row.choice is None]
+        n_writing = sum(not row.reading for row in ready)
         limit = min(self._batch - n_writing, PROMPT_PART) if n_writing else self._batch
         batch: list[Entry] = []
         fed: list[tuple[Row, list[Entry]]] = []
-        for row in tuple(self._running):
+        for row in ready:
             try:
                 entries = row.feed(limit)
             except ScopeError as err:
@@ -285,12 +295,36 @@ class ParallelEngine(Closable):
             return
         if was_reading:
             self._cells.note(row.cache.seq, row.whole)
-        event = row.say(last)
+        row.choose(last, self._choosers)
+        if row.choice is None:
+            self._hear(row)
+
+    def _hear(self, row: Row) -> None:
+        """Pass on what a row says."""
+        event = row.say()
         assert event.response is not None
         self.n_generated += 1
         self._said.append(event)
         if event.response.finish_reason is not None:
             self._remove(row, done=True)
+
+    def _hear_choices(self) -> None:
+        """Pass on what was chosen in other threads; wait a moment for what has just begun.
+
+        So rows whose tokens are chosen quickly take part in every step.
+        """
+        choices = {row.choice: row for row in self._running if row.choice is not None}
+        fresh = choices.keys() - self._late
+        if fresh:
+            wait(fresh, PATIENCE)
+        elif len(choices) == len(self._running):
+            wait(choices, PATIENCE, FIRST_COMPLETED)
+        self._late = {choice for choice in choices if not choice.done()}
+        for row in (row for choice, row in choices.items() if choice not in self._late):
+            try:
+                self._hear(row)
+            except ScopeError as err:
+                self._fail(row, err)
 
     def _fail(self, row: Row, err: ScopeError) -> None:
         self._said.append(Event(row.key, None, err))
@@ -350,3 +384,4 @@ class ParallelEngine(Closable):
                 self._forget(row)
             self._running.clear()
             self._waiting.clear()
+            self._choosers.shutdown(wait=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from concurrent.futures import Executor, Future
 
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
@@ -19,8 +20,8 @@ from scope_cpp.engine.text import TextStream
 class Row:
     """A request that waits; after `begin` it runs.
 
-    Each step `feed` tells what to decode, `decoded` takes note of it, and `say` samples from it
-    once the prompt is read.
+    Each step `feed` tells what to decode, `decoded` takes note of it, and once the prompt is read
+    `choose` samples from it and `say` tells the token.
 
     Attributes
     ----------
@@ -28,6 +29,8 @@ class Row:
         Its cells; there once it runs.
     token
         The last token, not decoded yet; ``None`` while the prompt is read.
+    choice
+        The next token, if another thread chooses it; ``None`` else.
 
     Raises
     ------
@@ -36,6 +39,7 @@ class Row:
     """
 
     cache: BoundedCache
+    choice: Future[int] | None = None
 
     def __init__(
         self, key: Hashable, request: Request, demand: Demand, model: Model, warn: Warn
@@ -79,7 +83,7 @@ class Row:
     @property
     def reading(self) -> bool:
         """Whether the prompt is not read yet."""
-        return self.token is None
+        return self.token is None and self.choice is None
 
     @property
     def growth(self) -> int:
@@ -128,28 +132,52 @@ class Row:
         self._sampler.accept_prompt(self.demand.tokens)
         return True
 
-    def say(self, i: int) -> Event:
+    def choose(self, i: int, pool: Executor) -> None:
         """Sample from the `i`-th output of the last batch.
+
+        A token that is kept to a grammar or a schema may take long: the `pool` chooses it.
 
         Raises
         ------
         ScopeError
-            If the grammar allows no token.
+            If the logits are not finite.
         """
-        context = self.cache.context
-        self.token = token = self._sampler.sample(context, i)
+        context, sampler = self.cache.context, self._sampler
+        if sampler.constrained or self.request.logprobs is not None:
+            self._logits = context.logits(i)
+        if sampler.constrained:
+            self.choice = pool.submit(sampler.choose, self._logits)
+        else:
+            self.token = sampler.sample(context, i)
+
+    def say(self) -> Event:
+        """Tell the token that was chosen; waits for it.
+
+        Raises
+        ------
+        ScopeError
+            If the grammar or schema allows no token.
+        """
+        if self.choice is not None:
+            self.token = self.choice.result()
+            self.choice = None
+        token = self.token
+        assert token is not None
         self._output.append(token)
         step = next(self._written)
         self._meter.tick(time.perf_counter() - self._started)
         n = self.request.logprobs
-        likely = () if n is None else alternatives(self.model, context.logits(i), token, n)
+        likely = () if n is None else alternatives(self.model, self._logits, token, n)
         stats = self._meter.stats(self.cache)
         response = Response(step.text, token, step.finish_reason, stats, step.no_text)
         return Event(self.key, response, logprobs=likely)
 
     def close(self) -> None:
-        """Free the sampler."""
-        self._sampler.close()
+        """Free the sampler, after a choice that is being made."""
+        if self.choice is None:
+            self._sampler.close()
+        else:
+            self.choice.add_done_callback(lambda _: self._sampler.close())
 
     def _last(self) -> int | None:
         return self.token

@@ -7,7 +7,7 @@ import re
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,14 @@ from scope_cpp.engine.schema.sound import require
 from scope_cpp.errors import UsageError
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+
+R = TypeVar("R")
 
 # One space, or a new line and its indentation: what models write, and never without end
 WHITE_SPACE = r" |\n(?: {0,20}|\t{0,5})"
 
-_MOST_ITEMS = 10_000  # ways to go on at one place
+_MOST_ITEMS = 3000  # ways to go on at one place; the time for a byte grows with their square
 _MOST_ITEMS_OF_TOKENS = 100_000  # the same, for all tokens that are tried at one place
 _MOST_STATES = 50_000  # of the lexer, about 2 KiB each
 _MOST_BLAMED = 200  # subschemas that are tried one by one to find the wrong one
@@ -119,39 +121,51 @@ class CompiledSchema:
 
 
 class SchemaConstraint:
-    """One output that is being written, see `Constraint`."""
+    """One output that is being written, see `Constraint`.
+
+    What may take long, a mask and a token that is accepted, runs without Python's lock.
+    """
 
     name = "JSON schema"
 
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self._ends, self._matcher = vocabulary.ends, matcher
+        self._mask: NDArray[np.bool_] | None = None
+        self._executor, self._idle = _beside(vocabulary.tokens)
 
     def allows(self, token: int) -> bool:
         """Whether the output may go on, or end, with a token."""
-        if self._ends[token]:
-            return bool(self._matcher.is_accepting())
-        return self._sound(self._matcher.validate_tokens([token]) == 1)
+        return bool(self.allowed()[token])
 
     def allowed(self) -> NDArray[np.bool_]:
         """Return which tokens `allows` takes."""
+        if self._mask is None:
+            self._mask = self._compute_mask()
+        return self._mask
+
+    def _compute_mask(self) -> NDArray[np.bool_]:
         words = np.zeros((self._ends.size + 31) // 32, np.uint32)
         self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if self._matcher.get_error().startswith(_NO_TOKEN):
             return np.zeros_like(self._ends)
         bits = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little")
         texts = bits[: self._ends.size].astype(np.bool_) & ~self._ends
-        return self._sound(texts | (self._ends & bool(self._matcher.is_accepting())))
+        mask: NDArray[np.bool_] = texts | (self._ends & bool(self._matcher.is_accepting()))
+        return self._sound(mask)
 
     def accept(self, token: int) -> None:
         """Go on with a token that is allowed."""
         if not self._ends[token]:
-            self._sound(self._matcher.consume_token(token))
+            self._mask = None
+            self._executor.consume_token_par([(self._matcher, token), (self._idle, token)])
+            self._sound(None)
 
     def reset(self) -> None:
         """Begin anew."""
+        self._mask = None
         self._matcher.reset()
 
-    def _sound(self, result: Any) -> Any:
+    def _sound(self, result: R) -> R:
         """Return `result`, unless the matcher gave up; it never goes on after that."""
         if self._matcher.is_error():
             raise UsageError(
@@ -159,6 +173,17 @@ class SchemaConstraint:
                 f"({_cause(self._matcher)}): simplify it"
             )
         return result
+
+
+def _beside(tokens: LLTokenizer) -> tuple[LLExecutor, LLMatcher]:
+    """Return what lets a matcher take a token without Python's lock.
+
+    llguidance gives the lock up only for several matchers at once. So another one goes along, which
+    has given up from the start and costs nothing.
+    """
+    from llguidance import LLExecutor, LLMatcher
+
+    return LLExecutor(1), LLMatcher(tokens, "", log_level=0)
 
 
 def _compiled(tokens: LLTokenizer, document: Document, name: str) -> LLMatcher:
