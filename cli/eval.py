@@ -86,15 +86,16 @@ def run(
 
 def _report(result: Result, form: str) -> None:
     """Print what came of a run; end with its exit code."""
-    from scope_cpp.eval.report import LEGEND, facts, render, tables
+    from scope_cpp.eval.report import facts, render, shown
 
     from . import terminal
     from .eval_screen import draw, is_screen
 
     if form == "md" and is_screen() and result.n_finished:
-        for columns, records in tables(result):
+        tables, legend = shown(result)
+        for columns, records in tables:
             draw(columns, records)
-        terminal.write(f"{LEGEND}\n{facts(result)}\n")
+        terminal.write(f"{legend}\n{facts(result)}\n")
     elif form != "md" or result.n_finished:
         terminal.write(render(result, form))
     if result.failed:

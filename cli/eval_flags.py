@@ -86,7 +86,7 @@ class TaskFlags:
             "--temperature",
             metavar="T",
             help="Temperature. At 0 the most likely token is always taken.",
-            show_default="{eval.asked:Asked.temp}",
+            show_default="0; 0.7 for fidelity",
         ),
     ] = None
     scorer: Annotated[
@@ -142,7 +142,8 @@ class EvalRowFlags:
         _rows(
             "--beta",
             metavar="N,...",
-            help="Cells beside those of the prompt. Each number makes all rows once.",
+            help="Cells beside those of the prompt, or a share of the output such as 1/6. Each one"
+            " makes all rows once.",
             show_default="1/{eval.grid:DEFAULT_SHARE} of the longest output",
         ),
     ] = None
@@ -375,8 +376,9 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
     """
     from scope_cpp.engine.settings import Settings
     from scope_cpp.eval.grid import DEFAULT_ROWS, Grid
+    from scope_cpp.eval.rows import read_beta
 
-    from .bench_flags import names, numbers
+    from .bench_flags import names
 
     common = {
         "prefill": flags.prefill,
@@ -388,7 +390,7 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
         DEFAULT_ROWS if flags.rows is None else names("--rows", flags.rows),
         named=tuple(flags.row or ()),
         options=tuple(flags.option or ()),
-        betas=numbers("--beta", flags.beta),
+        betas=() if flags.beta is None else tuple(map(read_beta, names("--beta", flags.beta))),
         budgets=() if flags.budget is None else names("--budget", flags.budget),
         types=_pairs(
             names("-ctk", flags.type_k or Settings.type_k),

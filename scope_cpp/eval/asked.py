@@ -23,7 +23,7 @@ class Asked:
         Most items of each seed; the first seed is that of the resampling too.
     template, temp
         Whether prompts go through the model's chat template, or the template instead of that, see
-        `format_chat`; temperature of the sampling.
+        `format_chat`; temperature of the sampling, ``None`` for the task's own.
     log_samples
         Whether prompts and golds go into the predictions.
     """
@@ -34,7 +34,7 @@ class Asked:
     limit: int | None = None
     seeds: tuple[int, ...] = (0,)
     template: bool | str = False
-    temp: float = 0.0
+    temp: float | None = None
     log_samples: bool = False
 
     def __post_init__(self) -> None:
@@ -42,7 +42,8 @@ class Asked:
         if not self.seeds or not all(0 <= seed < RANDOM_SEED for seed in self.seeds):
             asked = ", ".join(map(str, self.seeds))
             raise UsageError(f"--seed {asked}: give 0 or more, at most {RANDOM_SEED - 1}")
-        RANGES["temp"].check("--temp", self.temp)
+        if self.temp is not None:
+            RANGES["temp"].check("--temp", self.temp)
 
     @property
     def seed(self) -> int:

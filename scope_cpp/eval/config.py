@@ -19,7 +19,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.record import item_digest
 from scope_cpp.eval.rows import Row
-from scope_cpp.eval.task import Item
+from scope_cpp.eval.task import Item, Task
 from scope_cpp.reference.shipped import model_label
 
 Config = dict[str, Any]
@@ -39,7 +39,12 @@ _ENDS = 2**20
 
 
 def config_of(
-    asked: Asked, model: Model, items: Sequence[Item], rows: Sequence[Row], command: Sequence[str]
+    asked: Asked,
+    task: Task,
+    model: Model,
+    items: Sequence[Item],
+    rows: Sequence[Row],
+    command: Sequence[str],
 ) -> Config:
     """Return what ``config.json`` holds; see `differences` for what identifies a run."""
     native = native_facts()
@@ -47,6 +52,8 @@ def config_of(
         "model": model_identity(model.path) | {"desc": model.desc},
         "task": asked.task,
         "task_options": list(asked.task_options),
+        "lower_is_better": task.lower_is_better,
+        "compares": task.compares,
         "data": None if asked.data is None else str(asked.data),
         "limit": asked.limit,
         "items": {"n": len(items), "sha256": _digest_of(items)},
@@ -84,7 +91,8 @@ def model_identity(path: Path) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in what two configurations differ, by name; nothing if one can go on with the other's.
 
-    The name of the model's file does not matter, nor do versions, threads and the command.
+    Rows of one name must be the same; others are added. The name of the model's file does not
+    matter, nor do versions, threads and the command.
     """
     found = []
     if not _same_model(before, now):
@@ -99,8 +107,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             found.append(f"other {name}")
     old = {row["name"]: row for row in before["rows"]}
     new = {row["name"]: row for row in now["rows"]}
-    found += [f"no row {name!r}" for name in old if name not in new]
-    found += [f"a new row {name!r}" for name in new if name not in old]
     for name in old:
         if name in new and old[name] != new[name]:
             changed = [k for k in new[name] if old[name].get(k) != new[name][k]]
@@ -114,8 +120,11 @@ def seeds_of(config: Mapping[str, Any]) -> str:
 
 
 def folder_name(config: Config) -> str:
-    """Return a name that is the same for the same configuration, and tells task and model."""
-    same = {key: config[key] for key in (*_SAME, "rows")}
+    """Return a name that is the same for the same configuration, and tells task and model.
+
+    Rows that are compared with one text share a folder, whatever rows there are.
+    """
+    same = {key: config[key] for key in (*_SAME, *(() if config["compares"] else ("rows",)))}
     text = repr((same, config["model"]["sha256_of_ends"]))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config["model"]["name"]).stem)

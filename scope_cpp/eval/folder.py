@@ -1,9 +1,10 @@
 """The folder of a run: what was asked, what came of each sample, and what it sums up to.
 
 =====================  ==========================================================================
-``config.json``        model, task, samples, rows, seed, versions, command; written once
+``config.json``        model, task, samples, rows, seed, versions, command; rows may be added
 ``predictions.jsonl``  a `Prediction` a line, written to the disk when it is finished
 ``metrics.json``       `scope_cpp.eval.metrics` of the predictions; replaced whole
+``reference``          texts of the full cache that rows are compared with, one file for each item
 =====================  ==========================================================================
 
 A run that is killed loses at most the line that was being written; `RunFolder.resume` cuts it off.
@@ -179,6 +180,19 @@ class RunFolder:
                 raise ScopeError(f"{self.path}: another process writes to this run: let it finish")
             file.truncate(len(self._whole()))
             yield Writer(path, file.fileno())
+
+    def add_rows(self, config: Mapping[str, Any]) -> None:
+        """Add the rows of a later command, and the command, if there are new ones among them."""
+        known = {row["name"] for row in self.config["rows"]}
+        rows = [row for row in config["rows"] if row["name"] not in known]
+        if not rows:
+            return
+        self.config["rows"] += rows
+        self.config.setdefault("later_commands", []).append(config["command"])
+        try:
+            replace(self.path / CONFIG, dump(self.config))
+        except OSError as err:
+            cannot_write(self.path / CONFIG, err)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace ``metrics.json``; at any moment the old one or the whole new one is there."""

@@ -12,7 +12,7 @@ from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 from scope_cpp.eval import sets
-from scope_cpp.eval.rows import Row, is_part
+from scope_cpp.eval.rows import Row, is_part, read_beta
 from scope_cpp.policies import decode_policies, parse_options
 
 DEFAULT_ROWS = (
@@ -76,32 +76,35 @@ class Grid:
     named
         ``NAME: FLAGS``, with flags of ``scope generate`` and ``--beta``.
     betas, budgets
-        Cells beside the prompt, each for all rows; or budgets of prompt and output.
+        Cells beside the prompt, or shares of the output, each for all rows; or budgets of prompt
+        and output.
     types
         KV cache types of K and V, each pair for all rows.
     base
         What is the same in all rows, options included; the full cache takes none.
+    sized
+        Whether names of rows say their cells where all have the same, too.
     """
 
     names: tuple[str, ...] = DEFAULT_ROWS
     named: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    betas: tuple[int, ...] = ()
+    betas: tuple[int | str, ...] = ()
     budgets: tuple[str, ...] = ()
     types: tuple[tuple[str, str], ...] = (("f16", "f16"),)
     base: Settings = field(default_factory=Settings)
+    sized: bool = False
 
     def __post_init__(self) -> None:
         """Check what needs no policy."""
         if self.betas and self.budgets:
             raise UsageError("--beta and --budget: leave one out")
         for beta in self.betas:
-            if beta < 1:
-                raise UsageError(f"--beta {beta}: give at least 1")
+            read_beta(str(beta))
         for name in {name for pair in self.types for name in pair}:
             kv_type(name)
 
-    def rows(self, beta: int) -> list[Row]:
+    def rows(self, beta: int | str) -> list[Row]:
         """Return the rows; the full cache is always there, once for each pair of types.
 
         Parameters
@@ -121,7 +124,7 @@ class Grid:
             found.setdefault(row.name, row)
         return list(found.values())
 
-    def _all(self, beta: int) -> Iterator[Row]:
+    def _all(self, beta: int | str) -> Iterator[Row]:
         sizes: list[Values] = [{"budget": budget} for budget in self.budgets]
         sizes = sizes or [{"beta": cells} for cells in self.betas or (beta,)]
         asked = [row for text in self.names for row in self._by_name(text)]
@@ -163,9 +166,10 @@ class Grid:
 
     def _suffix(self, row: Row, own: bool) -> str:
         suffix = ""
-        if len(self.betas) > 1 and not (row.is_full or own):
+        several = self.sized or max(len(self.betas), len(self.budgets)) > 1
+        if several and row.beta is not None and not (row.is_full or own):
             suffix += f", beta {row.beta}"
-        if len(self.budgets) > 1 and not (row.is_full or own):
+        elif several and not (row.is_full or own):
             suffix += f", budget {row.settings.budget}"
         if len(self.types) > 1:
             types = row.settings.type_k, row.settings.type_v
@@ -192,11 +196,12 @@ def _by_flags(text: str) -> tuple[str, Values]:
         if name == "options":
             values[name].append(value)
         else:
-            values[name] = _whole(text, value) if name == "beta" else value
+            values[name] = _beta(text, value) if name == "beta" else value
     return label, values
 
 
-def _whole(text: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise UsageError(f"--row {text!r}: --beta {value}: give a whole number of at least 1")
-    return int(value)
+def _beta(text: str, value: str) -> int | str:
+    try:
+        return read_beta(value)
+    except UsageError as err:
+        raise UsageError(f"--row {text!r}: {err}") from None

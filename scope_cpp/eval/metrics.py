@@ -10,7 +10,8 @@ Each record has ``row`` and what else `Row.to_json` has, and
 - ``groups``: the score of each group, in the order of the items; ``seeds``: of each seed, where
   items were made by several; ``quarters``: of the first to the last quarter of the
   questions of an output, ``None`` where outputs have fewer than four; ``kinds``: of each
-  kind of question, where a task has several;
+  kind of question, where a task has several; ``samples``: of each sample, where samples count
+  and not questions;
 - ``tokens``: mean length of the output; ``loops``: share of outputs that end in a repetition
   (`scope_cpp.eval.loops`); ``attention_loss``: mean over samples;
 - ``cells_budget``, ``cells_peak``, ``cells_allocated``, ``kv_bytes``: the largest;
@@ -103,6 +104,7 @@ class _Summary:
             "seeds": self._by_seed(done, scores),
             "quarters": _quarters(scores),
             "kinds": self._by_kind(done, scores),
+            "samples": self._by_sample(done),
             **_costs(done),
         }
 
@@ -145,6 +147,12 @@ class _Summary:
                 found[kind].append(value)
         return {kind: sum(values) / len(values) for kind, values in sorted(found.items())}
 
+    def _by_sample(self, done: Sequence[Prediction]) -> dict[str, float]:
+        """Return the score of each sample, where it counts as one."""
+        if not self._task.per_sample:
+            return {}
+        return {p.item: p.scores[self._scorer].value for p in done}
+
     def _others(self, done: Sequence[Prediction], scores: Sequence[Score]) -> Record:
         found: Record = {}
         for name in self._task.scorers:
@@ -183,6 +191,14 @@ def with_series(records: Iterable[Record]) -> list[Record]:
         suffix = f", {'/'.join(kinds)}" if len(types) > 1 else ""
         named.append({**record, "series": record["label"] + suffix})
     return named
+
+
+def size_of(record: Record) -> str:
+    """Say how many cells a row was given."""
+    if record["beta"] is not None:
+        return f"β = {record['beta']}"
+    budget = str(record["budget"])
+    return f"{budget} cells" if budget.isdigit() else f"budget {budget}"
 
 
 def quarter(question: int, n: int) -> int:

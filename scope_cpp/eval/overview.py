@@ -8,8 +8,8 @@ from typing import Any
 
 from scope_cpp import table
 from scope_cpp.errors import ScopeError
-from scope_cpp.eval.metrics import Record, is_full, with_series
-from scope_cpp.eval.report import MOST_GROUPS, facts
+from scope_cpp.eval.metrics import Record, is_full, size_of, with_series
+from scope_cpp.eval.report import MOST_GROUPS, facts, shown
 from scope_cpp.eval.result import Result
 from scope_cpp.table import Column
 
@@ -33,6 +33,8 @@ def tables(result: Result) -> list[Drawn]:
     records = with_series(record for record in result.records if record["score"])
     if not records:
         raise ScopeError(f"{result.folder} has finished no sample yet: let the run go on")
+    if result.config.get("compares"):
+        return shown(result)[0]
     groups, seeds = _names(records, "groups"), _names(records, "seeds")
     scores: dict[str, Text] = {"mean [95 %]": _score}
     if 1 < len(groups) <= MOST_GROUPS:
@@ -47,7 +49,8 @@ def tables(result: Result) -> list[Drawn]:
 
 def markdown(result: Result) -> str:
     """Return the command of a run, its tables, and what was run."""
-    parts = [f"    {shlex.join(result.config['command'])}"]
+    commands = [result.config["command"], *result.config.get("later_commands", ())]
+    parts = ["\n".join(f"    {shlex.join(command)}" for command in commands)]
     parts += [table.markdown(*drawn) for drawn in tables(result)]
     return "\n".join(f"{part}\n" for part in (*parts, notes(result)))
 
@@ -56,10 +59,11 @@ def notes(result: Result) -> str:
     """Say what the columns mean, what was run, and what of it is not there."""
     most: dict[str, int] = {}
     for record in with_series(record for record in result.records if record["score"]):
-        size = record["series"] if is_full(record) else _size(record)
+        size = record["series"] if is_full(record) else size_of(record)
         most[size] = max(most.get(size, 0), record["cells_peak"])
     cells = ", ".join(f"{n:,} ({size})" for size, n in most.items())
-    lines = [f"{LEGEND} Cells, the most that llama.cpp counted: {cells}.", facts(result)]
+    legend = shown(result)[1] if result.config.get("compares") else LEGEND
+    lines = [f"{legend} Cells, the most that llama.cpp counted: {cells}.", facts(result)]
     if result.interrupted:
         lines.append(f"Unfinished: {result.n_finished} of {result.n_all} samples.")
     if result.failed:
@@ -69,7 +73,9 @@ def notes(result: Result) -> str:
 
 def _table(records: Sequence[Record], shown: Mapping[str, Text]) -> Drawn:
     """Return a table of what is `shown` at every size, by title."""
-    sizes = list(dict.fromkeys(_size(record) for record in records if not is_full(record))) or [""]
+    sizes = list(dict.fromkeys(size_of(record) for record in records if not is_full(record))) or [
+        ""
+    ]
     columns = [Column("row", "{row}")]
     for size in sizes:
         titles = [f"{size}: {title}" if size and not i else title for i, title in enumerate(shown)]
@@ -78,7 +84,7 @@ def _table(records: Sequence[Record], shown: Mapping[str, Text]) -> Drawn:
     for record in records:
         name = record["series"]
         line = lines.setdefault(name, {column.key: None for column in columns} | {"row": name})
-        at = 0 if is_full(record) else sizes.index(_size(record))
+        at = 0 if is_full(record) else sizes.index(size_of(record))
         texts = (text(record) for text in shown.values())
         line.update({f"text {1 + at * len(shown) + i}": text for i, text in enumerate(texts)})
     return columns, list(lines.values())
@@ -106,14 +112,6 @@ def _each(key: str, names: Sequence[str]) -> Text:
 def _names(records: Sequence[Record], key: str) -> list[str]:
     """Return the names of the parts of records, each once."""
     return list(dict.fromkeys(name for record in records for name in record.get(key, {})))
-
-
-def _size(record: Record) -> str:
-    """Say how many cells a row was given."""
-    if record["beta"] is not None:
-        return f"β = {record['beta']}"
-    budget = str(record["budget"])
-    return f"{budget} cells" if budget.isdigit() else f"budget {budget}"
 
 
 def _number(value: float) -> str:

@@ -20,6 +20,24 @@ Line = Callable[[str], None]
 FOLDERS = Path("eval-runs")
 
 
+def settle(asked: Asked, task: Task, model: Model, note: Line) -> Asked:
+    """Return what is asked, with the task's own values where the user says nothing.
+
+    A task that compares rows with the full cache's text wants the model's usual writing: prompts go
+    through the model's own template, where it has one.
+    """
+    temp = task.temp if asked.temp is None else asked.temp
+    template = asked.template
+    if task.compares and not template:
+        template = model.chat_template is not None
+        if not template:
+            note(
+                f"{model.path.name} has no chat template: it continues the prompts as plain text "
+                "(--chat-template gives it one)"
+            )
+    return replace(asked, temp=temp, template=template)
+
+
 def read_items(
     task: Task, asked: Asked, model: Model, warn: Line
 ) -> tuple[list[Item], dict[str, int]]:

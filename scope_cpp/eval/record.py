@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from scope_cpp.eval.fidelity.divergence import Divergence
 from scope_cpp.eval.task import Item, Output, Score
 
 
@@ -57,8 +58,9 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is empty is left out."""
         values = {**asdict(self), "scores": {name: asdict(s) for name, s in self.scores.items()}}
-        if self.output is not None and not self.output.nll:
-            del values["output"]["nll"]
+        for name in ("nll", "divergence"):
+            if self.output is not None and not getattr(self.output, name):
+                del values["output"][name]
         return {name: value for name, value in values.items() if value not in (None, {})}
 
     @classmethod
@@ -98,7 +100,9 @@ def item_digest(item: Item) -> str:
 def _output(values: Mapping[str, Any]) -> Output:
     nll = tuple(_number(value) for value in values.get("nll", ()))
     n_tokens = int(_number(values["n_tokens"]))
-    return Output(_text(values["text"]), n_tokens, _text(values["finish"]), nll)
+    found = values.get("divergence")
+    divergence = None if found is None else Divergence.from_json(found)
+    return Output(_text(values["text"]), n_tokens, _text(values["finish"]), nll, divergence)
 
 
 def _score(values: Mapping[str, Any]) -> Score:

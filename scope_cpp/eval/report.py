@@ -10,6 +10,7 @@ from typing import Any
 from scope_cpp import table
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.eval.config import seeds_of
+from scope_cpp.eval.fidelity import report as fidelity
 from scope_cpp.eval.metrics import QUARTERS, Record
 from scope_cpp.eval.result import Result, metrics_of
 from scope_cpp.json_text import json_text
@@ -97,7 +98,8 @@ def flat(record: Record) -> Flat:
     quarters = found.pop("quarters") or [None] * QUARTERS
     found |= {f"quarter {number}": value for number, value in enumerate(quarters, start=1)}
     found |= {f"kind {name}": value for name, value in record["kinds"].items()}
-    for name in ("vs_full", "vs_scope", "groups", "seeds", "scorers", "kinds"):
+    found |= {f"sample {name}": value for name, value in record.get("samples", {}).items()}
+    for name in ("vs_full", "vs_scope", "groups", "seeds", "scorers", "kinds", "samples"):
         found.pop(name, None)
     return found
 
@@ -107,6 +109,13 @@ def flat_records(records: Sequence[Record]) -> list[Flat]:
     found = [flat(record) for record in records]
     keys = list(dict.fromkeys(key for record in found for key in record))
     return [{key: record.get(key) for key in keys} for record in found]
+
+
+def shown(result: Result) -> tuple[list[tuple[list[Column], list[Flat]]], str]:
+    """Return the tables of a run in the way of its task, and what stands below them."""
+    if result.config.get("compares"):
+        return fidelity.tables(result), fidelity.notes(result)
+    return tables(result), LEGEND
 
 
 def tables(result: Result) -> list[tuple[list[Column], list[Flat]]]:
@@ -171,8 +180,9 @@ def render(result: Result, form: str) -> str:
 
 def markdown(result: Result) -> str:
     """Return the tables, what the columns mean, and what was run."""
-    parts = [table.markdown(columns, records) for columns, records in tables(result)]
-    return "\n".join(f"{part}\n" for part in (*parts, LEGEND, facts(result)))
+    drawn, legend = shown(result)
+    parts = [table.markdown(columns, records) for columns, records in drawn]
+    return "\n".join(f"{part}\n" for part in (*parts, legend, facts(result)))
 
 
 def facts(result: Result) -> str:

@@ -24,11 +24,11 @@ class Result:
     records
         See `scope_cpp.eval.metrics`.
     n_finished, n_all
-        Samples with an output, and all: items times rows.
+        Samples with an output, and all: items times rows, those of earlier commands too.
     failed
         Samples without an output.
     interrupted
-        Whether it was stopped before its end.
+        Whether it was stopped before the end of what was asked.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ def metrics_of(result: Result) -> dict[str, Any]:
         "task": result.config["task"],
         "scorer": result.scorer,
         "seed": result.config["seed"],
-        "complete": not result.interrupted,
+        "complete": result.n_finished + len(result.failed) == result.n_all,
         "n_finished": result.n_finished,
         "n_failed": len(result.failed),
         "n_all": result.n_all,

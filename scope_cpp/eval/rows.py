@@ -1,12 +1,15 @@
 """Rows of a report: named configurations of the cache, all at the same number of cells in all.
 
-A row's options may say ``beta`` or ``beta/2``: the cells beside the prompt, or a part of them.
+A row's options may say ``beta`` or ``beta/2``: the cells beside the prompt, or a part of them. The
+cells beside the prompt may themselves be a part of the output, such as ``1/6`` of its tokens.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from scope_cpp.engine.budget import cells, parse_budget
@@ -27,7 +30,8 @@ class Row:
     settings
         The engine's; its budget counts if `beta` is None.
     beta
-        Cells beside the prompt: the budget is then the prompt's tokens and these.
+        Cells beside the prompt, or a share of the longest output such as ``1/6``: the budget is
+        then the prompt's tokens and these.
     parts
         ``key=beta/N``: options that depend on the cells beside the prompt.
     label
@@ -36,7 +40,7 @@ class Row:
 
     name: str
     settings: Settings
-    beta: int | None = None
+    beta: int | str | None = None
     parts: tuple[str, ...] = ()
     label: str = ""
 
@@ -60,13 +64,20 @@ class Row:
         """
         if self.is_full:
             return replace(self.settings, budget=None)
-        settings, beta = self.settings, self.beta
-        if beta is not None:
+        settings, beta = self.settings, 0
+        if self.beta is not None:
+            beta = self.beside(n_predict)
             settings = replace(settings, budget=n_prompt + beta)
         elif self.parts:
             beta = self._beside(n_prompt, n_predict)
-        parts = tuple(_filled(part, beta or 0) for part in self.parts)
+        parts = tuple(_filled(part, beta) for part in self.parts)
         return replace(settings, options=settings.options + parts)
+
+    def beside(self, n_predict: int) -> int:
+        """Return the cells beside the prompt for a longest output of so many tokens."""
+        if isinstance(self.beta, str):
+            return max(1, int(Fraction(self.beta) * n_predict))
+        return self.beta or 0
 
     def _beside(self, n_prompt: int, n_predict: int) -> int:
         budget = parse_budget(self.settings.budget)
@@ -97,6 +108,43 @@ class Row:
             "type_v": settings.type_v,
             "flash_attn": settings.flash_attn,
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Row:
+        """Build a row from `to_json`."""
+        options = [*values["options"]]
+        parts = tuple(option for option in options if is_part(option))
+        settings = Settings(
+            **{name: values[name] for name in _OF_SETTINGS},
+            options=tuple(option for option in options if not is_part(option)),
+        )
+        return cls(values["name"], settings, values["beta"], parts, values["label"])
+
+
+_OF_SETTINGS = ("policy", "prefill", "granularity", "budget", "type_k", "type_v", "flash_attn")
+
+
+def read_beta(text: str) -> int | str:
+    """Return a number of cells, or a share of the output such as ``1/6`` in lowest terms.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    word = text.strip()
+    if word.isascii() and word.isdigit() and int(word) > 0:
+        return int(word)
+    try:
+        share = Fraction(word)
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share < 1:
+        raise UsageError(
+            f"--beta {text}: give a number of cells of at least 1, or a share of the output such "
+            "as 1/6"
+        )
+    return str(share)
 
 
 def is_part(option: str) -> bool:

@@ -12,18 +12,20 @@ from pathlib import Path
 from scope_cpp.engine import capability
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
+from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
 from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.config import config_of
+from scope_cpp.eval.fidelity import measure
 from scope_cpp.eval.folder import PREDICTIONS
 from scope_cpp.eval.grid import DEFAULT_SHARE, Grid
 from scope_cpp.eval.metrics import summarize
-from scope_cpp.eval.prepare import check_scorer, choose_folder, read_items
+from scope_cpp.eval.prepare import check_scorer, choose_folder, read_items, settle
 from scope_cpp.eval.record import Prediction, item_digest
 from scope_cpp.eval.result import Result, metrics_of
 from scope_cpp.eval.rows import Row
-from scope_cpp.eval.sample import Aborted, Stop, read_item, write_output
+from scope_cpp.eval.sample import Aborted, Counts, Reading, Stop, read_item, write_output
 from scope_cpp.eval.task import Item, Output, Score
 from scope_cpp.eval.tasks import find
 
@@ -76,19 +78,27 @@ class Evaluation:
         note: Line = lambda line: None,
     ) -> None:
         self.task = find(asked.task)
-        self._sampling = {seed: SamplingParams(temp=asked.temp, seed=seed) for seed in asked.seeds}
+        asked = settle(asked, self.task, model, note)
+        self._sampling = {seed: _sampling(asked, seed) for seed in asked.seeds}
         self.scorer = check_scorer(self.task, scorer)
         self.asked, self.model, self.jobs, self.note = asked, model, jobs, note
         self._warn, self._warned, self._lock = warn, set[str](), threading.Lock()
         self.items, self._seeds = read_items(self.task, asked, model, self.warn)
+        if self.task.compares:
+            self.items = measure.fitting(self.items, model, asked.template, self.warn)
         self._by_id = {item.id: item for item in self.items}
         threads = grid.base.n_threads or max(1, default_threads() // jobs)
-        grid = replace(grid, base=replace(grid.base, n_threads=threads))
+        base = replace(grid.base, n_threads=threads)
+        grid = replace(grid, base=base, sized=self.task.compares)
         self.rows = grid.rows(self._default_beta(grid))
+        if self.task.compares:
+            self.rows = measure.settled(self.rows, model)
         self._check_model()
-        config = config_of(asked, model, self.items, self.rows, command)
-        config["lower_is_better"] = self.task.lower_is_better
-        self.folder = choose_folder(config, out, fresh, self.warn)
+        self._config = config_of(asked, self.task, model, self.items, self.rows, command)
+        self.folder = choose_folder(self._config, out, fresh, self.warn)
+        self._write = self._generate
+        if self.task.compares:
+            self._write = self._full_cache(base).compare
 
     def warn(self, line: str) -> None:
         """Pass a warning on, once."""
@@ -115,8 +125,10 @@ class Evaluation:
         """
         total = len(self.items) * len(self.rows)
         with self.folder.writing() as writer:
+            self.folder.add_rows(self._config)
             found = {p.key: self._known(p) for p in self.folder.predictions()}
-            done = {key for key, prediction in found.items() if prediction.error is None}
+            asked = {row.name for row in self.rows}
+            done = {k for k, p in found.items() if p.error is None and p.row in asked}
             already = f", {len(done)} of {total} samples are there already" if done else ""
             self.note(f"results go to {self.folder.path}{already}")
             progress(len(done), total)
@@ -126,25 +138,25 @@ class Evaluation:
                     found[prediction.key] = prediction
                     done.add(prediction.key)
                     progress(len(done), total)
+        rows = [Row.from_json(values) for values in self.folder.config["rows"]]
         records = summarize(
             self.task,
             self.items,
-            self.rows,
+            rows,
             found.values(),
             self.scorer,
             self.asked.seed,
             self._seeds,
         )
-        failed = [prediction for prediction in found.values() if prediction.error is not None]
         result = Result(
             self.folder.path,
             self.folder.config,
             self.scorer,
             records,
-            len(found) - len(failed),
-            total,
-            failed,
-            interrupted=len(found) < total,
+            sum(p.error is None for p in found.values()),
+            len(self.items) * len(rows),
+            [prediction for prediction in found.values() if prediction.error is not None],
+            interrupted=sum(row in asked for row, _ in found) < total,
         )
         self.folder.write_metrics(metrics_of(result))
         return result
@@ -205,9 +217,7 @@ class Evaluation:
             with self._lock:  # templates are rendered by a process of which there is one
                 reading = read_item(self.model, item, self.asked.template)
             sampling = self._sampling[self._seeds[item.id]]
-            output, counts, loop = write_output(
-                self.model, reading, item.n_predict, row, sampling, stop, self.warn
-            )
+            output, counts, loop = self._write(item, reading, row, sampling, stop, self.warn)
             scores = self._scores(item, output)
         except Aborted:
             return None
@@ -215,10 +225,36 @@ class Evaluation:
             return replace(blank, error=" ".join(str(err).split()))
         return replace(blank, output=output, scores=scores, stats=counts, loop=loop)
 
-    def _default_beta(self, grid: Grid) -> int:
+    def _full_cache(self, base: Settings) -> measure.FullCache:
+        """Return what rows are compared with; texts of another model or prompt are refused."""
+        settings = measure.reference_settings(base, self.model)
+        found = measure.FullCache(self.model, self.folder.path / measure.FOLDER, settings)
+        for item in self.items:
+            reading = read_item(self.model, item, self.asked.template)
+            found.check(item, reading, self._sampling[self._seeds[item.id]])
+        return found
+
+    def _generate(
+        self,
+        item: Item,
+        reading: Reading,
+        row: Row,
+        sampling: SamplingParams,
+        stop: Stop,
+        warn: Line,
+    ) -> tuple[Output, Counts, int | None]:
+        """Let the model write, see `write_output`."""
+        return write_output(self.model, reading, item.n_predict, row, sampling, stop, warn)
+
+    def _default_beta(self, grid: Grid) -> int | str:
         """Return a share of the longest output, where nothing else is said."""
         if grid.betas or grid.budgets:
             return 1
+        if self.task.compares:
+            self.note(
+                f"1/{DEFAULT_SHARE} of each text's cells beside the prompt (--beta, --budget)"
+            )
+            return f"1/{DEFAULT_SHARE}"
         longest = max(i.n_predict + self._n_forced(i) for i in self.items)
         beta = max(1, longest // DEFAULT_SHARE)
         self.note(
@@ -241,3 +277,7 @@ class Evaluation:
         }
         for kinds in sorted(asked):
             capability.require(self.model.path, self.model.arch, *kinds)
+
+
+def _sampling(asked: Asked, seed: int) -> SamplingParams:
+    return SamplingParams(temp=asked.temp or 0.0, seed=seed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scope_cpp.engine.chat import format_chat
 from scope_cpp.engine.generate import Generation, Stats, sample_each, write
@@ -20,6 +21,10 @@ from scope_cpp.eval.task import Item, Output
 from scope_cpp.native import kv_evict
 
 BOTH = "prompt and output are"
+
+Counts = dict[str, float]
+See = Callable[[NDArray[np.float32], int], None]
+"""Takes the logits before a token of the output, and the token."""
 
 
 class Stop:
@@ -110,8 +115,12 @@ def write_output(
     sampling: SamplingParams,
     stop: Stop,
     warn: Warn,
-) -> tuple[Output, dict[str, float], int | None]:
+    see: See | None = None,
+) -> tuple[Output, Counts, int | None]:
     """Return the output, its statistics, and the period of the loop it ends in.
+
+    With `see` every token of the output is shown to it, in place of the likelihoods of those that
+    are forced.
 
     Raises
     ------
@@ -135,14 +144,16 @@ def write_output(
         warn=lambda line: warn(f"{row.name}: {line}"),
     ) as generation:
         budget = generation.sizes.capacity
-        if row.beta is not None and not row.is_full and budget > n_prompt + row.beta:
-            raise ScopeError(f"{budget} cells for a budget of {n_prompt + row.beta}")
-        clock = _Clock(generation, stop)
-        nll = clock.read(reading)
+        if row.beta is not None and not row.is_full and budget > n_prompt + row.beside(longest):
+            raise ScopeError(f"{budget} cells for a budget of {n_prompt + row.beside(longest)}")
+        clock, nll = _Clock(generation, stop), list[float]()
+        clock.read(reading, see or _likelihoods(nll))
         text, kept, finish = "", [], "forced"
         if n_predict:
             steps = sample_each(generation.cache, generation.sampler, model.is_eog)
             for step in write(model, steps, TextStream(reading.stop), n_predict):
+                if see is not None:
+                    see(generation.context.logits(), step.token)
                 clock.tick()
                 text += step.text
                 kept.append(step.token)
@@ -154,6 +165,16 @@ def write_output(
     loop = find_loop(ended[-WINDOW:]) if n_predict else None
     counts = {**asdict(stats), "cells_seen": clock.seen, "n_forced": n_forced}
     return Output(text, len(kept), finish, tuple(nll)), counts, loop
+
+
+def _likelihoods(nll: list[float]) -> See:
+    """Return what notes the negative log-likelihood of each token, in nats."""
+
+    def see(logits: NDArray[np.float32], token: int) -> None:
+        wide = logits.astype(np.float64)
+        nll.append(float(np.logaddexp.reduce(wide) - wide[token]))
+
+    return see
 
 
 def _too_long(model: Model, what: str) -> str:
@@ -173,20 +194,17 @@ class _Clock:
         self._n = 0
         self.seen = 0
 
-    def read(self, reading: Reading) -> list[float]:
-        """Read the prompt and what is forced; return the NLL of that by token, in nats."""
+    def read(self, reading: Reading, see: See) -> None:
+        """Read the prompt and what is forced, and show the tokens of that."""
         generation = self._generation
         generation.cache.prefill(reading.prompt)
         self._prompt_seconds = time.perf_counter() - self._started
         self._count()
-        nll = []
         for token in reading.forced:
-            logits = generation.context.logits().astype(np.float64)
-            nll.append(float(np.logaddexp.reduce(logits) - logits[token]))
+            see(generation.context.logits(), token)
             generation.cache.decode(token)
             self.tick()
         generation.sampler.accept_prompt((*reading.prompt, *reading.forced))
-        return nll
 
     def tick(self) -> None:
         """Take note of a token."""

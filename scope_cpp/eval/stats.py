@@ -94,6 +94,8 @@ def sample_of(task: Task, scores: Sequence[Score]) -> Sample:
     """Return scores in the form that is drawn from fastest."""
     if type(task).total is not Task.total:
         return Scores(tuple(scores), task.total)
+    if task.per_sample:
+        return Shares(np.array([score.value for score in scores], float), np.ones(len(scores)))
     right = np.array([sum(score.correct) for score in scores], float)
     return Shares(right, np.array([len(score.correct) for score in scores], float))
 

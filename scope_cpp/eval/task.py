@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from scope_cpp.eval.fidelity.divergence import Divergence
+
 JsonValue: TypeAlias = Any
 """None, bool, int, float, str, and lists and string-keyed dicts of these."""
 
@@ -73,12 +75,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model wrote: text, tokens, why it ended, and NLL in nats by forced token."""
+    """What a model wrote: text, tokens, why it ended, and NLL in nats by forced token.
+
+    Where rows are compared with the full cache's text (`Task.compares`): how far it is from that.
+    """
 
     text: str
     n_tokens: int
     finish: str
     nll: tuple[float, ...] = ()
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,12 @@ class Task(ABC):
     scorers: ClassVar[tuple[str, ...]] = ("strict",)
     """Names that `score` takes; the first is the default."""
     lower_is_better: ClassVar[bool] = False
+    per_sample: ClassVar[bool] = False
+    """Whether the score of all samples is the mean over samples, instead of over all questions."""
+    compares: ClassVar[bool] = False
+    """Whether rows are fed the text that the full cache writes, and compared with it by token."""
+    temp: ClassVar[float] = 0.0
+    """Temperature where the user says nothing."""
     needs_tokenizer: ClassVar[bool] = False
     where: ClassVar[str] = ""
     """Where to get the data, for the error where it is absent; empty: the task makes its items."""
@@ -190,6 +202,11 @@ class Task(ABC):
         return ()
 
     def total(self, scores: Sequence[Score]) -> float:
-        """Return the score of all samples: the mean over all questions (micro average)."""
-        questions = [value for score in scores for value in score.correct]
-        return sum(questions) / len(questions) if questions else 0.0
+        """Return the score of all samples: the mean over all questions (micro average).
+
+        With `per_sample` it is the mean of the samples' scores.
+        """
+        values = [value for score in scores for value in score.correct]
+        if self.per_sample:
+            values = [score.value for score in scores]
+        return sum(values) / len(values) if values else 0.0

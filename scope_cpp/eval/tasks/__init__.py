@@ -5,6 +5,7 @@ from __future__ import annotations
 from scope_cpp.errors import UsageError
 from scope_cpp.eval.task import Task
 from scope_cpp.eval.tasks.countdown import LongProcCountdown
+from scope_cpp.eval.tasks.fidelity import Fidelity
 from scope_cpp.eval.tasks.gsm8k import GSM8K
 from scope_cpp.eval.tasks.html_to_tsv import LongProcHtmlToTsv
 from scope_cpp.eval.tasks.longgenbench import (
@@ -26,6 +27,7 @@ _TASKS: tuple[type[Task], ...] = (
     LongProcHtmlToTsv,
     GSM8K,
     MATH500,
+    Fidelity,
     Needle,
     Perplexity,
 )

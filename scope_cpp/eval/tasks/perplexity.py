@@ -11,7 +11,7 @@ under the logits before it counts. Scores are mean negative log-likelihoods in n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +30,7 @@ class Perplexity(Task):
     name: ClassVar[str] = "perplexity"
     summary: ClassVar[str] = "negative log-likelihood of a text, read token by token"
     lower_is_better: ClassVar[bool] = True
+    per_sample: ClassVar[bool] = True
     needs_tokenizer: ClassVar[bool] = True
     where: ClassVar[str] = (
         "Any UTF-8 text will do, documents separated by <|endoftext|>, such as the validation set"
@@ -90,10 +91,6 @@ class Perplexity(Task):
         ends = [round(len(nll) * q / _QUARTERS) for q in range(_QUARTERS + 1)]
         quarters = (nll[a:b] for a, b in zip(ends, ends[1:], strict=False))
         return Score(tuple(math.fsum(q) / len(q) for q in quarters), math.fsum(nll) / len(nll))
-
-    def total(self, scores: Sequence[Score]) -> float:
-        """Return the mean over windows, which are equally long."""
-        return math.fsum(score.value for score in scores) / len(scores) if scores else math.nan
 
 
 def _tokens(

@@ -1,0 +1,165 @@
+"""How far one next-token distribution is from another, and what that sums up to over a text.
+
+Of the full cache's distribution p the most likely tokens are kept, and the probability of all
+others together. Against a row's distribution q::
+
+    KL(p || q) = sum over kept tokens of p (ln p - ln q)  +  P ln (P / Q)
+
+with P and Q what p and q give to the other tokens together. That is the divergence of two
+distributions over the kept tokens and "another one", so it is never negative, and never more than
+the divergence over the whole vocabulary. What is missing is P times the divergence within the
+other tokens; `MASS` keeps P at .001 or less, unless it takes more than `MOST` tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+
+MASS, MOST = 0.999, 4096
+"""Tokens are kept until they have this probability together, at most so many."""
+
+PARTS = 4
+WORST = 0.01
+
+NOTHING_EVICTED = "nothing evicted"
+
+
+@dataclass(frozen=True)
+class Likely:
+    """The head of a distribution.
+
+    Attributes
+    ----------
+    ids
+        int32 (k,): the most likely tokens, the most likely first.
+    logprobs
+        float32 (k,): natural logarithms of their probabilities.
+    rest
+        Probability of all other tokens together.
+    """
+
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    rest: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A row against the full cache, by token of the full cache's text.
+
+    Attributes
+    ----------
+    kl
+        Nats, see the module.
+    same
+        1 where both have the same most likely token, 0 elsewhere.
+    extra
+        How much less likely the row took the text's token to be, in nats: its negative
+        log-likelihood less the full cache's.
+    counted
+        The first token that counts: the one before it was the first for which the row had no cell
+        left. ``None`` if the row never ran out of cells.
+    """
+
+    kl: tuple[float, ...]
+    same: tuple[int, ...]
+    extra: tuple[float, ...]
+    counted: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not belong together."""
+        if not len(self.kl) == len(self.same) == len(self.extra) > (self.counted or 0):
+            raise ValueError("a divergence with parts of several lengths, or without tokens")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Divergence:
+        """Build it from the dict of its fields."""
+        kl, extra = (tuple(map(float, values[name])) for name in ("kl", "extra"))
+        counted = values["counted"]
+        same = tuple(map(int, values["same"]))
+        return cls(kl, same, extra, None if counted is None else int(counted))
+
+
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Return natural logarithms of probabilities: float64 (n_vocab,)."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return shifted - math.log(np.exp(shifted).sum())
+
+
+def head_of(logprobs: NDArray[np.float64], mass: float = MASS, most: int = MOST) -> Likely:
+    """Return the most likely tokens of a distribution; of equally likely ones the first.
+
+    Parameters
+    ----------
+    logprobs
+        As of `log_softmax`.
+    mass, most
+        See `MASS`; at least one token is kept.
+    """
+    n = logprobs.size
+    found = np.arange(n) if n <= most else np.argpartition(-logprobs, most - 1)[:most]
+    found = found[np.lexsort((found, -logprobs[found]))]
+    kept = 1 + int(np.searchsorted(np.cumsum(np.exp(logprobs[found])), mass))
+    ids = found[:kept].astype(np.int32)
+    return Likely(ids, logprobs[ids].astype(np.float32), _rest(logprobs[ids]))
+
+
+def kl(full: Likely, logprobs: NDArray[np.float64]) -> float:
+    """Return KL(full || row) in nats, see the module; exactly 0 for the same distribution."""
+    own = logprobs[full.ids]
+    known = full.logprobs.astype(np.float64)
+    total = float(np.exp(known) @ (known - own.astype(np.float32)))
+    if full.rest:
+        total += full.rest * math.log(full.rest / max(_rest(own), 1e-300))
+    return max(0.0, total)
+
+
+def _rest(logprobs: NDArray[np.float64]) -> float:
+    return max(0.0, 1.0 - float(np.exp(logprobs).sum()))
+
+
+def first_counted(n_tokens: int, room: int, evicted: bool) -> int | None:
+    """Return the first token of a text that is compared, see `Divergence.counted`.
+
+    Rows of equal cells are compared on the same tokens, whenever each of them evicted first.
+
+    Parameters
+    ----------
+    n_tokens
+        Of the text.
+    room
+        Tokens of it for which the row has cells.
+    evicted
+        Whether it evicted anything. Some do so before they must; where the text ends before that,
+        all of it counts.
+    """
+    if room + 1 < n_tokens:
+        return room + 1
+    return 0 if evicted else None
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of at least one value."""
+    return math.fsum(values) / len(values)
+
+
+def parts(values: Sequence[float]) -> tuple[float, ...]:
+    """Return the means of the `PARTS` equal parts of a text; none for one that is too short."""
+    n = len(values)
+    if n < PARTS:
+        return ()
+    ends = [n * part // PARTS for part in range(PARTS + 1)]
+    return tuple(mean(values[a:b]) for a, b in zip(ends, ends[1:], strict=False))
+
+
+def worst(values: Sequence[float]) -> float:
+    """Return the mean of the largest `WORST` of the values, of one at least."""
+    return mean(sorted(values)[-max(1, round(WORST * len(values))) :])
