@@ -13,6 +13,7 @@
 `record`          what comes of one: a line of a run's file
 `folder`, `files` a run's files
 `loops`           outputs that repeat themselves
+`fidelity`        rows against the full cache's own text, token by token
 `stats`           bootstrap intervals, paired differences, a permutation test
 `metrics`         what predictions sum up to
 `compare`         two runs

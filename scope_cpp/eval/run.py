@@ -77,8 +77,8 @@ class Evaluation:
         warn: Line = lambda line: None,
         note: Line = lambda line: None,
     ) -> None:
-        self.task = find(asked.task)
-        asked = settle(asked, self.task, model, note)
+        self.task, notes = find(asked.task), list[str]()
+        asked = settle(asked, self.task, model, notes.append)
         self._sampling = {seed: _sampling(asked, seed) for seed in asked.seeds}
         self.scorer = check_scorer(self.task, scorer)
         self.asked, self.model, self.jobs, self.note = asked, model, jobs, note
@@ -90,7 +90,7 @@ class Evaluation:
         threads = grid.base.n_threads or max(1, default_threads() // jobs)
         base = replace(grid.base, n_threads=threads)
         grid = replace(grid, base=base, sized=self.task.compares)
-        self.rows = grid.rows(self._default_beta(grid))
+        self.rows = grid.rows(self._default_beta(grid, notes.append))
         if self.task.compares:
             self.rows = measure.settled(self.rows, model)
         self._check_model()
@@ -99,6 +99,8 @@ class Evaluation:
         self._write = self._generate
         if self.task.compares:
             self._write = self._full_cache(base).compare
+        for line in notes:  # nothing was wrong
+            note(line)
 
     def warn(self, line: str) -> None:
         """Pass a warning on, once."""
@@ -246,18 +248,16 @@ class Evaluation:
         """Let the model write, see `write_output`."""
         return write_output(self.model, reading, item.n_predict, row, sampling, stop, warn)
 
-    def _default_beta(self, grid: Grid) -> int | str:
+    def _default_beta(self, grid: Grid, note: Line) -> int | str:
         """Return a share of the longest output, where nothing else is said."""
         if grid.betas or grid.budgets:
             return 1
         if self.task.compares:
-            self.note(
-                f"1/{DEFAULT_SHARE} of each text's cells beside the prompt (--beta, --budget)"
-            )
+            note(f"1/{DEFAULT_SHARE} of each text's cells beside the prompt (--beta, --budget)")
             return f"1/{DEFAULT_SHARE}"
         longest = max(i.n_predict + self._n_forced(i) for i in self.items)
         beta = max(1, longest // DEFAULT_SHARE)
-        self.note(
+        note(
             f"{beta} cells beside the prompt, 1/{DEFAULT_SHARE} of the longest output "
             "(--beta, --budget)"
         )

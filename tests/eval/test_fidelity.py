@@ -132,7 +132,7 @@ def test_scores_are_sums_over_what_counts() -> None:
     assert score("disagree").value == pytest.approx(1 - np.mean(same[7:]))
     assert score("nll").value == pytest.approx(-np.mean(values[7:]))
     assert score("kl").problems == ()
-    with pytest.raises(ScopeError, match="not compared"):
+    with pytest.raises(ScopeError, match="an output alone has no score here"):
         Fidelity().score(Item("a", "", 40, None), Output("", 0, "stop"), "kl")
 
 

@@ -20,6 +20,7 @@ from scope_cpp.eval import folder as folder_module
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.run import Evaluation
+from scope_cpp.eval.sample import Stop
 from scope_cpp.eval.task import Output, Score
 from tests.eval.counting import PROMPTS, Counting, evaluation, run
 
@@ -127,8 +128,6 @@ def test_metrics_are_replaced_whole(finished: Path, monkeypatch: pytest.MonkeyPa
         ({"asked": {"template": True}}, "other --template"),
         ({"asked": {"temp": 0.5}}, "temperature 0.5 instead of 0.0"),
         ({"asked": {"log_samples": True}}, "other --log-samples"),
-        ({"names": ("full", "scope-slide")}, "no row 'h2o'"),
-        ({"names": ("full", "scope-slide", "h2o", "streaming-llm")}, "a new row 'streaming-llm'"),
         ({"betas": (17,)}, "row 'scope-slide' with other beta"),
     ],
 )
@@ -140,6 +139,36 @@ def test_another_run_is_refused_by_what_differs(
         evaluation(model, tmp_path / "run", **changes)
     assert phrase in str(err.value)
     assert "--out" in str(err.value)
+
+
+def test_rows_may_be_added_and_left_out(
+    model: Model, finished: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = RunFolder.open(finished).predictions()
+    rows = [row["name"] for row in RunFolder.open(finished).config["rows"]]
+    fewer = run(model, finished, names=("h2o",))
+    assert [record["row"] for record in fewer.records] == rows
+    assert RunFolder.open(finished).predictions() == before
+    more = run(model, finished, names=("full", "streaming-llm"))
+    assert [record["row"] for record in more.records] == [*rows, "streaming-llm"]
+    assert RunFolder.open(finished).predictions()[: len(before)] == before
+    assert more.n_finished == more.n_all == 4 * len(PROMPTS)
+    assert not more.interrupted and RunFolder.open(finished).metrics()["complete"]
+
+
+def test_what_was_left_by_an_earlier_command_is_unfinished(
+    model: Model, tmp_path: Path, counting: Counting
+) -> None:
+    stop = Stop()
+
+    def after_two(done: int, total: int) -> None:
+        stop.asked = int(done >= 2)
+
+    evaluation(model, tmp_path / "run").run(stop, after_two)
+    later = run(model, tmp_path / "run", names=("full", "tova"))
+    assert not later.interrupted, "all that was asked now is there"
+    assert later.n_finished < later.n_all == 4 * len(PROMPTS)
+    assert RunFolder.open(tmp_path / "run").metrics()["complete"] is False
 
 
 def test_another_model_is_refused_under_the_same_name(

@@ -29,7 +29,7 @@ OPTIONS = {
     "needle": ("prompt=300", "output=400"),
     "perplexity": ("tokens=40", "prompt=4"),
 }
-GENERATING = [name for name in tasks() if name != "perplexity"]
+GENERATING = [name for name in tasks() if name not in ("perplexity", "fidelity")]
 
 
 def source(name: str, **changes: Any) -> Source:

@@ -81,7 +81,10 @@ class Fidelity(Task):
         """
         found = output.divergence
         if found is None:
-            raise ScopeError(f"{item.id}: not compared with the full cache: run it anew")
+            raise ScopeError(
+                f"{item.id}: an output alone has no score here: 'scope eval run --task "
+                f"{self.name}' compares rows with the full cache"
+            )
         problems: tuple[str, ...] = ()
         if found.counted is None:
             problems = (f"{NOTHING_EVICTED}: all {len(found.kl)} tokens had a cell",)
