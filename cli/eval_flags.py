@@ -86,7 +86,7 @@ class TaskFlags:
             "--temperature",
             metavar="T",
             help="Temperature. At 0 the most likely token is always taken.",
-            show_default="0; 0.7 for fidelity",
+            show_default="{eval.task:Task.temp}, for fidelity {eval.tasks.fidelity:Fidelity.temp}",
         ),
     ] = None
     scorer: Annotated[

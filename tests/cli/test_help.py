@@ -263,6 +263,8 @@ def test_other_defaults_are_the_ones_in_force() -> None:
     from scope_cpp.eval.compare import compare
     from scope_cpp.eval.run import Evaluation
     from scope_cpp.eval.score import score
+    from scope_cpp.eval.task import Task
+    from scope_cpp.eval.tasks.fidelity import Fidelity
     from scope_cpp.native.library import llama_cpp
 
     served = options_of(ServerFlags(), ParallelFlags(), LimitFlags(), ServeOutputFlags())
@@ -283,7 +285,8 @@ def test_other_defaults_are_the_ones_in_force() -> None:
     assert asked.compute.n_batch == Settings.n_batch
     run = asked_of(TaskFlags(), False)
     assert (default("eval run", "--task"), default("eval run", "-s")) == (run.task, "0")
-    assert (run.seeds, run.temp) == ((0,), float(default("eval run", "--temp")))
+    assert (run.seeds, run.temp) == ((0,), None)
+    assert default("eval run", "--temp") == f"{Task.temp:g}, for fidelity {Fidelity.temp:g}"
     rows = [row.name for row in grid_of(EvalRowFlags(), ComputeFlags()).rows(64)]
     assert rows == [text.partition(":")[0] for text in default("eval run", "--rows").split(", ")]
     assert str(DEFAULT_GENERATED_CELLS) in default("generate", "--budget")
