@@ -119,7 +119,7 @@ class RowFlags:
         _rows(
             "--policy",
             metavar="NAME[:KEY=VALUE]...,...",
-            complete=completion.lists_of("policies:decode_policies"),
+            complete=completion.lists_of("policies:decode_names"),
             help="Policies, each with options of its own. Repeat it for several.",
             show_default="{bench.request:DEFAULT_ROW}",
         ),
@@ -129,8 +129,8 @@ class RowFlags:
         _rows(
             "--prefill",
             metavar="NAME,...",
-            complete=completion.lists_of("policies:prefill_policies"),
-            help="Which cells of the prompt stay: {policies:prefill_policies}.",
+            complete=completion.lists_of("policies:prefill_names"),
+            help="Which cells of the prompt stay: {policies:prefill_names}.",
             show_default="{bench.request:Request.prefills}",
         ),
     ] = None

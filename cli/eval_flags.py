@@ -160,8 +160,8 @@ class EvalRowFlags:
         _rows(
             "--prefill",
             metavar="NAME",
-            choices="policies:prefill_policies",
-            help="Which cells of the prompt stay in bounded rows: {policies:prefill_policies}.",
+            choices="policies:prefill_names",
+            help="Which cells of the prompt stay in bounded rows: {policies:prefill_names}.",
         ),
     ] = None
     granularity: Annotated[

@@ -282,8 +282,8 @@ class PolicyFlags:
         _cache(
             "--policy",
             metavar="NAME",
-            choices="policies:decode_policies",
-            help="Which cells of the output stay (docs/policies.md): {policies:decode_policies}.",
+            choices="policies:decode_names",
+            help="Which cells of the output stay (docs/policies.md): {policies:decode_names}.",
             show_default="{engine.settings:DEFAULT_POLICY} with -o"
             " {engine.settings:DEFAULT_OPTIONS}",
         ),
@@ -293,8 +293,8 @@ class PolicyFlags:
         _cache(
             "--prefill",
             metavar="NAME",
-            choices="policies:prefill_policies",
-            help="Which cells of the prompt stay: {policies:prefill_policies}.",
+            choices="policies:prefill_names",
+            help="Which cells of the prompt stay: {policies:prefill_names}.",
         ),
     ] = None
     granularity: Annotated[

@@ -13,8 +13,6 @@ from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import (
-    DecodePolicy,
-    PrefillPolicy,
     find_decode,
     find_prefill,
     make_decode,
@@ -25,6 +23,7 @@ from scope_cpp.policies import (
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
+    from scope_cpp.policies import DecodePolicy, PrefillPolicy
 
 GRANULARITIES = ("head", "cell")
 
@@ -36,7 +35,7 @@ DEFAULT_OPTIONS = ("interval=auto",)
 # Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
 MOST_TRIED = 10_000
 
-P = TypeVar("P", DecodePolicy, PrefillPolicy)
+P = TypeVar("P", "DecodePolicy", "PrefillPolicy")
 
 
 @dataclass(frozen=True)

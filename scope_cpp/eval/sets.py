@@ -10,7 +10,6 @@ from typing import Any
 
 from scope_cpp.engine.settings import DEFAULT_POLICY
 from scope_cpp.policies import decode_policies, prefill_policies
-from scope_cpp.policies.scores.folding import RULES
 
 Values = dict[str, Any]
 
@@ -39,6 +38,8 @@ def methods() -> dict[str, Values]:
 
 def scores() -> dict[str, Values]:
     """Return `SCORED` by every rule and each of `VARIANTS`; foresight with attention and alone."""
+    from scope_cpp.policies.scores.folding import RULES  # with NumPy, which help does without
+
     told: list[tuple[str, ...]] = [(SCORED, f"score={rule}") for rule in RULES if rule != "none"]
     told += [(SCORED, *variant) for variant in VARIANTS]
     told += [(FORESIGHT,), (FORESIGHT, "score=none")]

@@ -2,18 +2,15 @@
 
 To add one, write one file, one line in a table below (or an entry point, from another package),
 and one row in the table of the tests. CONTRIBUTING.md has the five steps.
+
+A policy's module, and NumPy, are imported when the policy is asked for: help shows names only.
 """
 
 from __future__ import annotations
 
-from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step, View, option
-from scope_cpp.policies.full import Full, FullPrefill
-from scope_cpp.policies.gkv import GKV
-from scope_cpp.policies.h2o import H2O
-from scope_cpp.policies.h2o_prefill import H2OPrefill
-from scope_cpp.policies.openvino import OpenVINO
-from scope_cpp.policies.pyramidinfer import PyramidInfer, PyramidInferPrefill
-from scope_cpp.policies.pyramidkv import PyramidKV
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from scope_cpp.policies.registry import (
     Registry,
     example_options,
@@ -21,16 +18,11 @@ from scope_cpp.policies.registry import (
     split_options,
     valid_options,
 )
-from scope_cpp.policies.rkv import RKV
-from scope_cpp.policies.scope_adaptive import ScopeAdaptive
-from scope_cpp.policies.scope_discontinuous import ScopeDiscontinuous
-from scope_cpp.policies.scope_foresight import ScopeForesight
-from scope_cpp.policies.scope_slide import ScopeSlide
-from scope_cpp.policies.snapkv import SnapKV
-from scope_cpp.policies.streaming_llm import StreamingLLM
-from scope_cpp.policies.streaming_prefill import StreamingLLMPrefill
-from scope_cpp.policies.tova import Tova
-from scope_cpp.policies.vatp import VATP
+
+if TYPE_CHECKING:
+    from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step, View, option
+
+_OF_BASE = ("DecodePolicy", "Policy", "PrefillPolicy", "Step", "View", "option")
 
 __all__ = [
     "DecodePolicy",
@@ -38,6 +30,7 @@ __all__ = [
     "PrefillPolicy",
     "Step",
     "View",
+    "decode_names",
     "decode_policies",
     "example_options",
     "find_decode",
@@ -46,6 +39,7 @@ __all__ = [
     "make_prefill",
     "option",
     "parse_options",
+    "prefill_names",
     "prefill_policies",
     "split_options",
     "valid_options",
@@ -54,33 +48,48 @@ __all__ = [
 _DECODE: Registry[DecodePolicy] = Registry(
     kind="policy",
     group="scope_cpp.decode_policies",
-    base=DecodePolicy,
-    builtin=(
-        Full,
-        StreamingLLM,
-        H2O,
-        ScopeSlide,
-        ScopeForesight,
-        ScopeAdaptive,
-        ScopeDiscontinuous,
-        Tova,
-        VATP,
-        RKV,
-        GKV,
-        OpenVINO,
-        PyramidInfer,
-    ),
+    base="DecodePolicy",
+    builtin={
+        "full": "full:Full",
+        "streaming-llm": "streaming_llm:StreamingLLM",
+        "h2o": "h2o:H2O",
+        "scope-slide": "scope_slide:ScopeSlide",
+        "scope-foresight": "scope_foresight:ScopeForesight",
+        "scope-adaptive": "scope_adaptive:ScopeAdaptive",
+        "scope-discontinuous": "scope_discontinuous:ScopeDiscontinuous",
+        "tova": "tova:Tova",
+        "vatp": "vatp:VATP",
+        "r-kv": "rkv:RKV",
+        "g-kv": "gkv:GKV",
+        "openvino": "openvino:OpenVINO",
+        "pyramidinfer": "pyramidinfer:PyramidInfer",
+    },
 )
 _PREFILL: Registry[PrefillPolicy] = Registry(
     kind="prefill policy",
     group="scope_cpp.prefill_policies",
-    base=PrefillPolicy,
-    builtin=(FullPrefill, H2OPrefill, SnapKV, StreamingLLMPrefill, PyramidKV, PyramidInferPrefill),
+    base="PrefillPolicy",
+    builtin={
+        "full": "full:FullPrefill",
+        "h2o": "h2o_prefill:H2OPrefill",
+        "snapkv": "snapkv:SnapKV",
+        "streaming-llm": "streaming_prefill:StreamingLLMPrefill",
+        "pyramidkv": "pyramidkv:PyramidKV",
+        "pyramidinfer": "pyramidinfer:PyramidInferPrefill",
+    },
 )
 
+decode_names = _DECODE.names
+prefill_names = _PREFILL.names
 decode_policies = _DECODE.classes
 prefill_policies = _PREFILL.classes
 find_decode = _DECODE.find
 find_prefill = _PREFILL.find
 make_decode = _DECODE.make
 make_prefill = _PREFILL.make
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_BASE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.base"), name)

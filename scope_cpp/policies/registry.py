@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 from scope_cpp.errors import ScopeError, UsageError
-from scope_cpp.policies.base import Policy
 
-P = TypeVar("P", bound=Policy)
+if TYPE_CHECKING:
+    from scope_cpp.policies.base import Policy
+
+P = TypeVar("P", bound="Policy")
+_HOME = "scope_cpp.policies"
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,25 @@ class Registry(Generic[P]):
     group
         Entry point group, ``name = "package.module:Class"``.
     base
-        Class they derive from.
+        Name of the class they derive from.
     builtin
-        Classes of this package; their names cannot be taken by others.
+        ``module:Class`` in this package by name; these names cannot be taken by others.
     """
 
     kind: str
     group: str
-    base: type[Any]
-    builtin: tuple[type[P], ...]
+    base: str
+    builtin: Mapping[str, str]
+
+    def names(self) -> list[str]:
+        """Return all names, built-in ones first; no policy is imported.
+
+        Raises
+        ------
+        ScopeError
+            Two policies have the same name.
+        """
+        return [*self.builtin, *self._others()]
 
     def classes(self) -> dict[str, type[P]]:
         """All policies by name, built-in ones first.
@@ -42,12 +56,9 @@ class Registry(Generic[P]):
         ScopeError
             A third party's entry point cannot be used.
         """
-        found = {cls.name: cls for cls in self.builtin}
-        for entry in importlib.metadata.entry_points(group=self.group):
-            if entry.name in found:
-                raise ScopeError(f"{self.kind} {entry.name!r} is registered twice ({entry.value})")
-            found[entry.name] = self._load(entry)
-        return found
+        others = self._others()
+        found = {name: self._builtin(name) for name in self.builtin}
+        return found | {name: self._load(entry) for name, entry in others.items()}
 
     def find(self, name: str) -> type[P]:
         """Return the class called `name`; other packages are only asked for unknown names.
@@ -57,13 +68,12 @@ class Registry(Generic[P]):
         UsageError
             There is none; the message lists those there are.
         """
-        for cls in self.builtin:
-            if cls.name == name:
-                return cls
-        known = self.classes()
-        if name not in known:
-            raise UsageError(f"unknown {self.kind} {name!r}; valid are {', '.join(known)}")
-        return known[name]
+        if name in self.builtin:
+            return self._builtin(name)
+        others = self._others()
+        if name not in others:
+            raise UsageError(f"unknown {self.kind} {name!r}; valid are {', '.join(self.names())}")
+        return self._load(others[name])
 
     def make(self, name: str, options: Mapping[str, str]) -> P:
         """Build the policy called `name` with `options` given as text.
@@ -84,6 +94,19 @@ class Registry(Generic[P]):
         except ValueError as error:
             raise UsageError(f"bad option of {name}: {error}; {_valid(keys)}") from error
 
+    def _builtin(self, name: str) -> type[P]:
+        module, _, cls = self.builtin[name].partition(":")
+        return cast(type[P], getattr(importlib.import_module(f"{_HOME}.{module}"), cls))
+
+    def _others(self) -> dict[str, importlib.metadata.EntryPoint]:
+        """Entry points of other packages by name."""
+        found: dict[str, importlib.metadata.EntryPoint] = {}
+        for entry in importlib.metadata.entry_points(group=self.group):
+            if entry.name in self.builtin or entry.name in found:
+                raise ScopeError(f"{self.kind} {entry.name!r} is registered twice ({entry.value})")
+            found[entry.name] = entry
+        return found
+
     def _load(self, entry: importlib.metadata.EntryPoint) -> type[P]:
         try:
             cls = entry.load()
@@ -91,11 +114,11 @@ class Registry(Generic[P]):
             raise ScopeError(
                 f"{self.kind} {entry.name!r} ({entry.value}) cannot be loaded: {error}"
             ) from error
-        fits = isinstance(cls, type) and issubclass(cls, self.base)
+        base = getattr(importlib.import_module(f"{_HOME}.base"), self.base)
+        fits = isinstance(cls, type) and issubclass(cls, base)
         if not fits or getattr(cls, "name", None) != entry.name:
             raise ScopeError(
-                f"{self.kind} {entry.name!r}: {entry.value} must be a {self.base.__name__}"
-                " of that name"
+                f"{self.kind} {entry.name!r}: {entry.value} must be a {self.base} of that name"
             )
         return cast(type[P], cls)
 

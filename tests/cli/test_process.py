@@ -128,7 +128,8 @@ NATIVE = {"llama_cpp", "scope_cpp.native", "scope_cpp.engine.model", "scope_cpp.
     ("args", "heavy"),
     [
         (["--help"], {"numpy", "ctypes", "scope_cpp.engine", *NATIVE}),
-        (["generate", "--help"], NATIVE),  # names of policies and defaults come from their classes
+        (["generate", "--help"], {"numpy", *NATIVE}),
+        (["chat", "--help-all"], {"numpy", *NATIVE}),
     ],
 )
 def test_help_loads_nothing_native(args: list[str], heavy: set[str]) -> None:

@@ -14,6 +14,7 @@ from scope_cpp.policies import (
     DecodePolicy,
     Step,
     View,
+    decode_names,
     decode_policies,
     find_decode,
     find_prefill,
@@ -21,6 +22,7 @@ from scope_cpp.policies import (
     make_prefill,
     option,
     parse_options,
+    prefill_names,
     prefill_policies,
     split_options,
     valid_options,
@@ -94,6 +96,11 @@ def test_bad_entry_point_is_named(
         decode_policies()
     assert repr(name) in str(refusal.value)
     assert make_decode("full", {}).name == "full"  # does not stand in the way of the others
+
+
+def test_names_are_those_of_the_classes() -> None:
+    for names, classes in ((decode_names, decode_policies), (prefill_names, prefill_policies)):
+        assert names() == list(classes()) == [cls.name for cls in classes().values()]
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
