@@ -18,11 +18,11 @@ from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.fidelity import measure, report
 from scope_cpp.eval.fidelity.divergence import (
+    Distribution,
     Divergence,
     first_counted,
     head_of,
     kl,
-    log_softmax,
     parts,
     worst,
 )
@@ -48,6 +48,8 @@ from scope_cpp.eval.tasks.fidelity import Fidelity
 
 # arrays
 
+of = Distribution.of
+
 
 def logits(seed: int, n: int = 5000) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.random.default_rng(seed).normal(0, 4, n).astype(np.float32)
@@ -63,8 +65,8 @@ def exact_kl(p_logits: Any, q_logits: Any) -> float:
 def test_the_head_s_divergence_is_below_the_exact_one_by_what_is_in_the_tail(mass: float) -> None:
     for seed in range(5):
         p, q = logits(seed), logits(seed) + logits(seed + 100) / 8
-        full = head_of(log_softmax(p), mass)
-        found, exact = kl(full, log_softmax(q)), exact_kl(p, q)
+        full = head_of(of(p), mass)
+        found, exact = kl(full, of(q)), exact_kl(p, q)
         tail = np.setdiff1d(np.arange(p.size), full.ids)
         within = full.rest * exact_kl(p[tail], q[tail])
         assert full.rest <= 1 - mass
@@ -73,8 +75,8 @@ def test_the_head_s_divergence_is_below_the_exact_one_by_what_is_in_the_tail(mas
 
 
 def test_the_head_is_the_most_likely_tokens_in_order() -> None:
-    logprobs = np.log(np.array([0.1, 0.3, 0.05, 0.3, 0.25]))
-    found = head_of(logprobs, mass=0.6)
+    logprobs = of(np.log(np.array([0.1, 0.3, 0.05, 0.3, 0.25], np.float32)))
+    found = head_of(logprobs, mass=0.59)
     assert found.ids.tolist() == [1, 3], "of equally likely tokens the first is first"
     assert found.rest == pytest.approx(0.4)
     assert head_of(logprobs, mass=0.61).ids.tolist() == [1, 3, 4]
@@ -84,15 +86,15 @@ def test_the_head_is_the_most_likely_tokens_in_order() -> None:
 
 def test_a_distribution_is_at_no_distance_from_itself() -> None:
     for seed in range(20):
-        same = log_softmax(logits(seed))
+        same = of(logits(seed))
         assert kl(head_of(same), same) == 0.0
 
 
 def test_a_token_that_a_row_rules_out_costs_no_infinity() -> None:
     p, q = logits(0, 4), np.array([0, -400, 0, 0], np.float32)
-    assert np.isfinite(kl(head_of(log_softmax(p), 0.5), log_softmax(q)))
+    assert np.isfinite(kl(head_of(of(p), 0.5), of(q)))
     q = np.array([800, 0, 0, 0], np.float32)  # all others have no probability that a float64 holds
-    assert np.isfinite(kl(head_of(log_softmax(np.zeros(4, np.float32)), 0.2), log_softmax(q)))
+    assert np.isfinite(kl(head_of(of(np.zeros(4, np.float32)), 0.2), of(q)))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_row_is_compared_token_by_token() -> None:
         own = logits(seed)
         assert found.kl[seed] == pytest.approx(exact_kl(own, other), abs=5e-4)
         assert found.same[seed] == (own.argmax() == other.argmax())
-        less = log_softmax(own)[seed] - log_softmax(other)[seed]
+        less = of(own).logprob(seed) - of(other).logprob(seed)
         assert found.extra[seed] == pytest.approx(less, rel=1e-4)
 
 

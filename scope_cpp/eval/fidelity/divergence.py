@@ -26,6 +26,10 @@ Logits = NDArray[np.float32]
 MASS, MOST = 0.999, 4096
 """Tokens are kept until they have this probability together, at most so many."""
 
+# A share of all other tokens that is no larger may be nothing but the rounding of the sum; a row's
+# is never taken to be smaller than the second
+_ROUNDING, _LEAST = 1e-6, 1e-9
+
 PARTS = 4
 WORST = 0.01
 
@@ -88,42 +92,63 @@ class Divergence:
         return cls(kl, same, extra, None if counted is None else int(counted))
 
 
-def log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """Return natural logarithms of probabilities: float64 (n_vocab,)."""
-    shifted = logits.astype(np.float64) - float(logits.max())
-    return shifted - math.log(np.exp(shifted).sum())
+@dataclass(frozen=True)
+class Distribution:
+    """A next-token distribution.
+
+    Attributes
+    ----------
+    logits
+        float32 (n_vocab,).
+    log_z
+        Logarithm of what their exponentials sum up to.
+    """
+
+    logits: Logits
+    log_z: float
+
+    @classmethod
+    def of(cls, logits: Logits) -> Distribution:
+        """Return the softmax of logits; exponentials in float32 are several times as fast."""
+        top = float(logits.max())
+        total = np.exp(logits - np.float32(top)).sum(dtype=np.float64)
+        return cls(logits, top + math.log(float(total)))
+
+    def logprobs(self, ids: NDArray[Any]) -> NDArray[np.float64]:
+        """Return natural logarithms of the probabilities of some tokens."""
+        return self.logits[ids].astype(np.float64) - self.log_z
+
+    def logprob(self, token: int) -> np.float32:
+        """Return the same of one token, as it is kept."""
+        return np.float32(float(self.logits[token]) - self.log_z)
 
 
-def head_of(logprobs: NDArray[np.float64], mass: float = MASS, most: int = MOST) -> Likely:
+def head_of(full: Distribution, mass: float = MASS, most: int = MOST) -> Likely:
     """Return the most likely tokens of a distribution; of equally likely ones the first.
 
-    Parameters
-    ----------
-    logprobs
-        As of `log_softmax`.
-    mass, most
-        See `MASS`; at least one token is kept.
+    At least one is kept; for `mass` and `most` see `MASS`.
     """
-    n = logprobs.size
-    found = np.arange(n) if n <= most else np.argpartition(-logprobs, most - 1)[:most]
-    found = found[np.lexsort((found, -logprobs[found]))]
-    kept = 1 + int(np.searchsorted(np.cumsum(np.exp(logprobs[found])), mass))
+    logits, n = full.logits, full.logits.size
+    found = np.arange(n) if n <= most else np.argpartition(-logits, most - 1)[:most]
+    found = found[np.lexsort((found, -logits[found]))]
+    kept = 1 + int(np.searchsorted(np.cumsum(np.exp(full.logprobs(found))), mass))
     ids = found[:kept].astype(np.int32)
-    return Likely(ids, logprobs[ids].astype(np.float32), _rest(logprobs[ids]))
+    logprobs, rest = full.logprobs(ids), _rest(full.logprobs(ids))
+    return Likely(ids, logprobs.astype(np.float32), rest if rest > _ROUNDING else 0.0)
 
 
-def kl(full: Likely, logprobs: NDArray[np.float64]) -> float:
+def kl(full: Likely, row: Distribution) -> float:
     """Return KL(full || row) in nats, see the module; exactly 0 for the same distribution."""
-    own = logprobs[full.ids]
+    own = row.logprobs(full.ids)
     known = full.logprobs.astype(np.float64)
     total = float(np.exp(known) @ (known - own.astype(np.float32)))
     if full.rest:
-        total += full.rest * math.log(full.rest / max(_rest(own), 1e-300))
+        total += full.rest * math.log(full.rest / max(_rest(own), _LEAST))
     return max(0.0, total)
 
 
 def _rest(logprobs: NDArray[np.float64]) -> float:
-    return max(0.0, 1.0 - float(np.exp(logprobs).sum()))
+    return 1.0 - float(np.exp(logprobs).sum())
 
 
 def first_counted(n_tokens: int, room: int, evicted: bool) -> int | None:

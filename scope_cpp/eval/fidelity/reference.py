@@ -30,7 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.errors import ScopeError
-from scope_cpp.eval.fidelity.divergence import Divergence, Likely, Logits, head_of, kl, log_softmax
+from scope_cpp.eval.fidelity.divergence import (
+    Distribution,
+    Divergence,
+    Likely,
+    Logits,
+    head_of,
+    kl,
+)
 from scope_cpp.files import cannot_write, replace
 
 About = dict[str, Any]
@@ -105,10 +112,10 @@ class Recorder:
 
     def see(self, logits: Logits, token: int) -> None:
         """Take note of the logits that a token was drawn from."""
-        logprobs = log_softmax(logits)
+        found = Distribution.of(logits)
         self._tokens.append(token)
-        self._logprobs.append(logprobs[token])
-        self._likely.append(head_of(logprobs))
+        self._logprobs.append(float(found.logprob(token)))
+        self._likely.append(head_of(found))
 
     def reference(self, about: About, text: str) -> Reference:
         """Return what was seen; at least one token."""
@@ -135,12 +142,11 @@ class Comparison:
 
     def see(self, logits: Logits, token: int) -> None:
         """Take note of a row's logits before it was fed a token."""
-        i, logprobs = len(self._kl), log_softmax(logits)
+        i, row = len(self._kl), Distribution.of(logits)
         full = self._reference.likely_at(i)
-        self._kl.append(_short(kl(full, logprobs)))
-        self._same.append(int(np.argmax(logprobs) == full.ids[0]))
-        own = np.float32(logprobs[token])
-        self._extra.append(_short(float(self._reference.logprobs[i] - own)))
+        self._kl.append(_short(kl(full, row)))
+        self._same.append(int(np.argmax(logits) == full.ids[0]))
+        self._extra.append(_short(float(self._reference.logprobs[i] - row.logprob(token))))
 
     def divergence(self, counted: int | None) -> Divergence:
         """Return what was seen, see `Divergence`."""
