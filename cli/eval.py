@@ -11,6 +11,7 @@ from .eval_flags import (
     CompareFlags,
     EvalRowFlags,
     Folder,
+    Folders,
     PlainOutputFlags,
     ReportFlags,
     RunFlags,
@@ -142,8 +143,8 @@ def score(
     terminal.write(render(found, output.json))
 
 
-def report(folder: Folder, output: ReportFlags) -> None:
-    """Print the table of a run, rows by budgets, without running anything.
+def report(folders: Folders, output: ReportFlags) -> None:
+    """Print the table of a run, rows by budgets, or sum up several runs of fidelity.
 
     scope eval report eval-runs/one --markdown
     """
@@ -154,7 +155,10 @@ def report(folder: Folder, output: ReportFlags) -> None:
     from . import terminal
     from .eval_screen import draw, is_screen
 
-    result = read_result(folder)
+    if len(folders) > 1:
+        _sum_up([read_result(folder) for folder in folders], output)
+        return
+    result = read_result(folders[0])
     if output.json:
         terminal.write(whole(result))
     elif output.markdown or not is_screen():
@@ -163,6 +167,19 @@ def report(folder: Folder, output: ReportFlags) -> None:
         for columns, records in overview.tables(result):
             draw(columns, records)
         terminal.write(f"{overview.notes(result)}\n")
+
+
+def _sum_up(results: list[Result], output: ReportFlags) -> None:
+    from scope_cpp.eval.fidelity.summary import COLUMNS, LEGEND, render, shown, summary
+
+    from . import terminal
+    from .eval_screen import draw, is_screen
+
+    if output.json or output.markdown or not is_screen():
+        terminal.write(render(results, output.json))
+    else:
+        draw(COLUMNS, shown(summary(results)))
+        terminal.write(f"{LEGEND}\n")
 
 
 def compare(

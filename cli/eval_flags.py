@@ -22,6 +22,14 @@ _rows = partial(flag, "Rows")
 _output = partial(flag, OUTPUT)
 
 Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The folder of a run.")]
+Folders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FOLDER...",
+        help="The folder of a run; of fidelity several, to see which row holds over all of them.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ app = typer.Typer(
 
 
 def questions(run: RunFolder, rows: RowsFlags, picture: PictureFlags) -> None:
-    """Draw the accuracy by question position, a line for each row of a run.
+    """Draw the accuracy by question, or the KL divergence by token, a line for each row of a run.
 
     scope plot questions eval-runs/reference -o questions.png
     """
@@ -53,7 +53,7 @@ def questions(run: RunFolder, rows: RowsFlags, picture: PictureFlags) -> None:
 
 
 def budget(runs: RunFolders, picture: PictureFlags) -> None:
-    """Draw the accuracy against the decode budget, a line for each method, or a row if many.
+    """Draw the accuracy or divergence against the decode budget, a line or row for each method.
 
     scope plot budget eval-runs/reference -o budget.png
     """

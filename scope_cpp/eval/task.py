@@ -201,6 +201,10 @@ class Task(ABC):
         """Return what kind each question is of, for reports; nothing where all are of one kind."""
         return ()
 
+    def positions(self, output: Output, score: Score, scorer: str) -> Sequence[float]:
+        """Return what a figure shows by position of the output: the score's questions."""
+        return score.correct
+
     def total(self, scores: Sequence[Score]) -> float:
         """Return the score of all samples: the mean over all questions (micro average).
 

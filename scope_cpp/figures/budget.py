@@ -46,7 +46,7 @@ class Budget(Figure):
     @property
     def title(self) -> str:
         """Says what is drawn."""
-        return f"{self.measure.name.capitalize()} against the decode budget, with 95% intervals"
+        return f"{self.measure.heading} against the decode budget, with 95% intervals"
 
     def table(self) -> Table:
         """A line for each point; the full cache has no number of cells."""

@@ -23,7 +23,7 @@ class Prefill(Budget):
     @property
     def title(self) -> str:
         """Says what is drawn."""
-        return f"{self.measure.name.capitalize()} against the prefill budget, with 95% intervals"
+        return f"{self.measure.heading} against the prefill budget, with 95% intervals"
 
 
 def prefill(run: Run) -> Prefill:
@@ -88,8 +88,8 @@ def prompt_rows(record: Record, n_prompt: int) -> int:
 
 
 def _budget(record: Record, n_prompt: int) -> int:
-    if record["beta"] is not None:
-        return n_prompt + int(record["beta"])
+    if isinstance(record["beta"], int):
+        return n_prompt + record["beta"]
     asked = parse_budget(record["asked_budget"])
     if asked.kind != "cells":
         raise UsageError(

@@ -63,7 +63,7 @@ class Questions(Figure):
     @property
     def title(self) -> str:
         """Says what is drawn."""
-        return f"{self.measure.name.capitalize()} by {self.measure.part}"
+        return f"{self.measure.heading} by {self.measure.part}"
 
     @property
     def size(self) -> tuple[float, float]:
@@ -155,7 +155,7 @@ def questions(run: Run, rows: Sequence[str] = ()) -> Questions:
     for prediction in run.samples:
         if prediction.row in samples:
             samples[prediction.row].append(prediction)
-    n = max(len(p.scores[run.scorer].correct) for found in samples.values() for p in found)
+    n = max(len(run.positions(p)) for found in samples.values() for p in found)
     if n < 2:
         raise UsageError(f"{run.path}: an output has one question only, there are no positions")
     per = math.ceil(n / _MOST_POINTS)
@@ -196,7 +196,7 @@ def choose(records: Sequence[Record], rows: Sequence[str]) -> list[Record]:
 
 def _points(samples: Sequence[Prediction], run: Run, n: int, per: int) -> tuple[Point, ...]:
     """Means over the questions of each bin, with intervals over the samples."""
-    right, asked = _sums([p.scores[run.scorer].correct for p in samples], n, per)
+    right, asked = _sums([run.positions(p) for p in samples], n, per)
     points = []
     for i in range(right.shape[1]):
         if asked[:, i].any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from scope_cpp.engine.budget import parse_budget
@@ -41,6 +42,11 @@ class Measure:
     form: str
 
     @property
+    def heading(self) -> str:
+        """The name as a title begins with it."""
+        return self.name[0].upper() + self.name[1:]
+
+    @property
     def label(self) -> str:
         """Name and unit."""
         return f"{self.name} ({self.unit})"
@@ -55,6 +61,8 @@ class Measure:
 
 
 ACCURACY = Measure("accuracy", "%", "question", 100, 100, "{:.1f}%")
+DIVERGENCE = Measure("KL divergence", "nats, lower is better", "token", 1, None, "{:.4f}")
+SHIFT = Measure("difference", "lower is better", "token", 1, None, "{:.4f}")
 LOSS = Measure("mean loss", "nats per token, lower is better", "quarter", 1, None, "{:.3f}")
 
 
@@ -87,7 +95,16 @@ class Run:
     @property
     def measure(self) -> Measure:
         """What its scores are."""
-        return LOSS if find(self.config["task"]).lower_is_better else ACCURACY
+        task = find(self.config["task"])
+        if task.compares:
+            return SHIFT if self.scorer in ("disagree", "nll") else DIVERGENCE
+        return LOSS if task.lower_is_better else ACCURACY
+
+    def positions(self, prediction: Prediction) -> Sequence[float]:
+        """Return the values of an output that was finished, by position."""
+        assert prediction.output is not None
+        score = prediction.scores[self.scorer]
+        return find(self.config["task"]).positions(prediction.output, score, self.scorer)
 
     def describe(self, cells: str = "") -> str:
         """Say what was run, for a title."""
@@ -159,7 +176,9 @@ def numbered(records: Sequence[Record]) -> dict[str, int]:
 
 
 def cells_of(record: Record) -> int:
-    """Return the cells that a row was given beside the prompt, or in all where that is not said."""
+    """Return what `cells_name` says, of a row."""
+    if isinstance(record["beta"], str):
+        return round(100 * Fraction(record["beta"]))
     if record["beta"] is not None:
         return int(record["beta"])
     asked = parse_budget(record["budget"])
@@ -167,9 +186,23 @@ def cells_of(record: Record) -> int:
 
 
 def cells_name(records: Sequence[Record]) -> str:
-    """Say what `cells_of` of these rows counts."""
-    beside = all(record["beta"] is not None for record in records if not is_full(record))
-    return "cells beside the prompt" if beside else "cells"
+    """Say what `cells_of` of these rows counts: cells beside the prompt, or in all, or a share.
+
+    Raises
+    ------
+    UsageError
+        If some of them have cells, and others a share of the output.
+    """
+    betas = [record["beta"] for record in records if not is_full(record)]
+    shares = sum(isinstance(beta, str) for beta in betas)
+    if 0 < shares < len(betas):
+        raise UsageError(
+            "some rows have numbers of cells, others shares of the output (--beta), which have no "
+            "axis in common: run them apart, or choose rows (--only)"
+        )
+    if shares:
+        return "% of the output beside the prompt"
+    return "cells beside the prompt" if None not in betas else "cells"
 
 
 def _check_comparable(first: Run, other: Run) -> None:

@@ -50,6 +50,9 @@ def test_one_command_measures_shares_and_rows_with_options(
     text = run("eval", "report", tmp_path / "run", "--markdown").stdout
     assert [line[:9] for line in text.splitlines()[:3]] == ["    scope", "    scope", ""]
     assert "| tova | " in text and "KL(full || row)" in text
+    both = run("eval", "report", tmp_path / "run", tmp_path / "run").stdout
+    assert both.splitlines()[0] == "| row | cases | mean KL | x best | worst | on |"
+    assert "| tova | 2 | " in both and "| quarter | 4 | " in both
     whole = json.loads(run("eval", "report", tmp_path / "run", "--json").stdout)
     assert whole["rows"][-1]["row"] == "tova, beta 1/4"
     assert whole["rows"][-1]["samples"].keys() == {"a", "b"}

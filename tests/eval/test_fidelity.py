@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.asked import Asked
-from scope_cpp.eval.fidelity import measure, report
+from scope_cpp.eval.fidelity import measure, report, summary
 from scope_cpp.eval.fidelity.divergence import (
     Distribution,
     Divergence,
@@ -501,7 +502,7 @@ def test_a_model_without_a_template_is_told(model: Model, prompts: Path, tmp_pat
 # reports
 
 
-def made(values: dict[str, tuple[float, ...]], floor: float = 0.0) -> Result:
+def made(values: dict[str, tuple[float, ...]], floor: float = 0.0, model: str = "a") -> Result:
     """A result in which rows have these divergences, prompt by prompt."""
     from scope_cpp.eval.metrics import summarize
     from scope_cpp.eval.rows import Row
@@ -520,7 +521,7 @@ def made(values: dict[str, tuple[float, ...]], floor: float = 0.0) -> Result:
             scores = {name: task.score(item, output, name) for name in task.scorers}
             done.append(Prediction(row.name, item.id, "", "0", output, scores, STATS))
     records = summarize(task, [], rows, done, "kl", seed=0)
-    config = {"seed": 0, "compares": True}
+    config = {"seed": 0, "task": "fidelity", "compares": True, "model": {"name": f"{model}.gguf"}}
     return Result(Path("run"), config, "kl", records, len(done), len(done), [], False)
 
 
@@ -570,3 +571,31 @@ def test_every_form_has_the_numbers(finished: Result) -> None:
     assert record["groups"].keys() == {"short", "long"}
     assert f"{record['score']['value']:.4f}".removeprefix("0") in render(finished, "md")
     assert "sample one" in render(finished, "csv").splitlines()[0]
+
+
+def test_several_runs_tell_which_row_holds() -> None:
+    one = made({"scope-slide": (0.3, 0.02), "h2o": (0.1, 0.06)})
+    other = made({"scope-slide": (0.2,), "h2o": (0.002,), "tova": (0.2,)}, model="b")
+    found = summary.summary([one, other])
+    assert [(record["row"], record["cases"]) for record in found] == [
+        ("h2o", 3), ("scope-slide", 3), ("tova", 1),
+    ]  # fmt: skip
+    assert [record["mean"] for record in found] == pytest.approx([0.054, 0.52 / 3, 0.2])
+    ratios = [3 ** (1 / 3), (3 * 1 * 20) ** (1 / 3), 20]
+    assert [record["ratio"] for record in found] == pytest.approx(ratios)
+    assert [record["worst"] for record in found] == pytest.approx([3, 20, 20])
+    assert found[0]["where"] == ["a", "prompt 1", "β = 128"]
+    assert "| h2o | 3 | .0540 | 1.44 | 3.00 | a, prompt 1, β = 128 |" in summary.render(
+        [one, other], as_json=False
+    )
+    assert json.loads(summary.render([one, other], as_json=True))["rows"] == found
+
+
+def test_only_fidelity_is_summed_up() -> None:
+    result = made({"h2o": (0.1,)})
+    config = {"task": "gsm8k", "compares": False}
+    with pytest.raises(UsageError, match="is a run of gsm8k: several runs are summed up"):
+        summary.summary([result, replace(result, config=config)])
+    nothing = [record for record in result.records if record["row"] == "full"]
+    with pytest.raises(UsageError, match="no bounded row"):
+        summary.summary([replace(result, records=nothing)])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scope_cpp.engine.settings import Settings
+from scope_cpp.eval.fidelity.divergence import Divergence
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.metrics import summarize
 from scope_cpp.eval.record import Prediction
@@ -20,7 +21,7 @@ N_PROMPT = 100
 N_WRITTEN = 50
 
 
-def row(name: str, beta: int | None = None, label: str = "", **settings: Any) -> Row:
+def row(name: str, beta: int | str | None = None, label: str = "", **settings: Any) -> Row:
     """A row whose policy is its name, unless another is named."""
     policy = settings.pop("policy", name)
     return Row(name, Settings(policy=policy, **settings), beta, (), label or name)
@@ -61,8 +62,10 @@ def make_run(
     predictions = [
         Prediction(
             r.name, f"item-{i}", "", f"{i:016x}",
-            output=Output("text", N_WRITTEN, "stop"),
-            scores={scorer: Score(tuple(right), sum(right) / len(right))},
+            output=_output(task, right),
+            scores={
+                name: Score(tuple(right), sum(right) / len(right)) for name in find(task).scorers
+            },
             stats=_stats(r, seconds), loop=0,
         )
         for r, samples in answers.items() for i, right in enumerate(samples)
@@ -75,8 +78,15 @@ def make_run(
     return path
 
 
+def _output(task: str, values: Sequence[float]) -> Output:
+    if not find(task).compares:
+        return Output("text", N_WRITTEN, "stop")
+    same, nothing = (1,) * len(values), (0.0,) * len(values)
+    return Output("", 0, "forced", (), Divergence(tuple(values), same, nothing, 0))
+
+
 def _stats(of: Row, seconds: float) -> dict[str, float]:
-    cells = N_PROMPT + (of.beta or N_WRITTEN)
+    cells = N_PROMPT + (of.beside(N_WRITTEN) or N_WRITTEN)
     return {
         "n_prompt": N_PROMPT,
         "n_generated": N_WRITTEN,

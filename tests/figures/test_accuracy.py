@@ -50,6 +50,39 @@ def test_means_by_question(run: Run) -> None:
     assert 0 <= low < 0.5 < high <= 1
 
 
+def test_divergences_are_drawn_by_token(tmp_path: Path) -> None:
+    growing = [[0.0] * 12 + [0.25] * 12, [0.0] * 12 + [0.75] * 12]
+    rows = {row("full"): [[0.0] * 24] * 2}
+    rows |= {
+        row(f"h2o, beta {beta}", beta, "h2o", policy="h2o"): growing for beta in ("1/6", "1/3")
+    }
+    shown = questions(open_run(str(make_run(tmp_path / "run", rows, task="fidelity"))))
+    assert (shown.per, shown.title) == (2, "KL divergence by token")
+    assert shown.measure.label == "KL divergence (nats, lower is better)"
+    records = [record for record in shown.table().records() if record["row"] == "h2o"]
+    assert [record["score"] for record in records] == ([0.0] * 6 + [0.5] * 6) * 2
+    assert [record["cells"] for record in records] == [17] * 12 + [33] * 12
+    assert "17 % of the output beside the prompt" in shown.text(80, UNICODE)
+
+
+def test_divergences_are_drawn_against_shares_of_the_output(tmp_path: Path) -> None:
+    rows = {row("full"): [[0.001] * 8]}
+    rows |= {
+        row(f"h2o, beta {beta}", beta, "h2o", policy="h2o"): [[value] * 8]
+        for beta, value in (("1/12", 0.5), ("1/3", 0.25))
+    }
+    run = open_run(str(make_run(tmp_path / "run", rows, task="fidelity")))
+    shown = budget(run)
+    assert shown.axis == "% of the output beside the prompt"
+    assert [(r["row"], r["cells"], r["score"]) for r in shown.table().records()] == [
+        ("full", None, pytest.approx(0.001)), ("h2o", 8, 0.5), ("h2o", 33, 0.25),
+    ]  # fmt: skip
+    mixed = {**rows, row("h2o, beta 9", 9, "h2o", policy="h2o"): [[0.2] * 8]}
+    run = open_run(str(make_run(tmp_path / "mixed", mixed, task="fidelity")))
+    with pytest.raises(UsageError, match="others shares of the output"):
+        budget(run)
+
+
 def test_outputs_of_different_lengths_and_bins(tmp_path: Path) -> None:
     # 26 questions in bins of 3: the last has 2, which only the first sample has
     rows = {row("full"): [[1] * 24 + [1, 0], [0] * 24]}

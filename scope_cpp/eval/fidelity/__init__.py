@@ -8,5 +8,6 @@ its distribution of every next token is compared with the full cache's.
 `reference`     the full cache's text and distributions in one file, and what they belong to
 `measure`       prompts that fit, the rows' attention paths, each reference written once
 `report`        the tables, and a sentence of verdict
+`summary`       several runs in one table
 ==============  ============================================================================
 """

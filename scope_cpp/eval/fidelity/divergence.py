@@ -33,6 +33,9 @@ _ROUNDING, _LEAST = 1e-6, 1e-9
 PARTS = 4
 WORST = 0.01
 
+NEGLIGIBLE = 0.01
+"""Smaller divergences count as this one where rows are compared by ratios."""
+
 NOTHING_EVICTED = "nothing evicted"
 
 
@@ -188,3 +191,8 @@ def parts(values: Sequence[float]) -> tuple[float, ...]:
 def worst(values: Sequence[float]) -> float:
     """Return the mean of the largest `WORST` of the values, of one at least."""
     return mean(sorted(values)[-max(1, round(WORST * len(values))) :])
+
+
+def number(value: float, sign: str = "") -> str:
+    """Return a divergence with four digits after the point, without the zero before it."""
+    return f"{value:{sign}.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3f}"

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 
 from scope_cpp.eval import stats
-from scope_cpp.eval.fidelity.divergence import NOTHING_EVICTED, PARTS
+from scope_cpp.eval.fidelity.divergence import NEGLIGIBLE, NOTHING_EVICTED, PARTS, number
 from scope_cpp.eval.metrics import Record, is_full, size_of, with_series
 from scope_cpp.eval.result import Result
 from scope_cpp.table import Column
 
 Line = dict[str, Any]
 Drawn = tuple[list[Column], list[Line]]
-
-NEGLIGIBLE = 0.01
-"""Smaller divergences count as this one where rows are compared by ratios."""
 
 _MOST_PARTS = 6
 _LETTERS = 10
@@ -51,7 +48,7 @@ def verdict(result: Result) -> str:
     floor = next(filter(_is_f16, full), None)
     if floor is not None:
         lines.append(
-            f"The floor, the full cache with the other kind of attention, is {_number(_kl(floor))} "
+            f"The floor, the full cache with the other kind of attention, is {number(_kl(floor))} "
             f"({_same(floor)} same)."
         )
     lines += [_idle(size, records) for size, records in by_size.items()]
@@ -91,12 +88,12 @@ def _measures(size: str, records: Sequence[Record], best: Record | None, seed: i
         lines.append(
             {
                 "row": _name(record),
-                "kl": _number(_kl(record)),
+                "kl": number(_kl(record)),
                 "less": _less(record, best, seed) if own and best is not None else None,
-                "late": _number(_scorer(record, "late")),
-                "worst": _number(_scorer(record, "worst")),
+                "late": number(_scorer(record, "late")),
+                "worst": number(_scorer(record, "worst")),
                 "same": _same(record),
-                "nll": _number(_scorer(record, "nll"), "+"),
+                "nll": number(_scorer(record, "nll"), "+"),
                 "ratio": f"{_ratio(record, bounded):.2f}" if own else None,
             }
         )
@@ -117,10 +114,10 @@ def _parts(size: str, records: Sequence[Record]) -> Drawn:
         for i, name in enumerate(names):
             value = record[key].get(name)
             value = value["value"] if isinstance(value, Mapping) else value
-            line[f"part {i}"] = None if value is None else _number(value)
+            line[f"part {i}"] = None if value is None else number(value)
         quarters = record["quarters"] or [None] * PARTS
         for i, value in enumerate(quarters):
-            line[f"quarter {i}"] = None if value is None else _number(value)
+            line[f"quarter {i}"] = None if value is None else number(value)
         lines.append(line)
     return columns, lines
 
@@ -135,14 +132,14 @@ def _sentence(size: str, records: Sequence[Record]) -> str:
         return ""
     best = min(records, key=_kl)
     told = (
-        f"{size}: {best['series']} is nearest to the full cache, KL {_number(_kl(best))}, "
+        f"{size}: {best['series']} is nearest to the full cache, KL {number(_kl(best))}, "
         f"{_same(best)} same"
     )
     scope = next((r for r in records if str(r["policy"]).startswith("scope-")), None)
     if scope is None or scope is best:
         return f"{told}."
     times = max(_kl(scope), NEGLIGIBLE) / max(_kl(best), NEGLIGIBLE)
-    return f"{told}; {scope['series']} has {_number(_kl(scope))}, {times:.1f} times that."
+    return f"{told}; {scope['series']} has {number(_kl(scope))}, {times:.1f} times that."
 
 
 def _is_idle(record: Record) -> bool:
@@ -199,8 +196,8 @@ def _less(record: Record, best: Record, seed: int) -> str | None:
     if not shared:
         return None
     found = stats.difference(one, other, seed)
-    spread = "" if found.ci is None else " [{}, {}]".format(*(_number(x, "+") for x in found.ci))
-    return _number(found.value, "+") + spread
+    spread = "" if found.ci is None else " [{}, {}]".format(*(number(x, "+") for x in found.ci))
+    return number(found.value, "+") + spread
 
 
 def _ratio(record: Record, rows: Sequence[Record]) -> float:
@@ -210,11 +207,6 @@ def _ratio(record: Record, rows: Sequence[Record]) -> float:
         best = min(row["samples"][name] for row in rows if name in row["samples"])
         ratios.append(max(value, NEGLIGIBLE) / max(best, NEGLIGIBLE))
     return max(ratios)
-
-
-def _number(value: float, sign: str = "") -> str:
-    """Return four digits after the point, without the zero before it."""
-    return f"{value:{sign}.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3f}"
 
 
 def _cut(name: str) -> str:

@@ -90,6 +90,10 @@ class Fidelity(Task):
             problems = (f"{NOTHING_EVICTED}: all {len(found.kl)} tokens had a cell",)
         return Score(parts(_values(found, scorer)), _SUMS[scorer](found), problems)
 
+    def positions(self, output: Output, score: Score, scorer: str) -> Sequence[float]:
+        """Return what was measured, token by token."""
+        return () if output.divergence is None else _values(output.divergence, scorer)
+
 
 def _values(found: Divergence, scorer: str) -> Sequence[float]:
     """Return what a scorer sums up, token by token, from the first on."""
