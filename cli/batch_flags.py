@@ -126,7 +126,8 @@ class ParallelFlags:
         _at_once(
             "--cells",
             metavar="CELLS",
-            help="KV cells of all rows together, never exceeded: 16k, 512MiB or auto.",
+            help="KV cells of all rows together, never exceeded: 16k, memory with all"
+            " buffers (512MiB), or auto.",
             show_default="-np times what the largest row may need ({engine.settings:CHAT_CELLS}"
             " for rows from stdin), at most half of the free memory",
         ),

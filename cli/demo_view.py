@@ -38,7 +38,7 @@ _COLUMNS = {
     "right": Column("right", 7, 0),
     "quarters": Column("by quarter (%)", 17, 2),
     "cells": Column("cells", 8, 1),
-    "memory": Column("memory", 10, 3),
+    "memory": Column("KV", 10, 3),
     "speed": Column("tokens/s", 9, 4),
 }
 
@@ -195,7 +195,7 @@ def _cells(outcome: Outcome, shades: str) -> dict[str, str]:
             "right": _percent(outcome.accuracy, 0, "%"),
             "quarters": quarters,
             "cells": f"{outcome.cells:,}",
-            "memory": format_bytes(outcome.memory_bytes),
+            "memory": format_bytes(outcome.kv_bytes),
             "speed": "" if speed is None else f"{speed:,.0f}",
         }
     return {name: f"{value:>{_COLUMNS[name].width}}" for name, value in values.items()}

@@ -225,7 +225,8 @@ class BudgetFlags:
             "--budget",
             metavar="CELLS",
             help="KV cells for prompt and output together: a number (2048, 2k), a share of the"
-            " full length (50%), memory (512MiB), or auto, which is half of the free memory.",
+            " full length (50%), memory with all buffers (512MiB), or auto, which is half of the"
+            " free memory.",
             show_default="the prompt's tokens and {engine.budget:DEFAULT_GENERATED_CELLS}",
         ),
     ] = None

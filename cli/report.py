@@ -99,8 +99,11 @@ class Report:
             "rows_used": stats.rows_used,
             "cells_capacity": stats.cells_capacity,
             "cells_allocated": stats.cells_allocated,
+            "memory_bytes": stats.memory_bytes,
             "kv_bytes": stats.kv_bytes,
+            "compute_bytes": stats.compute_bytes,
             "query_bytes": stats.query_bytes,
+            "selection_bytes": stats.selection_bytes,
             "evicted": stats.evicted,
             "selections": stats.selections,
             "attention_loss": stats.attention_loss,
@@ -149,7 +152,6 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int) -> str:
         See `scope_cpp.engine.kv_types.bytes_per_cell`.
     """
     rows = f" ({stats.rows_used:.0f} rows a layer)" if stats.dead_rows else ""
-    beside = f" + {format_bytes(stats.query_bytes)} of queries" if stats.query_bytes else ""
     cells = f"cells {stats.cells_used}/{stats.cells_capacity}{rows}"
     lost = n_past > stats.cells_used
     return " | ".join(
@@ -158,8 +160,8 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int) -> str:
             f"generated {stats.n_generated}, {stats.generated_per_second:.1f} t/s",
             f"{cells}, evicted {stats.evicted}" if lost else f"{cells}, nothing is evicted",
             *([f"attention loss {stats.attention_loss:.2%}"] if stats.evicted else []),
-            f"KV {format_bytes(stats.kv_bytes)}{beside}"
+            f"KV {format_bytes(stats.kv_bytes)} ({format_bytes(stats.memory_bytes)} with buffers)"
             + ("" if lost else " reserved for the budget"),
-            *([f"full cache {n_past} cells, {format_bytes(n_past * bytes_per_cell)}"] * lost),
+            *([f"full cache {n_past} cells, KV {format_bytes(n_past * bytes_per_cell)}"] * lost),
         )
     )

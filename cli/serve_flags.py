@@ -106,7 +106,8 @@ class ParallelFlags:
         _rows(
             "--cells",
             metavar="CELLS",
-            help="KV cells of all answers together, never exceeded: 16k, 512MiB or auto.",
+            help="KV cells of all answers together, never exceeded: 16k, memory with all"
+            " buffers (512MiB), or auto.",
             show_default="{serve.options:CELLS_PER_ROW} for each answer, at most half of the free"
             " memory",
         ),

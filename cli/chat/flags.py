@@ -86,7 +86,7 @@ class ChatBudgetFlags(BudgetFlags):
             "--budget",
             metavar="CELLS",
             help="KV cells of the whole conversation, never exceeded: a number (8192, 8k), memory"
-            " (512MiB), or auto, which is half of the free memory.",
+            " with all buffers (512MiB), or auto, which is half of the free memory.",
             show_default="{engine.settings:CHAT_CELLS}, or as many as fit into half of the free"
             " memory",
         ),

@@ -58,6 +58,11 @@ def stats(values: Stats) -> str:
             ("cells", f"{values.cells_used} of {values.cells_capacity}"),
             ("evicted", f"{values.evicted} cells in {values.selections} selections"),
             ("attention loss", f"{values.attention_loss:.2%}"),
+            ("memory", format_bytes(values.memory_bytes)),
+            ("", f"KV {format_bytes(values.kv_bytes)}"),
+            ("", f"computing {format_bytes(values.compute_bytes)}"),
+            ("", f"queries {format_bytes(values.query_bytes)}"),
+            ("", f"choosing {format_bytes(values.selection_bytes)}"),
             ("eviction took", ", ".join(f"{n} {s:.3f} s" for n, s in seconds.items())),
         )
     ).rstrip("\n")

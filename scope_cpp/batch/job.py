@@ -18,7 +18,7 @@ from scope_cpp.batch.run import Outcome, run
 from scope_cpp.batch.runner import Plan, Runner, Status
 from scope_cpp.batch.shapes import OpenAI, Plain, Shape
 from scope_cpp.batch.sink import FileSink, Sink, StreamSink
-from scope_cpp.batch.sizes import Census, Layout, Longest, Memory, layout
+from scope_cpp.batch.sizes import Census, Layout, Longest, Memory, layout, most_at_once
 from scope_cpp.batch.source import Feed, FileSource, RowFeed, StreamFeed, chosen
 from scope_cpp.batch.summary import Summary
 from scope_cpp.engine.model import Model
@@ -212,13 +212,15 @@ class Job:
 
     def _layout(self, census: Census, memory_parts: int) -> Layout:
         asked = self.asked
-        return layout(
-            census,
-            Memory.of(self._requests, memory_parts),
-            n_parallel=asked.n_parallel,
-            cells=asked.cells,
-            prefix_cells=asked.prefix_cells,
-        )
+        n_parallel = asked.n_parallel or most_at_once(census)
+        with Memory.of(self._requests, n_parallel, memory_parts) as memory:
+            return layout(
+                census,
+                memory,
+                n_parallel=asked.n_parallel,
+                cells=asked.cells,
+                prefix_cells=asked.prefix_cells,
+            )
 
     def _plan(self, found: Layout) -> Plan:
         return Plan(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scope_cpp.batch.asked import MOST_ROWS
 from scope_cpp.batch.requests import Requests
 from scope_cpp.batch.rows import Row
 from scope_cpp.engine import budget as dial
-from scope_cpp.engine.budget import bytes_per_cell, format_bytes
+from scope_cpp.engine.budget import format_bytes
+from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.parallel.cells import taken as taken_by_rows
 from scope_cpp.engine.parallel.demand import Room, assess
 from scope_cpp.engine.settings import CHAT_CELLS
 from scope_cpp.errors import ScopeError, UsageError
@@ -88,14 +91,15 @@ class Longest:
 
 @dataclass(frozen=True)
 class Memory:
-    """What there is room for: free bytes, and those that a cell takes."""
+    """What there is room for: free bytes, and those that so many cells take."""
 
     free: int
-    cell: int = 1
+    taken: Callable[[int], int] = int
 
     @classmethod
-    def of(cls, requests: Requests, parts: int = 1) -> Memory:
-        """Return a part of the memory that is free now, where the cells will lie.
+    @contextmanager
+    def of(cls, requests: Requests, n_parallel: int, parts: int = 1) -> Iterator[Memory]:
+        """Give a part of the memory that is free now, where the cells of so many rows will lie.
 
         Raises
         ------
@@ -103,17 +107,20 @@ class Memory:
             If there is none for a single one.
         """
         model, settings = requests.model, requests.defaults.settings
-        size = max(1, bytes_per_cell(model, settings.type_k, settings.type_v))
         free = free_memory(gpu=settings.offload_kqv and model.offloaded) // parts
-        if free < size:
-            raise ScopeError(
-                f"{format_bytes(free)} of memory are free, a cell takes {format_bytes(size)}: end "
-                "other programs"
-            )
-        return cls(free, size)
+        with Forecast(model) as forecast:
+            taken = taken_by_rows(forecast, settings, n_parallel)
+            if free < taken(1):
+                raise ScopeError(
+                    f"{format_bytes(free)} of memory are free, a single cell takes "
+                    f"{format_bytes(taken(1))} with its buffers: end other programs"
+                )
+            yield cls(free, taken)
 
-    def cells(self, flag: str, text: str) -> int:
+    def cells(self, flag: str, text: str, most: int | None = None) -> int:
         """Return the cells that a flag's value stands for, see `scope_cpp.engine.budget`.
+
+        `most` are those that are of any use.
 
         Raises
         ------
@@ -127,7 +134,7 @@ class Memory:
             if parsed.kind == "percent":
                 raise UsageError("of what? give cells (8192, 8k), memory (512MiB) or auto")
             return dial.cells(
-                parsed, n_prompt=0, n_predict=None, bytes_per_cell=self.cell, free_memory=self.free
+                parsed, n_prompt=0, n_predict=most, taken=self.taken, free_memory=self.free
             )
         except UsageError as err:
             raise UsageError(f"{flag} {text}: {err}") from None
@@ -159,19 +166,24 @@ def layout(
     UsageError
         If `cells` are no number of cells, or more than there is memory for.
     """
-    half = memory.cells("--cells", "auto")
+    most_rows = n_parallel or most_at_once(census)
+    half = memory.cells("--cells", "auto", most_rows * census.cells)
     asked = None if cells is None else memory.cells("--cells", cells)
     if n_parallel is None:
-        most = min(MOST_ROWS, census.n_rows or MOST_ROWS)
-        n_parallel = max(1, min(most, (asked or half) // census.cells))
+        n_parallel = max(1, min(most_rows, (asked or half) // census.cells))
     n_cells = asked
     if n_cells is None:
-        free = memory.free // memory.cell
-        n_cells = max(min(n_parallel * census.cells, half), min(census.cells, free))
+        one = dial.most_cells(memory.taken, memory.free, census.cells)
+        n_cells = max(min(n_parallel * census.cells, half), one)
     rest = census.prompt
     if prefix_cells is not None:
         rest = memory.cells("--prefix-cells", prefix_cells)
     return Layout(n_parallel, n_cells, min(rest, n_cells))
+
+
+def most_at_once(census: Census) -> int:
+    """Rows that run at once at most, if nothing is said."""
+    return min(MOST_ROWS, census.n_rows or MOST_ROWS)
 
 
 def _length(row: Row) -> int:

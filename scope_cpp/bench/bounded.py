@@ -10,7 +10,8 @@ from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import settings_of, sizes_of
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.generate import Generation, context_params
+from scope_cpp.engine.context_params import context_params
+from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.native import kv_evict
@@ -45,6 +46,7 @@ def state(cache: BoundedCache) -> dict[str, Any]:
     ptr, stats = cache.context.ptr, cache.stats
     observed = cache.decode_policy.needs_scores and stats.selections
     return {
+        "memory_mib": (cache.footprint.total + stats.query_bytes) / 2**20,
         "cells_used": kv_evict.n_used(ptr) if cache.bounded else cells_without_gap(ptr),
         "attention_loss": stats.attention_loss if observed else None,
     }

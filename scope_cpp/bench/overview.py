@@ -72,7 +72,7 @@ def _verdict(record: Record, records: Sequence[Record]) -> str:
         return f"{where}: no full cache was measured to compare with"
     text = f"{where}: {_speed(record, 'vs_fastest')}"
     if record["kv_of_full"] is not None:
-        text += f", {record['kv_of_full']:.0%} of its memory".replace("%", " %")
+        text += f", {record['kv_of_full']:.0%} of its KV memory".replace("%", " %")
     return text + _missing(record, records)
 
 

@@ -56,6 +56,7 @@ COLUMNS = (
     Column("KV MiB", "{kv_mib:.2f}"),
     Column("KV of full", "{kv_of_full:.1%}", always=False),
     Column("KV saved MiB", "{kv_saved_mib:.2f}", always=False),
+    Column("with buffers MiB", "{memory_mib:.2f}", always=False),
     Column("peak RSS MiB", "{peak_rss_mib:.1f}", always=False),
     Column("peak saved MiB", "{peak_rss_saved_mib:.1f}", always=False),
     Column("anon MiB", "{anonymous_mib:.1f}", always=False),
@@ -76,7 +77,8 @@ same attention path; "faster full": the faster of the two; "same cells": the ful
 cells. "one", "full in this KV": the ratio of times for one token, against one text alone, and
 against as many texts of the full cache as there is room for in these cells, to their ends (one,
 where there is room for none), each with its faster attention path. room: how many times as many
-texts. cells: counted by llama.cpp at the end. KV: as llama.cpp reports it. anon: what is resident
+texts. cells: counted by llama.cpp at the end. KV: as llama.cpp reports it. with
+buffers: KV and every buffer that belongs to it, without the weights. anon: what is resident
 and maps no file, so without mapped weights. selections: in a repetition. select, moves: of choosing
 (scores and NumPy) and of copying rows, a step. Python: of a step without a selection, outside of
 native calls."""

@@ -139,7 +139,7 @@ class Outcome:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of K and V and of what is kept beside them, the largest of the sheets."""
+        """Bytes of the cells and of all buffers that belong to them; the largest of the sheets."""
         return max((text.stats.memory_bytes for text in self.texts), default=0)
 
     @property

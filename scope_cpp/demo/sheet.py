@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scope_cpp.engine.budget import cells, parse_budget
-from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 from scope_cpp.reference.task import ReferenceSample, stated_answers
 
@@ -90,10 +90,13 @@ def _cells(model: Model, n_prompt: int, n_output: int, beta: int | None, budget:
     if budget is None:
         pool = max(2, n_output // SHARE) if beta is None else beta
         return n_prompt + min(pool, n_output)
-    return cells(
-        parse_budget(budget),
-        n_prompt=n_prompt,
-        n_predict=n_output,
-        bytes_per_cell=max(1, bytes_per_cell(model, "f16", "f16")),
-        free_memory=free_memory(gpu=model.offloaded),
-    )
+    from scope_cpp.engine.forecast import Forecast  # it loads llama.cpp, and help needs this module
+
+    with Forecast(model) as forecast:
+        return cells(
+            parse_budget(budget),
+            n_prompt=n_prompt,
+            n_predict=n_output,
+            taken=forecast.taken(Settings(), full=n_prompt + n_output),
+            free_memory=free_memory(gpu=model.offloaded),
+        )

@@ -82,13 +82,13 @@ def _all_fit(full: Outcome, bounded: Sequence[Outcome]) -> str:
 
 def _about_full(full: Outcome, bounded: Sequence[Outcome]) -> str:
     told = (
-        f"The full cache took {full.cells:,} cells ({format_bytes(full.memory_bytes)}) and got "
+        f"The full cache took {full.cells:,} cells ({format_bytes(full.kv_bytes)}) and got "
         f"{_percent(full.accuracy)} right"
     )
     if not bounded:
         return told + "."
-    most = max(bounded, key=lambda outcome: (outcome.cells, outcome.memory_bytes))
-    return told + f"; the others had {most.cells:,} ({format_bytes(most.memory_bytes)})."
+    most = max(bounded, key=lambda outcome: (outcome.cells, outcome.kv_bytes))
+    return told + f"; the others had {most.cells:,} ({format_bytes(most.kv_bytes)})."
 
 
 def _about_scope(scope: Sequence[Outcome]) -> str:

@@ -4,18 +4,20 @@ Accepted forms, case ignored::
 
     2048, 2k              cells; k is 1024
     50%                   of the full length, prompt + output
-    512MiB, 1.5GiB        bytes of K and V; KiB MiB GiB TiB are powers of 1024, KB MB GB TB of 1000
-    auto                  cells that fit into half of the free memory of the device with the cache
+    512MiB, 1.5GiB        as many as fit into these bytes, with every buffer that belongs to them
+                          (`footprint`): all but the weights. KiB MiB GiB TiB are powers of 1024,
+                          KB MB GB TB of 1000
+    auto                  as many as fit into half of the free memory of the device with the cache
     (none)                the prompt and 1024 generated cells
 
-Half of the free memory, because the compute buffers, the operating system and other programs
-need some too and because free memory is only a snapshot. A budget is never more than the full
-length: further cells could not be filled.
+Half of the free memory, because other programs need some too and because free memory is only a
+snapshot. A budget is never more than the full length: further cells could not be filled.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +40,8 @@ __all__ = [
 
 DEFAULT_GENERATED_CELLS = 1024
 AUTO_SHARE_OF_FREE = 0.5
+# more than any context has: where nothing else bounds the length
+MOST_CELLS = 2**31 - 256
 
 FORMS = "cells (2048, 2k), a share of the full length (50%), memory (512MiB, 1.5GiB) or auto"
 
@@ -105,7 +109,7 @@ def cells(
     *,
     n_prompt: int,
     n_predict: int | None,
-    bytes_per_cell: int,
+    taken: Callable[[int], int],
     free_memory: int,
 ) -> int:
     """Return the number of cells that `budget` stands for, at most the full length.
@@ -115,8 +119,8 @@ def cells(
     budget : Budget
     n_prompt, n_predict : int
         Tokens of the prompt and of the longest output; `n_predict` None means no limit.
-    bytes_per_cell : int
-        K and V of all layers, see `bytes_per_cell`.
+    taken : callable
+        Bytes that so many cells take, with all that belongs to them; more for more cells.
     free_memory : int
         Bytes free on the device that holds the cache, see `free_memory`.
 
@@ -126,24 +130,50 @@ def cells(
         When the budget holds no cell, or its cells do not fit into the free memory.
     """
     full = None if n_predict is None else n_prompt + n_predict
-    wanted = _wanted(budget, n_prompt, full, bytes_per_cell, free_memory)
+    wanted = _wanted(budget, n_prompt, full, taken, free_memory)
     if wanted < 1:
-        raise UsageError(
-            f"budget {budget.text} holds no cell: one takes {format_bytes(bytes_per_cell)} of K "
-            f"and V, and {format_bytes(free_memory)} are free"
-        )
+        least = f"a single cell takes {format_bytes(taken(1))} with the buffers that belong to it"
+        if budget.kind == "auto":
+            raise UsageError(
+                f"budget auto is half of the {format_bytes(free_memory)} of memory that are free, "
+                f"but {least}: end other programs, or give smaller batches (-ub)"
+            )
+        raise UsageError(f"budget {budget.text} is too small: {least}; give more")
     n_cells = wanted if full is None else min(wanted, full)
-    if n_cells * bytes_per_cell > free_memory:
+    needed = taken(n_cells)
+    if needed > free_memory:
         raise UsageError(
-            f"budget {budget.text}: {n_cells} cells take {format_bytes(n_cells * bytes_per_cell)} "
-            f"of K and V, but {format_bytes(free_memory)} are free; give a smaller --budget or a "
-            "smaller KV cache type"
+            f"budget {budget.text}: {n_cells} cells take {format_bytes(needed)} with the buffers "
+            f"that belong to them, but {format_bytes(free_memory)} are free; give a smaller "
+            "--budget, smaller batches (-ub) or a smaller KV cache type"
         )
     return n_cells
 
 
+def most_cells(taken: Callable[[int], int], room: int, full: int | None = None) -> int:
+    """Return the most cells, of `full`, that take at most `room` bytes.
+
+    `taken` may be anything at the full length, where nothing is evicted; before it never falls.
+    """
+    most = MOST_CELLS if full is None else full
+    if taken(most) <= room:
+        return most
+    low, high = 0, 1
+    while high < most and taken(high) <= room:
+        low, high = high, 2 * high
+    high = min(high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if taken(middle) <= room else (low, middle)
+    return low
+
+
 def _wanted(
-    budget: Budget, n_prompt: int, full: int | None, bytes_per_cell: int, free_memory: int
+    budget: Budget,
+    n_prompt: int,
+    full: int | None,
+    taken: Callable[[int], int],
+    free_memory: int,
 ) -> int:
     if budget.kind == "default":
         return n_prompt + DEFAULT_GENERATED_CELLS
@@ -157,7 +187,7 @@ def _wanted(
             )
         return max(1, int(full * budget.value / 100))
     room = free_memory * AUTO_SHARE_OF_FREE if budget.kind == "auto" else budget.value
-    return int(room // bytes_per_cell)
+    return most_cells(taken, int(room), full)
 
 
 def format_bytes(n: int) -> str:

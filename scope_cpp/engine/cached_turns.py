@@ -20,17 +20,14 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.generate import context_params
+from scope_cpp.engine.context_params import context_params
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.regions import Piece, find_regions
-from scope_cpp.engine.settings import Settings, conversation_policies
+from scope_cpp.engine.settings import CHAT_QUERIES, Settings, conversation_policies
 from scope_cpp.engine.turns import Region, Turn, common_prefix, match_answer
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
-
-# Queries that are recorded at least: enough for all policies with their default windows
-QUERIES = 64
 
 
 class CachedTurns(Closable):
@@ -201,7 +198,7 @@ class CachedTurns(Closable):
             make_room, size = cache.make_room_by_policy, cache.most_at_once(cache.decode_policy)
         elif not room.make_way(cache, self.turns, turn.start, n + pool):
             # the prefill policy thins this prompt too, while it is read
-            size, left = min(QUERIES, cache.prefill_policy.chunk(cache.capacity)), n
+            size, left = min(CHAT_QUERIES, cache.prefill_policy.chunk(cache.capacity)), n
 
             def make_room(n_next: int) -> None:
                 nonlocal left
@@ -392,7 +389,7 @@ class CachedTurns(Closable):
         self, settings: Settings, decode: DecodePolicy, prefill: PrefillPolicy
     ) -> None:
         whole_cells = settings.granularity == "cell"
-        self.cache.set_policies(decode, prefill, whole_cells, evicts(decode, prefill), QUERIES)
+        self.cache.set_policies(decode, prefill, whole_cells, evicts(decode, prefill), CHAT_QUERIES)
         self._applied = settings
 
     def _open_context(
@@ -409,7 +406,7 @@ class CachedTurns(Closable):
                 whole_cells=settings.granularity == "cell",
                 n_predict=self.n_predict,
                 bounded=evicts(decode, prefill),
-                n_queries=QUERIES,
+                n_queries=CHAT_QUERIES,
             )
         except BaseException:
             self.context.close()

@@ -31,7 +31,7 @@ from scope_cpp.engine.answer import Answer, Duties, Prompt
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cached_turns import CachedTurns, evicts
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.generate import Stats, Warn
+from scope_cpp.engine.generate import Stats, Warn, counted
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
 from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed, recommended
@@ -40,7 +40,6 @@ from scope_cpp.engine.silence import ENDLESS, never_ends
 from scope_cpp.engine.text import TextStream
 from scope_cpp.engine.turns import Clock, Progress
 from scope_cpp.errors import UsageError
-from scope_cpp.native import kv_evict
 from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy
 
@@ -309,10 +308,9 @@ class Conversation(Closable):
             n_generated=self._clock.n_generated,
             cells_capacity=self.cache.capacity,
             cells_allocated=self.context.n_cells,
-            kv_bytes=kv_evict.n_bytes(self.context.ptr),
             prompt_seconds=self._clock.prompt_seconds if turn else 0.0,
             generation_seconds=self._clock.generation_seconds if turn else 0.0,
-            **vars(self.cache.stats),
+            **counted(self.cache),
         )
 
     def pools(self) -> list[Pool]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.context import Context, ContextParams
-from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.context import Context
+from scope_cpp.engine.context_params import context_params
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.prompts import Prompt, read_prompt
 from scope_cpp.engine.sampling import Sampler, SamplingParams, recommended
@@ -24,7 +24,6 @@ from scope_cpp.engine.settings import Settings, resolve
 from scope_cpp.engine.silence import ENDLESS, never_ends, why_no_text
 from scope_cpp.engine.text import TextStream
 from scope_cpp.errors import ScopeError, UsageError, Warn
-from scope_cpp.native import kv_evict
 from scope_cpp.native.lifetime import Closable
 
 
@@ -47,15 +46,20 @@ class Stats:
     cells_capacity
         Cells that the sequence may use: the budget.
     cells_allocated, kv_bytes
-        Cells and bytes that llama.cpp allocated (it rounds up to 256 cells).
+        Cells that llama.cpp allocated (it rounds up to 256), and the bytes of their K and V.
+    compute_bytes
+        llama.cpp's intermediate results, and the logits.
+    query_bytes
+        Queries that are recorded while tokens are decoded, and those of the prompt that weigh new
+        cells.
+    selection_bytes
+        Room for choosing what stays: attention, moves, positions, scores and copies of these.
     evicted, selections
         Cells freed; how often a policy chose.
     attention_loss
         Mean share of the attention that fell on rows given up, when they were.
     prompt_seconds, generation_seconds
         Time to read the prompt and to write the output.
-    query_bytes
-        Bytes of main memory beside the cache: queries of the prompt that weigh new cells.
     score_seconds, select_seconds, move_seconds
         What of it went into native scores, the policy and native moves.
     """
@@ -69,6 +73,8 @@ class Stats:
     cells_capacity: int = 0
     cells_allocated: int = 0
     kv_bytes: int = 0
+    compute_bytes: int = 0
+    selection_bytes: int = 0
     evicted: int = 0
     selections: int = 0
     attention_loss: float = 0.0
@@ -81,8 +87,8 @@ class Stats:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the KV cache and of what is kept beside it."""
-        return self.kv_bytes + self.query_bytes
+        """Bytes of all that belongs to the context: everything but the weights and the texts."""
+        return self.kv_bytes + self.compute_bytes + self.query_bytes + self.selection_bytes
 
     @property
     def rows_used(self) -> float:
@@ -190,6 +196,17 @@ def _next_text(model: Model, token: int, text: TextStream, last: bool) -> tuple[
     return (new + text.finish(), "length") if last else (new, None)
 
 
+def counted(cache: BoundedCache) -> dict[str, Any]:
+    """What `Stats` takes from a cache: its counters, and what its context takes."""
+    stats, found = cache.stats, cache.footprint
+    return vars(stats) | {
+        "kv_bytes": found.kv,
+        "compute_bytes": found.compute,
+        "query_bytes": found.queries + stats.query_bytes,
+        "selection_bytes": found.selection,
+    }
+
+
 class Meter:
     """Statistics of one sequence, token by token, and the line about the trained length."""
 
@@ -208,7 +225,6 @@ class Meter:
             n_shared=n_shared,
             cells_capacity=capacity,
             cells_allocated=context.n_cells,
-            kv_bytes=kv_evict.n_bytes(context.ptr),
         )
 
     def tick(self, seconds: float) -> None:
@@ -228,7 +244,7 @@ class Meter:
 
     def stats(self, cache: BoundedCache) -> Stats:
         """Statistics so far."""
-        return replace(self._stats, **vars(cache.stats))
+        return replace(self._stats, **counted(cache))
 
 
 class Generation(Closable):
@@ -456,18 +472,3 @@ def longest_output(settings: Settings, n_prompt: int, n_predict: int | None) -> 
             f"give -c {n_prompt + 1} or more"
         )
     return room if n_predict is None else min(n_predict, room)
-
-
-def context_params(settings: Settings, n_cells: int) -> ContextParams:
-    """Parameters of a context of `n_cells`."""
-    return ContextParams(
-        n_cells=n_cells,
-        type_k=kv_type(settings.type_k).ggml_type,
-        type_v=kv_type(settings.type_v).ggml_type,
-        n_batch=settings.n_batch,
-        n_ubatch=settings.n_ubatch,
-        n_threads=settings.n_threads,
-        n_threads_batch=settings.n_threads_batch,
-        flash_attn=settings.flash_attn,
-        offload_kqv=settings.offload_kqv,
-    )

@@ -12,11 +12,23 @@ from typing import Any
 
 from scope_cpp.engine import budget as dial
 from scope_cpp.engine.capability import Verdict, probe
-from scope_cpp.engine.context_params import CELLS_MULTIPLE
+from scope_cpp.engine.footprint import Footprint
+from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.kv_types import bytes_per_cell, kv_type
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.settings import Settings
 from scope_cpp.native.library import llama_cpp
+
+# names here, and in `Footprint`
+_PARTS_FULL = {"kv_bytes_full": "kv", "memory_bytes_full": "total"}
+_PARTS_BUDGET = {
+    "kv_bytes_budget": "kv",
+    "compute_bytes_budget": "compute",
+    "query_bytes_budget": "queries",
+    "selection_bytes_budget": "selection",
+    "memory_bytes_budget": "total",
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,12 @@ class Inspection:
         the cache can't be bounded: it is no plain attention cache, to which the formula applies.
     ctx_size, kv_bytes_full
         Full length in tokens, and the bytes that a full cache of it allocates.
+    memory_bytes_full
+        Bytes of all that such a cache and what belongs to it take beside the weights.
     budget_cells, kv_bytes_budget
         Cells of the budget for that length, and the bytes that are allocated for them.
+    compute_bytes_budget, query_bytes_budget, selection_bytes_budget, memory_bytes_budget
+        What belongs to these cells under the default policy, see `Footprint`, and all together.
     """
 
     path: str
@@ -68,8 +84,13 @@ class Inspection:
     bytes_per_cell: int | None
     ctx_size: int
     kv_bytes_full: int | None
+    memory_bytes_full: int | None
     budget_cells: int | None
     kv_bytes_budget: int | None
+    compute_bytes_budget: int | None
+    query_bytes_budget: int | None
+    selection_bytes_budget: int | None
+    memory_bytes_budget: int | None
 
 
 def examine(
@@ -107,7 +128,13 @@ def examine(
         verdict = probe(path, type_k, type_v, flash_attn)
         n_ctx = ctx_size or model.n_ctx_train
         per_cell = bytes_per_cell(model, type_k, type_v) if verdict.supported else None
-        n_cells = None if per_cell is None else _budget_cells(parsed, n_ctx, per_cell)
+        n_cells: int | None = None
+        taken: dict[str, Any] = dict.fromkeys((*_PARTS_FULL, *_PARTS_BUDGET))
+        if per_cell is not None:
+            settings = Settings(type_k=type_k, type_v=type_v, flash_attn=flash_attn)
+            n_cells, full, bounded = _forecast(model, settings, parsed, n_ctx)
+            taken |= {name: getattr(full, part) for name, part in _PARTS_FULL.items()}
+            taken |= {name: getattr(bounded, part) for name, part in _PARTS_BUDGET.items()}
         return Inspection(
             **_facts(model),
             supported=verdict.supported,
@@ -117,9 +144,8 @@ def examine(
             type_v=type_v,
             bytes_per_cell=per_cell,
             ctx_size=n_ctx,
-            kv_bytes_full=_allocated(n_ctx, per_cell),
             budget_cells=n_cells,
-            kv_bytes_budget=_allocated(n_cells, per_cell),
+            **taken,
         )
 
 
@@ -169,21 +195,20 @@ def _bounded_layers(model: Model, verdict: Verdict) -> tuple[int, ...]:
     return tuple(layer for layer, heads in enumerate(model.n_head_kv_by_layer) if heads)
 
 
-def _budget_cells(budget: dial.Budget, n_ctx: int, per_cell: int) -> int:
-    return dial.cells(
-        budget,
-        n_prompt=0,
-        n_predict=n_ctx,
-        bytes_per_cell=per_cell,
-        free_memory=free_memory(gpu=True),
-    )
-
-
-def _allocated(n_cells: int | None, per_cell: int | None) -> int | None:
-    """Bytes of the cache that llama.cpp makes for `n_cells`: it rounds up to 256 of them."""
-    if n_cells is None or per_cell is None:
-        return None
-    return -(-n_cells // CELLS_MULTIPLE) * CELLS_MULTIPLE * per_cell
+def _forecast(
+    model: Model, settings: Settings, budget: dial.Budget, n_ctx: int
+) -> tuple[int, Footprint, Footprint]:
+    """Cells of the budget; what the full length takes, and what they do."""
+    with Forecast(model) as forecast:
+        n_cells = dial.cells(
+            budget,
+            n_prompt=0,
+            n_predict=n_ctx,
+            taken=forecast.taken(settings, full=n_ctx),
+            free_memory=free_memory(gpu=True),
+        )
+        full = forecast.of_run(settings, n_ctx, bounded=False)
+        return n_cells, full, forecast.of_run(settings, n_cells, bounded=n_cells < n_ctx)
 
 
 def _verdict(found: Inspection) -> str:
@@ -194,16 +219,28 @@ def _verdict(found: Inspection) -> str:
 
 
 def _memory(found: Inspection) -> list[tuple[str, str]]:
-    if found.bytes_per_cell is None or found.kv_bytes_full is None or found.kv_bytes_budget is None:
+    if found.bytes_per_cell is None or found.kv_bytes_full is None:
         return []
     size = dial.format_bytes
-    per_cell = f"{size(found.bytes_per_cell)} (K {found.type_k}, V {found.type_v})"
-    budget = f"{size(found.kv_bytes_budget)} for {found.budget_cells} cells"
+    parts = {
+        "KV": found.kv_bytes_budget,
+        "computing": found.compute_bytes_budget,
+        "queries": found.query_bytes_budget,
+        "choosing": found.selection_bytes_budget,
+    }
+    told = ", ".join(f"{name} {size(n)}" for name, n in parts.items() if n)
+    full = f"KV {size(found.kv_bytes_full)}, computing {size(_beside(found))}"
     return [
-        ("KV per cell", per_cell),
-        ("KV full", f"{size(found.kv_bytes_full)} for {found.ctx_size} tokens"),
-        ("KV in budget", budget),
+        ("KV per cell", f"{size(found.bytes_per_cell)} (K {found.type_k}, V {found.type_v})"),
+        ("full cache", f"{size(found.memory_bytes_full or 0)} for {found.ctx_size} tokens"),
+        ("", full),
+        ("in budget", f"{size(found.memory_bytes_budget or 0)} for {found.budget_cells} cells"),
+        ("", told),
     ]
+
+
+def _beside(found: Inspection) -> int:
+    return (found.memory_bytes_full or 0) - (found.kv_bytes_full or 0)
 
 
 def _spans(n_head_kv: Sequence[int]) -> str:

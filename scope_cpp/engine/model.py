@@ -44,6 +44,8 @@ class Model(Closable):
         The file's own metadata.
     offloaded : bool
         Whether layers, and with them their cells, may lie on a GPU.
+    no_alloc : bool
+        Whether it was loaded without memory.
     n_vocab : int
         Number of tokens; also the number of logits.
     n_layer, n_embd, n_head, n_head_kv : int
@@ -52,8 +54,12 @@ class Model(Closable):
         Length that the model was trained on, in tokens.
     """
 
-    def __init__(self, address: int, header: Header, offloaded: bool = False) -> None:
+    def __init__(
+        self, address: int, header: Header, offloaded: bool = False, no_alloc: bool = False
+    ) -> None:
         super().__init__(f"the model {header.path.name}", "load it again")
+        self.no_alloc = no_alloc
+        self._placement: dict[str, Any] = {}
         self.offloaded = offloaded
         self.header = header
         self.path = header.path
@@ -79,6 +85,7 @@ class Model(Closable):
         split_mode: str | None = None,
         main_gpu: int | None = None,
         tensor_split: Sequence[float] | None = None,
+        n_vocab: int | None = None,
     ) -> Model:
         """Load a model; arguments left out have llama.cpp's defaults.
 
@@ -97,6 +104,9 @@ class Model(Closable):
         main_gpu : int, optional
         tensor_split : sequence of float, optional
             Share of each GPU.
+        n_vocab : int, optional
+            Leave the vocabulary unread, which has so many tokens: most of the time that a model
+            without memory takes.
 
         Raises
         ------
@@ -116,12 +126,27 @@ class Model(Closable):
         trial.require(header, weights=not no_alloc)
         load_mode = _LOAD_MODES[use_mmap and not no_alloc, use_mlock]
         params = _native_params(load_mode, no_alloc, placement)
+        if n_vocab is not None:
+            params.kv_overrides = overrides = _without_vocabulary(header.architecture, n_vocab)
         llama_cpp.llama_backend_init()
         logs.clear()
         ptr = llama_cpp.llama_model_load_from_file(os.fsencode(header.path), params)
         if not ptr:
             raise ScopeError(load_failure(header.path, logs.errors()))
-        return cls(ptr, header, params.n_gpu_layers != 0)
+        if n_vocab is not None:
+            del overrides  # llama.cpp has read it
+        model = cls(ptr, header, params.n_gpu_layers != 0, no_alloc)
+        model._placement = {
+            "n_gpu_layers": n_gpu_layers,
+            "split_mode": split_mode,
+            "main_gpu": main_gpu,
+            "tensor_split": tensor_split,
+        }
+        return model
+
+    def unallocated(self) -> Model:
+        """The same model without weights and vocabulary: contexts of it take no memory."""
+        return Model.load(self.path, no_alloc=True, n_vocab=self.n_vocab, **self._placement)
 
     def _release(self) -> None:
         self._vocab = None
@@ -175,6 +200,15 @@ class Model(Closable):
     def _head_dim(self, what: str) -> int:
         stated = self.header.get(f"attention.{what}_length")
         return int(stated or (self.n_embd // self.n_head if self.n_head else 0))
+
+    @property
+    def n_ff(self) -> int:
+        """Most numbers that a token has in between layers: of all experts that it takes."""
+        by_layer = self.header.get("feed_forward_length") or 0
+        dense = max(by_layer) if isinstance(by_layer, list) else by_layer
+        n_experts = self.header.get("expert_used_count") or 0
+        by_expert = self.header.get("expert_feed_forward_length") or dense
+        return max(int(dense), self.n_embd, n_experts * int(by_expert))
 
     def metadata(self, key: str) -> str | None:
         """Return a scalar of the file's metadata as text, None if there is none."""
@@ -354,6 +388,18 @@ def _native_params(load_mode: str, no_alloc: bool, placement: dict[str, Any]) ->
         if value is not None:
             setattr(params, name, value)
     return params
+
+
+def _without_vocabulary(architecture: str, n_vocab: int) -> Any:
+    """Overrides of the file's metadata, for a vocabulary of so many tokens without texts."""
+    overrides = (llama_cpp.llama_model_kv_override * 3)()  # the last one, empty, ends them
+    overrides[0].key = b"tokenizer.ggml.model"
+    overrides[0].tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR
+    overrides[0].value.val_str = b"no_vocab"
+    overrides[1].key = f"{architecture}.vocab_size".encode()
+    overrides[1].tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT
+    overrides[1].value.val_i64 = n_vocab
+    return overrides
 
 
 def _split_mode(name: str) -> int:

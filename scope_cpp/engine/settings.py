@@ -22,6 +22,7 @@ from scope_cpp.policies import (
 )
 
 if TYPE_CHECKING:
+    from scope_cpp.engine.forecast import Forecast
     from scope_cpp.engine.model import Model
     from scope_cpp.policies import DecodePolicy, PrefillPolicy
 
@@ -228,15 +229,30 @@ def _budget_cells(
     parsed = dial.parse_budget(settings.budget)
     if decode.name == "full" and settings.budget is None:
         parsed = dial.parse_budget("100%")
-    if free is None:
-        free = free_memory(gpu=settings.offload_kqv and model.offloaded)
-    return dial.cells(
-        parsed,
-        n_prompt=n_prompt,
-        n_predict=n_predict,
-        bytes_per_cell=max(1, bytes_per_cell(model, settings.type_k, settings.type_v)),
-        free_memory=free,
-    )
+    per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
+    if free is not None:  # all else is there already
+        return dial.cells(
+            parsed,
+            n_prompt=n_prompt,
+            n_predict=n_predict,
+            taken=lambda n: n * per_cell,
+            free_memory=free,
+        )
+    full = None if n_predict is None else n_prompt + n_predict
+    with _forecast(model) as forecast:
+        return dial.cells(
+            parsed,
+            n_prompt=n_prompt,
+            n_predict=n_predict,
+            taken=forecast.taken(settings, full=full),
+            free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
+        )
+
+
+def _forecast(model: Model) -> Forecast:
+    from scope_cpp.engine.forecast import Forecast  # settings are made without llama.cpp, too
+
+    return Forecast(model)
 
 
 def _resolve_default(
@@ -258,6 +274,8 @@ def _attempt(resolve: Callable[[], P]) -> P:
 
 # Cells of a conversation without a budget: at most half of the free memory
 CHAT_CELLS = 8192
+# Queries that a conversation records, whatever its policies want: others may come
+CHAT_QUERIES = 64
 # The pool of an answer: a quarter of the budget, at most this
 MOST_ANSWER_CELLS = 1024
 
@@ -279,17 +297,19 @@ def conversation_cells(settings: Settings, model: Model) -> int:
             f"budget {parsed.text} is a share of a length that a conversation does not have: give "
             "cells (8192, 8k), memory (512MiB), or the longest conversation with -c"
         )
-    size = max(1, bytes_per_cell(model, settings.type_k, settings.type_v))
-    free = free_memory(gpu=settings.offload_kqv and model.offloaded)
+    bytes_per_cell(model, settings.type_k, settings.type_v)  # refuses what llama.cpp has not
+    most = settings.ctx_size
     if settings.budget is None:
-        most = dial.cells(
-            dial.parse_budget("auto"), n_prompt=0, n_predict=None, bytes_per_cell=size,
-            free_memory=free,
-        )  # fmt: skip
-        parsed = dial.Budget("cells", min(CHAT_CELLS, most))
-    return dial.cells(
-        parsed, n_prompt=0, n_predict=settings.ctx_size, bytes_per_cell=size, free_memory=free
-    )
+        parsed = dial.parse_budget("auto")
+        most = CHAT_CELLS if most is None else min(CHAT_CELLS, most)
+    with _forecast(model) as forecast:
+        return dial.cells(
+            parsed,
+            n_prompt=0,
+            n_predict=most,
+            taken=forecast.taken(settings, n_recorded=CHAT_QUERIES),
+            free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
+        )
 
 
 def conversation_policies(

@@ -87,7 +87,7 @@ class Row:
                 "give --beta, or --budget in cells or per cent"
             )
         n_cells = cells(
-            budget, n_prompt=n_prompt, n_predict=n_predict, bytes_per_cell=0, free_memory=0
+            budget, n_prompt=n_prompt, n_predict=n_predict, taken=lambda n: 0, free_memory=0
         )
         return max(1, n_cells - n_prompt)
 

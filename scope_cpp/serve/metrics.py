@@ -40,6 +40,11 @@ _FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "scope_rows_waiting": ("gauge", "Sequences in the queue."),
     "scope_cells_used": ("gauge", "Cells of the KV cache in use, as llama.cpp counts them."),
     "scope_cells_capacity": ("gauge", "Cells of the KV cache that may be used."),
+    "scope_kv_bytes": ("gauge", "Bytes of the KV cache."),
+    "scope_memory_bytes": (
+        "gauge",
+        "Bytes of the KV cache and of all buffers beside it, without the weights.",
+    ),
     "scope_cells_evicted_total": ("counter", "Cells given up by the policies."),
 }
 
@@ -82,7 +87,15 @@ class Metrics:
                 self._remember(generated)
 
     def gauges(
-        self, *, running: int, waiting: int, cells_used: int, cells_total: int, evicted: int
+        self,
+        *,
+        running: int,
+        waiting: int,
+        cells_used: int,
+        cells_total: int,
+        evicted: int,
+        kv_bytes: int,
+        memory_bytes: int,
     ) -> None:
         """Set what is so now; `evicted` is the engine's total."""
         with self._lock:
@@ -92,6 +105,8 @@ class Metrics:
                 "scope_cells_used": cells_used,
                 "scope_cells_capacity": cells_total,
                 "scope_cells_evicted_total": evicted,
+                "scope_kv_bytes": kv_bytes,
+                "scope_memory_bytes": memory_bytes,
             }
 
     def render(self) -> str:

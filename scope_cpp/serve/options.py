@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,10 +97,16 @@ def n_cells(options: Options, model: Model, settings: Settings) -> int:
     UsageError
         If that is no number of cells, or over memory.
     """
-    if options.cells is not None:
-        return _cells("--cells", options.cells, model, settings)
-    most = _cells("--cells", "auto", model, settings)
-    return min(most, CELLS_PER_ROW * options.n_parallel)
+    # these load llama.cpp, and help needs this module
+    from scope_cpp.engine.forecast import Forecast
+    from scope_cpp.engine.parallel.cells import taken
+
+    with Forecast(model) as forecast:
+        by_rows = taken(forecast, settings, options.n_parallel)
+        free = free_memory(gpu=settings.offload_kqv and model.offloaded)
+        if options.cells is not None:
+            return _cells("--cells", options.cells, by_rows, free)
+        return _cells("--cells", "auto", by_rows, free, CELLS_PER_ROW * options.n_parallel)
 
 
 def prefix_cells(options: Options, model: Model, settings: Settings, most: int) -> int:
@@ -113,7 +121,8 @@ def prefix_cells(options: Options, model: Model, settings: Settings, most: int) 
         return most // 2
     if options.prefix_cache.strip() == "0":
         return 0
-    wanted = _cells("--prefix-cache", options.prefix_cache, model, settings)
+    per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
+    wanted = _cells("--prefix-cache", options.prefix_cache, lambda n: n * per_cell, sys.maxsize)
     if wanted > most:
         raise UsageError(
             f"--prefix-cache {options.prefix_cache} is {wanted} cells, the cache has {most}: give "
@@ -122,7 +131,9 @@ def prefix_cells(options: Options, model: Model, settings: Settings, most: int) 
     return wanted
 
 
-def _cells(flag: str, text: str, model: Model, settings: Settings) -> int:
+def _cells(
+    flag: str, text: str, by_rows: Callable[[int], int], free: int, most: int | None = None
+) -> int:
     try:
         parsed = dial.parse_budget(text)
         if parsed.kind == "percent":
@@ -130,9 +141,9 @@ def _cells(flag: str, text: str, model: Model, settings: Settings) -> int:
         return dial.cells(
             parsed,
             n_prompt=0,
-            n_predict=None,
-            bytes_per_cell=max(1, bytes_per_cell(model, settings.type_k, settings.type_v)),
-            free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
+            n_predict=most,
+            taken=by_rows,
+            free_memory=free,
         )
     except UsageError as err:
         raise UsageError(f"{flag} {text}: {err}") from None

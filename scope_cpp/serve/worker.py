@@ -245,12 +245,15 @@ class Worker:
     def _observe(self, engine: ParallelEngine) -> None:
         generated, self._n_generated = engine.n_generated - self._n_generated, engine.n_generated
         self._metrics.tokens(generated=generated)
+        memory = engine.memory()
         self._metrics.gauges(
             running=engine.n_running,
             waiting=engine.n_waiting + len(self._waiting),
             cells_used=engine.cells_used(),
             cells_total=engine.n_cells,
             evicted=engine.n_evicted,
+            kv_bytes=memory.kv,
+            memory_bytes=memory.total,
         )
 
     def _hand_out(self, updates: list[tuple[int, Update]]) -> None:

@@ -59,7 +59,7 @@ def test_layouts(census: Census, free: int, asked: dict[str, Any], expected: Lay
 
 
 def test_cells_may_be_given_as_memory() -> None:
-    memory = Memory(2**20, 2**10)
+    memory = Memory(2**20, lambda n: n * 2**10)
     assert layout(Census(9, 10, 5), memory, cells="512KiB").n_cells == 512
     assert layout(Census(9, 10, 5), memory, cells="auto").n_cells == 512
     assert layout(Census(9, 10, 5), memory, prefix_cells="8KiB").prefix_cells == 8

@@ -90,6 +90,7 @@ def test_markdown_has_the_numbers_of_json(report: Report) -> None:
             "vs same cells": ("vs_same", "vs_same_min", "vs_same_max"),
             "cells": ("cells_used",),
             "KV MiB": ("kv_mib",),
+            "with buffers MiB": ("memory_mib",),
             "anon MiB": ("anonymous_mib",),
             "Python ms": ("python_ms",),
         }.items():
@@ -139,7 +140,7 @@ def test_the_command_prints_six_columns_and_a_verdict(run: Run, tiny: Path) -> N
     assert [row.split()[:2] for row in rows] == [["full", "on"], ["full", "off"], ["h2o", "on"]]
     assert max(map(len, result.stdout.splitlines()[:4])) <= 80
     assert re.search(
-        r"^h2o at \d+ tokens: .* full cache.*, \d+ % of its memory\.$", result.stdout, re.M
+        r"^h2o at \d+ tokens: .* full cache.*, \d+ % of its KV memory\.$", result.stdout, re.M
     )
 
 

@@ -106,8 +106,7 @@ def test_cells_are_within_the_budget_and_the_same_for_all(whole: dict[str, Any])
         assert row["evicted"] > 0
         assert row["cells_peak"] < full["cells_peak"]
         assert row["kv_bytes"] <= full["kv_bytes"]
-        asks = row["policy"] == "scope-foresight"
-        assert (row["memory_bytes"] > row["kv_bytes"]) == asks
+        assert row["memory_bytes"] > row["kv_bytes"]
         assert (row["kept_of_prompt"] == 1) == row["policy"].startswith("scope-")
 
 

@@ -38,7 +38,11 @@ def test_object(run: Run, tiny: Path) -> None:
         "kv_bytes_budget": 256 * per_cell,
     }
     assert {key: got[key] for key in expected} == expected
-    assert set(got) == {*expected, "size_bytes", "n_params"}
+    parts = ("kv", "compute", "query", "selection")
+    told = {f"{part}_bytes_budget" for part in ("memory", *parts)} | {"memory_bytes_full"}
+    assert set(got) == {*expected, *told, "size_bytes", "n_params"}
+    assert got["memory_bytes_budget"] == sum(got[f"{part}_bytes_budget"] for part in parts)
+    assert got["memory_bytes_full"] > got["kv_bytes_full"]
     assert got["size_bytes"] == 4 * got["n_params"]
 
 
@@ -48,6 +52,9 @@ def test_bytes_are_those_that_generate_allocates(run: Run, tiny: Path, kv_type: 
     told = json.loads(run("inspect", tiny, "-c", 4000, *types).stdout)
     made = json.loads(run("generate", tiny, "-p", "Hi", "-n", 400, *types).stdout)
     assert told["kv_bytes_budget"] == made["kv_bytes"]
+    assert told["selection_bytes_budget"] == made["selection_bytes"]
+    assert made["query_bytes"] <= told["query_bytes_budget"]
+    assert made["memory_bytes"] <= told["memory_bytes_budget"]
 
 
 def test_text(run: Run, tmp_path: Path) -> None:

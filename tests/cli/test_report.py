@@ -19,10 +19,20 @@ from scope_cpp.policies import decode_policies, prefill_policies
 
 def test_a_short_text_is_not_shown_as_more_than_the_full_cache() -> None:
     stats = Stats(
-        n_prompt=10, n_generated=20, cells_used=30, cells_capacity=8192, kv_bytes=192 << 20
+        n_prompt=10,
+        n_generated=20,
+        cells_used=30,
+        cells_capacity=8192,
+        kv_bytes=192 << 20,
+        compute_bytes=9 << 20,
+        query_bytes=8 << 20,
+        selection_bytes=7 << 20,
     )
     line = status_line(stats, 30, 24576)
-    assert "cells 30/8192, nothing is evicted | KV 192 MiB reserved for the budget" in line
+    assert (
+        "cells 30/8192, nothing is evicted | KV 192 MiB (216 MiB with buffers) reserved for "
+        in line
+    )
     assert "full cache" not in line and "attention loss" not in line
 
 
@@ -30,8 +40,8 @@ def test_what_the_full_cache_would_take() -> None:
     stats = Stats(n_prompt=10, n_generated=20_000, cells_used=8192, cells_capacity=8192,
                   evicted=11_818, attention_loss=0.012, kv_bytes=192 << 20)  # fmt: skip
     line = status_line(stats, 20_010, 24576)
-    assert "cells 8192/8192, evicted 11818 | attention loss 1.20% | KV 192 MiB |" in line
-    assert line.endswith("| full cache 20010 cells, 469 MiB")
+    assert "cells 8192/8192, evicted 11818 | attention loss 1.20% | KV 192 MiB (" in line
+    assert line.endswith("| full cache 20010 cells, KV 469 MiB")
 
 
 def test_settings_in_force_in_a_chat(tiny: Path) -> None:

@@ -37,7 +37,7 @@ def test_faster() -> None:
     rows = bounded("on", 30.0, 0.5, 0.6, 0.7), bounded("off", 26.0, 0.50, 0.52, 0.54)
     assert said(*rows) == [
         "scope-foresight:interval=auto at 8,192 tokens: 1.9x faster than the full cache, "
-        "24 % of its memory."
+        "24 % of its KV memory."
     ]
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from scope_cpp.engine.conversation import Conversation
+from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.generate import generate
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
-from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.settings import CHAT_QUERIES, Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
@@ -503,8 +504,10 @@ def test_the_default_budget(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None
     assert capacity() == 8192
     assert capacity(ctx_size=3000) == 3000
     assert capacity(ctx_size=3000, budget="50%") == 1500
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: 2 * 700 * 1024)
-    assert capacity() == 700
+    with Model.load(tiny()) as model, Forecast(model) as forecast:
+        half = forecast.taken(Settings(), n_recorded=CHAT_QUERIES)(768)
+    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: 2 * half)
+    assert capacity() == 768
 
 
 def test_the_longest_conversation(tiny: Tiny) -> None:

@@ -12,6 +12,7 @@ import pytest
 from scope_cpp.engine import generate as module
 from scope_cpp.engine.attention import resolve
 from scope_cpp.engine.capability import probe
+from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.generate import Generation, Response, Stats, generate
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.model import Model
@@ -270,8 +271,7 @@ def capacity(model: Model, n_predict: int | None = 300, **fields: Any) -> Stats:
 
 
 def test_forms_of_a_budget(model: Model) -> None:
-    per_cell = bytes_per_cell(model)
-    for budget in (200, "200", "50%", f"{200 * per_cell // 1024}KiB"):
+    for budget in (200, "200", "50%"):
         assert capacity(model, budget=budget).cells_capacity == 200, budget
     assert capacity(model, budget="100%").cells_capacity == 400
     assert capacity(model, 3000, budget="1k").cells_capacity == 1024
@@ -282,21 +282,30 @@ def test_forms_of_a_budget(model: Model) -> None:
 
 
 def test_a_budget_of_half_the_free_memory(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 2 * 150 * bytes_per_cell(model)
+    """Whole steps of 256 cells, with their buffers."""
+    free = 2 * of_cells(model, 512)
     monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: free)
-    assert capacity(model, budget="auto").cells_capacity == 150
+    assert capacity(model, 8000, budget="auto").cells_capacity == 512
     assert capacity(model, 30, budget="auto").cells_capacity == 130
     with pytest.raises(UsageError, match="free"):
-        capacity(model, budget=301)
+        capacity(model, 80_000, budget=60_000)
+    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: 100_000)
+    with pytest.raises(UsageError, match="half of the 97.7 KiB of memory .* end other programs"):
+        capacity(model, budget="auto")
 
 
-def test_quantized_cells_are_cheaper(model: Model) -> None:
-    def cells(kind: str) -> int:
-        fields = {"budget": "150KiB", "type_k": kind, "type_v": kind}
-        return capacity(model, **fields).cells_capacity
+def test_bytes_of_a_budget(model: Model) -> None:
+    budget = f"{-(-of_cells(model, 16_384) // 1024)}KiB"
+    assert capacity(model, 500_000, budget=budget).cells_capacity == 16_384
+    assert capacity(model, 500_000, budget=budget, type_k="q8_0").cells_capacity > 16_384
+    with pytest.raises(UsageError, match="200KiB is too small: a single cell takes .* give more"):
+        capacity(model, budget="200KiB")
 
-    assert cells("f16") == 150
-    assert cells("q8_0") == 282  # 34 bytes instead of 64 for every 32 values
+
+def of_cells(model: Model, n_cells: int) -> int:
+    """Bytes of a bounded cache of so many cells, with its buffers."""
+    with Forecast(model) as forecast:
+        return forecast.taken(Settings(n_threads=1, n_threads_batch=1))(n_cells)
 
 
 @pytest.mark.parametrize("budget", [None, 500])

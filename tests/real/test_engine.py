@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
 from scope_cpp.native import kv_evict
+from tests.engine.growth import SLACK, in_a_process
 from tests.engine.stock_tokens import Job
 from tests.engine.test_equality import write_stock
 
@@ -92,3 +94,12 @@ def test_rows_in_one_batch_have_the_logits_that_each_has_alone(
     together = logits([0, 1, 2])
     for seq in range(3):
         np.testing.assert_array_equal(together[seq], logits([seq])[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_the_process_grows_by_what_was_forecast(smollm2_path: Path) -> None:
+    """The weights are there before; without any of the four parts it would be too little."""
+    job = {"kind": "generate", "n_prompt": 500, "n_predict": 60, "n_cells": 512}
+    found = in_a_process(smollm2_path, **job, settings={"budget": 512})
+    assert found["told"] <= found["forecast"]
+    assert 0.6 * found["forecast"] <= found["grown"] <= found["forecast"] + SLACK, found

@@ -54,8 +54,18 @@ def test_all_that_is_counted() -> None:
     metrics.tokens(prompt=7)
     metrics.tokens(generated=2)
     metrics.tokens(generated=3)
-    metrics.gauges(running=2, waiting=5, cells_used=100, cells_total=512, evicted=40)
-    metrics.gauges(running=1, waiting=0, cells_used=90, cells_total=512, evicted=41)
+    metrics.gauges(
+        running=2,
+        waiting=5,
+        cells_used=100,
+        cells_total=512,
+        evicted=40,
+        kv_bytes=1,
+        memory_bytes=2,
+    )
+    metrics.gauges(
+        running=1, waiting=0, cells_used=90, cells_total=512, evicted=41, kv_bytes=3, memory_bytes=5
+    )
     _, samples = parse(metrics.render())
     assert samples["scope_requests_total"] == {
         'path="/v1/models",status="200"': 2,
@@ -67,6 +77,7 @@ def test_all_that_is_counted() -> None:
     assert values["scope_rows_running"] == 1 and values["scope_rows_waiting"] == 0
     assert values["scope_cells_used"] == 90 and values["scope_cells_capacity"] == 512
     assert values["scope_cells_evicted_total"] == 41
+    assert (values["scope_kv_bytes"], values["scope_memory_bytes"]) == (3, 5)
 
 
 def test_a_new_server() -> None:

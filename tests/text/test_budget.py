@@ -76,7 +76,7 @@ def test_the_accepted_forms_are_named(text: str) -> None:
 def test_cells(text: str | None, n_prompt: int, n_predict: int | None, expected: int) -> None:
     budget = parse_budget(text)
     found = cells(
-        budget, n_prompt=n_prompt, n_predict=n_predict, bytes_per_cell=1024, free_memory=GIB
+        budget, n_prompt=n_prompt, n_predict=n_predict, taken=lambda n: 1024 * n, free_memory=GIB
     )
     assert found == expected
 
@@ -86,18 +86,23 @@ def of(text: str, *, n_predict: int | None = 900, per_cell: int = 1024, free: in
         parse_budget(text),
         n_prompt=100,
         n_predict=n_predict,
-        bytes_per_cell=per_cell,
+        taken=lambda n: n * per_cell,
         free_memory=free,
     )
 
 
 def test_bytes_that_hold_no_cell() -> None:
-    with pytest.raises(UsageError, match=r"10KiB holds no cell: one takes 32 KiB .* 1 GiB"):
+    with pytest.raises(
+        UsageError, match=r"10KiB is too small: a single cell takes 32 KiB .*; give more"
+    ):
         of("10KiB", per_cell=32 << 10)
 
 
 def test_auto_without_room_for_a_cell() -> None:
-    with pytest.raises(UsageError, match="auto holds no cell"):
+    with pytest.raises(
+        UsageError,
+        match=r"auto is half of the 100 B .* a single cell takes 1 KiB .* end other programs",
+    ):
         of("auto", free=100)
 
 
@@ -139,7 +144,7 @@ def test_never_beyond_the_full_length_nor_the_memory(
             parse_budget(text),
             n_prompt=n_prompt,
             n_predict=n_predict,
-            bytes_per_cell=per_cell,
+            taken=lambda n: n * per_cell,
             free_memory=free,
         )
     except UsageError:

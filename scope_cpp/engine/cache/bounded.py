@@ -18,6 +18,7 @@ from scope_cpp.engine.cache.marks import Marks
 from scope_cpp.engine.cache.scorer import Scorer, ring_size
 from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.context import Context
+from scope_cpp.engine.footprint import Use, measure
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
@@ -59,6 +60,8 @@ class BoundedCache:
         What the rows hold, as of the last call that looked at the cells (`sync`, `positions`).
     scorer
         What turns recorded queries into the ledger's scores.
+    footprint
+        What the context takes, and what choosing among its cells does.
     marks
         Points to go back to (`scope_cpp.engine.cache.rewind`).
     since
@@ -225,10 +228,21 @@ class BoundedCache:
             self.marks.forget_scores()
 
     def _record_queries(self, n: int) -> None:
-        """Record the last `n` queries of this sequence from now on; none if that is 0."""
+        """Record the last `n` queries of this sequence from now on; none if that is 0.
+
+        What choosing takes in llama.cpp is allocated now: it does not grow any more.
+        """
         self.context.record_queries(n)
         if n:
             kv_evict.bind(self.context.ptr, self.seq)
+            kv_evict.reserve(self.context.ptr, self.use.needs(self.context.n_cells))
+        self.footprint = measure(self.context, self.use if self.bounded else None, asked=False)
+
+    @property
+    def use(self) -> Use:
+        """Who chooses the cells."""
+        ring = max(self.scorer.ring, self.context.n_recorded)
+        return Use(self.decode_policy, self.prefill_policy, ring, self.whole_cells)
 
     def begin_turn(self) -> None:
         """Let what comes next be independent of which queries are still recorded.

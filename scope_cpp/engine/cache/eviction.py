@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.choice import choose
 from scope_cpp.engine.cache.plan import plan_eviction
+from scope_cpp.engine.footprint import MOVES_AT_ONCE
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.base import Policy, View
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from scope_cpp.engine.cache.bounded import BoundedCache
 
 Keep = NDArray[np.bool_]
+Cells = NDArray[np.int32]
 
 
 def evict_by(
@@ -70,7 +72,7 @@ def evict(cache: BoundedCache, keep: Keep, ids: NDArray[np.int32], uneven: bool 
     had_dead = bool(cache.ledger.dead.any())
     plan = plan_eviction(keep, uneven=uneven or had_dead)
     planned = time.perf_counter()
-    kv_evict.apply(cache.context.ptr, cache.seq, ids[plan.src], ids[plan.dst], ids[plan.free])
+    _apply(cache, ids[plan.src], ids[plan.dst], ids[plan.free])
     if had_dead or plan.dead.any():
         kv_evict.set_dead(cache.context.ptr, cache.seq, ids[plan.stay], plan.dead)
     if plan.first is not None:
@@ -83,6 +85,20 @@ def evict(cache: BoundedCache, keep: Keep, ids: NDArray[np.int32], uneven: bool 
     stats.select_seconds += planned - started
     stats.move_seconds += time.perf_counter() - planned
     return int(plan.free.size)
+
+
+def _apply(cache: BoundedCache, src: Cells, dst: Cells, free: Cells) -> None:
+    """Move rows and free cells, some moves at a time: no row of a plan is read after it is written.
+
+    So the memory for them does not depend on how many there are.
+    """
+    ptr, seq, n = cache.context.ptr, cache.seq, src.shape[2]
+    for first in range(0, n, MOVES_AT_ONCE):
+        part = slice(first, first + MOVES_AT_ONCE)
+        moves = np.ascontiguousarray(src[:, :, part]), np.ascontiguousarray(dst[:, :, part])
+        kv_evict.apply(ptr, seq, *moves, free[:0])
+    none = src[:, :, :0]
+    kv_evict.apply(ptr, seq, none, none, free)
 
 
 def _view(cache: BoundedCache, policy: Policy, limit: int, ids: NDArray[np.int32]) -> View:

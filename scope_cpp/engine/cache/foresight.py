@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +41,7 @@ class Foresight:
 
         Those of its last `ahead` tokens at most, as they would be at `pos`. Of none if that is 0.
         """
-        self._n_asked = min(self._most_queries(), n_asked(ahead, n_read)) if ahead else 0
+        self._n_asked = queries_kept(self.context.ptr, n_asked(ahead, n_read)) if ahead else 0
         self._n_end, self._pos = n_end, pos
 
     def chunk_size(self, n_left: int, size: int, ring: int) -> int:
@@ -116,11 +118,11 @@ class Foresight:
         n_products = asked.prompt[0].size * keys.shape[2]
         return self.context.each if n_products >= MANY else map
 
-    def _most_queries(self) -> int:
-        """Queries that may be kept."""
-        ptr = self.context.ptr
-        numbers = kv_evict.n_layer(ptr) * kv_evict.n_head(ptr) * kv_evict.head_size(ptr)
-        return MOST_BYTES // max(1, 2 * numbers)
+
+def queries_kept(ptr: Any, n: int) -> int:
+    """Queries of a prompt that are kept of the last `n`: so many that they take `MOST_BYTES`."""
+    numbers = kv_evict.n_layer(ptr) * kv_evict.n_head(ptr) * kv_evict.head_size(ptr)
+    return min(n, MOST_BYTES // max(1, 2 * numbers))
 
 
 def n_asked(ahead: int, n_read: int) -> int:

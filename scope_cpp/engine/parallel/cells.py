@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from scope_cpp.engine.context import Context, ContextParams
+from scope_cpp.engine.footprint import Use
+from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.parallel.demand import Demand
+from scope_cpp.engine.parallel.demand import Demand, usual_ring
 from scope_cpp.engine.parallel.prefixes import LEAST, Prefixes
+from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
@@ -20,10 +23,25 @@ from scope_cpp.native.library import llama_cpp
 MOST_RESTING = 8
 
 
+def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[int], int]:
+    """Return what tells the bytes that so many cells for `n_parallel` rows take."""
+
+    def of(n_cells: int) -> int:
+        found = forecast.taken(
+            settings,
+            n_recorded=usual_ring(settings, n_cells),
+            n_parallel=n_parallel,
+            n_resting=MOST_RESTING,
+        )
+        return found(n_cells)
+
+    return of
+
+
 class Cells:
     """A context of `n_cells` for `n_parallel` rows; prompts may rest in `prefix_cells` of them.
 
-    `n_queries` of each sequence are recorded from the start, 0 for none.
+    What `use` needs is recorded and reserved from the start; nothing if that is ``None``.
 
     Attributes
     ----------
@@ -41,7 +59,7 @@ class Cells:
         n_parallel: int,
         n_cells: int,
         prefix_cells: int,
-        n_queries: int,
+        use: Use | None,
     ) -> None:
         n_resting = MOST_RESTING if prefix_cells >= LEAST else 0
         if n_cells < 1:
@@ -57,7 +75,9 @@ class Cells:
         self.countable = kv_evict.n_cells(self.context.ptr) > 0
         if self.countable:
             with suppress(kv_evict.NativeError):  # a bounded row is refused by name
-                self.context.record_queries(n_queries)
+                if use is not None:
+                    self.context.record_queries(use.n_recorded)
+                    kv_evict.reserve(self.context.ptr, use.needs(self.context.n_cells))
         self._free = list(range(n_seqs))[::-1]
         self._prefixes = Prefixes()
 

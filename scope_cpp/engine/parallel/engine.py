@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Row as Entry
-from scope_cpp.engine.generate import Warn, context_params
+from scope_cpp.engine.context_params import context_params
+from scope_cpp.engine.footprint import Footprint, Use, measure
+from scope_cpp.engine.generate import Warn
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.cells import Cells
@@ -110,13 +113,19 @@ class ParallelEngine(Closable):
         resolved = attention.resolve(self.settings, model, bounded=bounds and n_parallel == 1)
         self._kinds = resolved.type_k, resolved.type_v, resolved.flash_attn
         self._refusal: str | None = None
+        self._use = Use(
+            *self.settings.policies(),
+            usual_ring(self.settings, n_cells),
+            self.settings.granularity == "cell",
+            n_parallel,
+        )
         self._cells = Cells(
             model,
             context_params(resolved, n_cells),
             n_parallel=n_parallel,
             n_cells=n_cells,
             prefix_cells=prefix_cells,
-            n_queries=usual_ring(self.settings, n_cells) if bounds else 0,
+            use=self._use if bounds else None,
         )
         self.context = self._cells.context
         self.adopt(self.context)
@@ -367,6 +376,12 @@ class ParallelEngine(Closable):
         if self._cells.countable:
             return self._cells.used()
         return sum(row.cache.stats.cells_used for row in self._running)
+
+    def memory(self) -> Footprint:
+        """What the context takes, with what is kept of the running rows' prompts."""
+        found = measure(self.context, self._use if self.context.n_recorded else None, asked=False)
+        asked = sum(row.cache.stats.query_bytes for row in self._running)
+        return replace(found, queries=found.queries + asked)
 
     def positions(self, key: Hashable) -> NDArray[np.int32] | None:
         """True positions of a running row, see `BoundedCache.positions`; ``None`` if it is none."""
