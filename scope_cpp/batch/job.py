@@ -196,10 +196,11 @@ class Job:
         """Read a file once: what its rows come to, and whether the records there are of them."""
         if self._file is None:
             return Census()
-        longest = Longest()
+        longest, n_chats = Longest(), 0
         foreign = sink.keys() if isinstance(sink, FileSink) else set()
         for row in self._file:
             longest.add(row)
+            n_chats += row.error is None and self._requests.is_chat(row)
             sink.has(row)
             foreign.discard(row.key)
         if foreign and not self.asked.force:
@@ -208,7 +209,18 @@ class Job:
                 f"does not have, such as {min(foreign)}: remove them, name another file with -o, "
                 "or --force to keep them"
             )
+        if n_chats:
+            self._check_template(n_chats, longest.n_rows)
         return longest.census(self._requests)
+
+    def _check_template(self, n_chats: int, n_rows: int) -> None:
+        """Say what is wrong with the chat template, which so many rows need."""
+        why = self._requests.template_problem
+        if why is None:
+            return
+        if n_chats == n_rows:
+            raise UsageError(why)
+        self._warn(f"{n_chats} of {n_rows} rows have messages and will fail: {why}")
 
     def _layout(self, census: Census, memory_parts: int) -> Layout:
         asked = self.asked

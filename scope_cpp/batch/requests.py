@@ -17,6 +17,7 @@ from scope_cpp.engine.parallel.options import NO_LIMIT, Options
 from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import never_ends
+from scope_cpp.engine.transcript import problem
 from scope_cpp.errors import UsageError, Warn, ignore
 
 _RANDOM = (-1, RANDOM_SEED)
@@ -113,6 +114,17 @@ class Requests:
             settings=settings,
             sampling=sampling,
             stop=(*stops, *own),
+        )
+
+    @property
+    def template_problem(self) -> str | None:
+        """Why no messages can be written with the chat template, ``None`` if they can."""
+        return problem(self.model, self.defaults.template)
+
+    def is_chat(self, row: Row) -> bool:
+        """Whether a row goes through the chat template."""
+        return row.messages is not None or (
+            self.defaults.chat and not isinstance(row.prompt, tuple)
         )
 
     def _prompt(self, row: Row) -> tuple[tuple[int, ...], Sequence[str]]:

@@ -36,12 +36,12 @@ def render(
 
 
 def problem(model: Model, template: str | None) -> str | None:
-    """Return why no chat can be rendered, or ``None`` if one can."""
+    """Return why no chat can be rendered with a template, or ``None`` if one can."""
     user = {"role": "user", "content": "Hello."}
     errors = []
     for messages in ([user], [{"role": "system", "content": "Hello."}, user]):
         try:
-            render(model, messages, template)
+            format_chat(model, messages, template)
             return None
         except ScopeError as err:
             errors.append(str(err))

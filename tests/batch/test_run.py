@@ -133,6 +133,33 @@ def test_what_is_wrong_with_a_row_is_its_record(model: Model, tmp_path: Path) ->
             assert (record["text"], record["usage"]) == (None, None)
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_template_that_fails_is_told_before_the_first_row(
+    model: Model, tmp_path: Path, chat: bool
+) -> None:
+    messages = {"messages": [{"role": "user", "content": "x"}]}
+    rows = [{"prompt": "x"}, messages, {"prompt": "y"}]
+    source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    defaults = Defaults(SETTINGS, template="{{ raise_exception('no, thanks') }}", n_predict=3)
+    notes: list[str] = []
+    if chat:
+        with pytest.raises(UsageError, match="no, thanks"):
+            batch(model, source, out, defaults=replace(defaults, chat=True))
+        assert not out.exists() or not records(out)
+    else:
+        batch(model, source, out, defaults=defaults, notes=notes)
+        assert notes[0].startswith("1 of 3 rows have messages and will fail: the chat template")
+
+
+def test_messages_alone_need_a_template(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "chat_template", None)
+    source = write_rows(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "x"}]}])
+    with pytest.raises(UsageError, match="has no chat template: give one"):
+        batch(model, source, tmp_path / "out.jsonl")
+
+
 def test_a_chat_and_its_template(model: Model, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "a=1"}]
     source = write_rows(
