@@ -44,7 +44,8 @@ Verbose = Annotated[
     _output(
         "--verbose",
         "-v",
-        help="Show llama.cpp's log, statistics, and the traceback of an unexpected error.",
+        help="Show llama.cpp's log, the settings in force, statistics, and the traceback of an"
+        " unexpected error.",
     ),
 ]
 ANOTHER_TEMPLATE = (

@@ -12,6 +12,7 @@ from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.printable import Printable
 
 from . import terminal
+from .settings_table import settings_table
 
 if TYPE_CHECKING:
     from scope_cpp.engine.conversation import Conversation
@@ -79,6 +80,8 @@ class Report:
             terminal.write(self._printable.finish() if self._printable else "")
             if not (self._pieces and self._pieces[-1].endswith("\n")):
                 terminal.write("\n")
+        if self.verbose:
+            terminal.note(settings_table(_in_force(generation)))
         if self.verbose or terminal.is_terminal():
             terminal.note(line_of(generation))
 
@@ -111,13 +114,18 @@ class Report:
             "prefill": settings.prefill,
             "granularity": settings.granularity,
             "options": {"decode": asdict(sizes.decode), "prefill": asdict(sizes.prefill)},
-            "settings": in_force(
-                settings, sizes.decode, sizes.prefill, sizes.capacity, generation.context
-            ),
+            "settings": _in_force(generation),
             "seed": generation.sampler.seed,
             "timings": timings(stats),
             "warnings": self._warnings,
         }
+
+
+def _in_force(generation: Generation) -> dict[str, Any]:
+    sizes = generation.sizes
+    return in_force(
+        generation.settings, sizes.decode, sizes.prefill, sizes.capacity, generation.context
+    )
 
 
 def timings(stats: Stats) -> dict[str, float]:

@@ -50,6 +50,7 @@ def chat(
     from ..interrupt import exit_at_once
     from .loop import Chat, Notices
     from .opening import Opening, first_message, is_alone
+    from .views import settings
 
     path = convert.model_path(model, ctx, shipped.path)
     alone = is_alone(talk)
@@ -79,6 +80,8 @@ def chat(
                 code = talking.single(first)
             else:
                 talking.greet(path)
+                if output.verbose:
+                    talking.say(settings(conversation))
                 code = talking.run(_editor(), first)
     if code:
         raise typer.Exit(code)

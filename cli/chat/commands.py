@@ -77,8 +77,11 @@ def complete(words: Sequence[str]) -> Iterable[str] | None:
         from .values import names
 
         return names()
-    if name == "set" and len(words) == 2:
-        return ["default"]
+    if name == "set":
+        from .values import offered
+
+        found = offered(words[1])
+        return found if found is None or len(words) == 2 else ()
     if name == "policy":
         return _policy_words(words[1:])
     return ()
@@ -265,8 +268,7 @@ def _policy(chat: Chat, rest: str) -> None:
 def _budget(chat: Chat, rest: str) -> None:
     if rest:
         chat.conversation.set_budget(rest)
-    stats = chat.conversation.stats
-    chat.say(f"{stats.cells_used} of {stats.cells_capacity} cells are used")
+    chat.say(views.budget(chat.conversation))
 
 
 def _cache(chat: Chat, rest: str) -> None:

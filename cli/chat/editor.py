@@ -130,7 +130,9 @@ class _Completer(Completer):
         before, last = [word for word in words[:-1] if word], words[-1]
         found = self._complete(before)
         if found is None:
-            path = line.split(" ", 1)[1].lstrip()
+            # a name may have spaces: it begins behind the first words that want one
+            n = next(n for n in range(1, len(words)) if self._complete(before[:n]) is None)
+            path = line.split(maxsplit=n)[n] if len(before) > n or last else ""
             yield from self._paths.get_completions(Document(path, len(path)), event)
             return
         for word in sorted(found):

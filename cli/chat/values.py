@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
 from scope_cpp.engine.conversation import Conversation
+from scope_cpp.engine.sampling_params import RANGES, SamplingParams
 from scope_cpp.errors import UsageError
 
 from .. import convert
@@ -15,6 +16,8 @@ from ..escapes import unescaped
 from ..flags import LengthFlags, SamplingFlags
 
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
+_SMALL = 1  # ends of ranges beyond it are nothing that people want
+_OTHERS = {"n_predict": ["-1", "512", "2000"], "stop": [r"\n", r"\n\n"]}
 _FROM_FILE = {"grammar_file": "grammar", "json_schema_file": "json_schema"}
 
 
@@ -26,6 +29,25 @@ def names() -> dict[str, tuple[type, str]]:
         for name, spellings, _ in _flags(group)
         for spelling in spellings
     }
+
+
+def offered(name: str) -> list[str] | None:
+    """Return what a value may be: its default, the ends of its range, on and off.
+
+    ``None`` stands for the name of a file.
+    """
+    group, field = names().get(name.lstrip("-").replace("_", "-"), (None, ""))
+    if field in _FROM_FILE:
+        return None
+    words = ["default"] if group else []
+    if field == "ignore_eos":
+        words += [_ON[0], _OFF[0]]
+    elif field in RANGES:
+        allowed = RANGES[field]
+        usual = getattr(SamplingParams, field)
+        ends = (end for end in (allowed.low, allowed.high) if abs(end) <= _SMALL)
+        words += sorted({f"{end:g}" for end in (usual, *ends)})
+    return words + _OTHERS.get(field, [])
 
 
 def change(conversation: Conversation, name: str, text: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from textwrap import TextWrapper
 from typing import TYPE_CHECKING
 
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.printable import printable
 
+from ..settings_table import settings_table, value
 from ..terminal import table
 
 if TYPE_CHECKING:
@@ -70,29 +70,15 @@ def stats(values: Stats) -> str:
 
 def settings(conversation: Conversation) -> str:
     """The settings in force."""
-    values = {**_in_force(conversation), "n_predict": conversation.n_predict}
-    values |= {"budget": f"{values['budget']} cells", "stop": list(conversation.stop)}
-    if values["flash_attn"] == "auto":
-        values["flash_attn"] = "auto, which llama.cpp resolved"
-    for name in ("ctx_size", "n_predict"):
-        values[name] = values[name] or "no limit"
-    rows = ((name.replace("_", "-"), _value(value)) for name, value in values.items())
-    return table(part for row in rows for part in _broken(*row)).rstrip("\n")
-
-
-def _broken(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """Yield a row, and further ones for what is too long for a line of a terminal."""
-    wrapper = TextWrapper(60, break_long_words=False, break_on_hyphens=False)
-    for line in wrapper.wrap(text) or [""]:
-        yield name, line
-        name = ""
+    own = {"n_predict": conversation.n_predict, "stop": list(conversation.stop)}
+    return settings_table(_in_force(conversation) | own)
 
 
 def policy(conversation: Conversation) -> str:
     """The policy in force with all its options."""
     values = _in_force(conversation)
     return (
-        f"{values['policy']} {_value(values['options'])} prefill={values['prefill']} "
+        f"{values['policy']} {value(values['options'])} prefill={values['prefill']} "
         f"granularity={values['granularity']}"
     )
 
@@ -110,12 +96,21 @@ def _in_force(conversation: Conversation) -> dict[str, object]:
     )
 
 
+def budget(conversation: Conversation) -> str:
+    """How many cells there are, how many are used, and what they take."""
+    stats, settings = conversation.stats, conversation.settings
+    return (
+        f"{stats.cells_used} of {stats.cells_capacity} cells are used; "
+        f"the cache takes {format_bytes(stats.kv_bytes)} (K {settings.type_k}, V {settings.type_v})"
+    )
+
+
 def sampling(conversation: Conversation) -> str:
     """How the next token is chosen."""
     values = conversation.sampling
     rows = [(item.name.replace("_", "-"), getattr(values, item.name)) for item in fields(values)]
     rows += [("n-predict", conversation.n_predict), ("stop", list(conversation.stop))]
-    return table((name, _value(value)) for name, value in rows).rstrip("\n")
+    return table((name, value(value)) for name, value in rows).rstrip("\n")
 
 
 def messages(all_messages: Sequence[dict[str, str]]) -> str:
@@ -137,17 +132,3 @@ def preview(text: str) -> str:
     """The beginning of a text in one line."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= _PREVIEW else line[: _PREVIEW - 1] + "…"
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(repr, value)) or "none"
-    if isinstance(value, dict):
-        return " ".join(f"{key}={_number(item)}" for key, item in value.items()) or "none"
-    return printable(str(value))
-
-
-def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else "auto" if value is None else str(value)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scope_cli.chat import views
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from scope_cli.chat import values, views
 from scope_cli.chat.commands import complete
+from scope_cli.chat.editor import _Completer
 from scope_cli.report import status_line
 
 from scope_cpp.engine.conversation import Conversation
@@ -15,6 +20,8 @@ from scope_cpp.engine.generate import Stats
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
 from scope_cpp.policies import decode_policies, prefill_policies
+
+from .conftest import Run
 
 
 def test_a_short_text_is_not_shown_as_more_than_the_full_cache() -> None:
@@ -55,6 +62,11 @@ def test_settings_in_force_in_a_chat(tiny: Path) -> None:
         assert (shown["n-threads"], shown["n-predict"]) == ("1", "no limit")
         assert (shown["flash-attn"], shown["n-ubatch"]) == ("off", "128")
         assert views.policy(talk).startswith("scope-foresight ")
+        assert re.fullmatch(
+            rf"0 of {talk.cache.capacity} cells are used; the cache takes [\d.]+ [KM]iB "
+            r"\(K f16, V f16\)",
+            views.budget(talk),
+        )
 
 
 def test_settings_in_force_in_json(generate: Callable[..., dict[str, Any]]) -> None:
@@ -73,4 +85,38 @@ def test_completion_in_a_chat() -> None:
     ]
     assert "sinks=4" in list(complete(["/policy", "streaming-llm"]) or ())
     assert "granularity=cell" in offered
-    assert list(complete(["/set", "temp"]) or ()) == ["default"]
+    assert list(complete(["/set", "temp"]) or ()) == ["default", "0", "0.8"]
+
+
+def test_every_name_of_set_has_values_that_it_takes() -> None:
+    for name in values.names():
+        offered = complete(["/set", name])
+        if offered is None:
+            assert name in ("grammar-file", "json-schema-file", "jf")
+        else:
+            assert "default" in offered
+            assert len(list(offered)) > 1 or name in (
+                "grammar",
+                "json-schema",
+                "j",
+                "logit-bias",
+                "l",
+            )
+    assert complete(["/set", "nonsense"]) == []
+    assert list(complete(["/set", "ignore-eos"]) or ()) == ["default", "on", "off"]
+
+
+@pytest.mark.parametrize("line", ["/read {}a f", "/set grammar-file {}a f", "/save  {}a f"])
+def test_names_of_files_are_completed(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a file").touch()
+    document = Document(line.format(f"{tmp_path}/"))
+    (found,) = _Completer(complete).get_completions(document, CompleteEvent())
+    assert found.text == "ile"
+
+
+def test_verbose_shows_the_settings_in_force(run: Run, tiny: Path) -> None:
+    shown = run("generate", tiny, "-p", "the", "-n", 3, "-t", 1, "--budget", 40, "-v").stderr
+    assert re.search(r"^policy +scope-foresight$", shown, re.M)
+    assert re.search(r"^budget +\d+ cells$", shown, re.M)
+    assert re.search(r"^n-threads +1$", shown, re.M)
+    assert "policy" not in run("generate", tiny, "-p", "the", "-n", 3, "-t", 1).stderr
