@@ -151,6 +151,7 @@ class Conversation(Closable):
 
     @n_predict.setter
     def n_predict(self, n_predict: int | None) -> None:
+        """Let answers from the next one on have at most so many tokens."""
         self.cached.n_predict = n_predict
 
     # -- talking --------------------------------------------------------------------------

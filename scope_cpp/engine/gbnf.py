@@ -39,6 +39,7 @@ class _Item:
     optional: bool = False
 
     def may_be_empty(self, empty_rules: set[str]) -> bool:
+        """Whether the item can stand for no text, where `empty_rules` are those that can."""
         if self.optional:
             return True
         if self.group is not None:
@@ -70,9 +71,11 @@ class _Group:
     sequences: list[list[_Item]] = field(default_factory=lambda: [[]])
 
     def may_be_empty(self, empty_rules: set[str]) -> bool:
+        """Whether an alternative can stand for no text."""
         return any(all(i.may_be_empty(empty_rules) for i in items) for items in self.sequences)
 
     def ways(self, known: dict[str, Ways]) -> Ways:
+        """In how many ways the group begins with a character, and in how many it is empty."""
         begins = empty = 0
         for items in self.sequences:
             before = 1
@@ -85,6 +88,7 @@ class _Group:
         return min(begins, MOST_WAYS), min(empty, MOST_WAYS)
 
     def leftmost(self, empty_rules: set[str]) -> Iterator[str]:
+        """Rules that an alternative may come to before any character."""
         for items in self.sequences:
             for item in items:
                 yield from item.leftmost(empty_rules)

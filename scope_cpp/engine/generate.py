@@ -250,6 +250,9 @@ class Meter:
 class Generation(Closable):
     """One bounded generation: iterate over it for responses; a context manager.
 
+    >>> for response in stream_generate(model, [{"role": "user", "content": "Hello"}]):
+    ...     print(response, end="", flush=True)
+
     What it holds is freed when it is closed, when its model is, or when nothing refers to it any
     more. A loop that was left can be taken up by another one.
 
@@ -382,37 +385,8 @@ def check_idle(steps: Generator[Any, None, None]) -> None:
         raise ScopeError("another thread is iterating over this: iterate in one thread only")
 
 
-def stream_generate(
-    model: Model,
-    prompt: Prompt,
-    *,
-    n_predict: int | None = None,
-    settings: Settings | None = None,
-    sampling: SamplingParams | None = None,
-    template: str | None = None,
-    stop: Sequence[str] = (),
-    parse_special: bool = True,
-    warn: Warn = warnings.warn,
-) -> Generation:
-    """Return a `Generation` to iterate over, for responses as they are written.
-
-    >>> for response in stream_generate(model, [{"role": "user", "content": "Hello"}]):
-    ...     print(response, end="", flush=True)
-
-    What it holds is freed when nothing refers to it any more. Parameters and errors are those of
-    `Generation`.
-    """
-    return Generation(
-        model,
-        prompt,
-        n_predict=n_predict,
-        settings=settings,
-        sampling=sampling,
-        template=template,
-        stop=stop,
-        parse_special=parse_special,
-        warn=warn,
-    )
+# The name that other libraries have for it: a call to iterate over
+stream_generate = Generation
 
 
 def generate(

@@ -166,6 +166,13 @@ class _Reader:
         self._numbers, self._strings = _MAX_NUMBERS, _MAX_STRINGS  # that are left
 
     def header(self) -> Header:
+        """Read what stands before the list of tensors.
+
+        Raises
+        ------
+        ScopeError
+            If the file is damaged, or ends too early.
+        """
         try:
             self._check_version(self._scalar("I"))
             n_tensors, n_pairs = self._scalar("Q"), self._scalar("Q")
@@ -178,6 +185,7 @@ class _Reader:
         return Header(self._path, n_tensors, metadata, self._at)
 
     def layout(self) -> Layout:
+        """Read the list of tensors too, for where their data lies. Raises as `header`."""
         header = self.header()
         if header.n_tensors > _MAX_TENSORS:
             raise self._damaged(f"it claims to have {header.n_tensors} tensors")

@@ -81,6 +81,7 @@ class _Worker:
         self._owner = 0
 
     def ask(self, request: bytes) -> dict[str, Any]:
+        """Return the reply to a request; raises a TemplateError if the process ended instead."""
         with self._lock:
             process = self._running()
             try:
@@ -102,6 +103,7 @@ class _Worker:
         return self._process
 
     def close(self) -> None:
+        """End the process; the next request starts another one."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return

@@ -473,4 +473,5 @@ class BoundedCache:
 
     @counters.setter
     def counters(self, counters: Sequence[int]) -> None:
+        """Take up what another cache, or an earlier moment, had."""
         self.n_past, self.n_prompt, self.n_prompt_cells, self.since, self.scorer.unscored = counters

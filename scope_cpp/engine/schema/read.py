@@ -386,10 +386,12 @@ class _Below:
     alone: bool
 
     def schema(self, value: Any, *keys: str | int, alone: bool = True) -> bool | Node:
+        """Return the subschema that stands at `keys`, in the engine's words."""
         place = inside(self.place, *keys)
         return self.reading._schema(value, place, self.level, self.inline, alone)
 
     def schemas(self, values: Any, key: str, alone: bool = True) -> list[bool | Node]:
+        """Return each subschema of the list that stands at `key`."""
         if not isinstance(values, list):
             raise refusal(inside(self.place, key), "give a list of schemas")
         return [self.schema(value, key, i, alone=alone) for i, value in enumerate(values)]
