@@ -16,6 +16,7 @@ from .settings_table import settings_table
 
 if TYPE_CHECKING:
     from scope_cpp.engine.conversation import Conversation
+    from scope_cpp.engine.speedup import Growth
 
 
 class Report:
@@ -141,14 +142,22 @@ def timings(stats: Stats) -> dict[str, float]:
     }
 
 
-def line_of(source: Generation | Conversation) -> str:
-    """Return the line of a generation, or of a conversation's last answer."""
-    settings = source.settings
+def line_of(source: Generation | Conversation, growth: Growth | None = None) -> str:
+    """Return the line of a generation, or of a conversation's last answer.
+
+    Parameters
+    ----------
+    source
+    growth
+        Times of the conversation so far, for how much faster it is than with the full cache.
+    """
+    settings, n_past = source.settings, source.cache.n_past
     size = bytes_per_cell(source.model, settings.type_k, settings.type_v)
-    return status_line(source.stats, source.cache.n_past, size)
+    faster = None if growth is None else growth.times_faster(source.stats, n_past)
+    return status_line(source.stats, n_past, size, faster)
 
 
-def status_line(stats: Stats, n_past: int, bytes_per_cell: int) -> str:
+def status_line(stats: Stats, n_past: int, bytes_per_cell: int, faster: float | None = None) -> str:
     """Sum a generation up in one line.
 
     Parameters
@@ -158,10 +167,15 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int) -> str:
         Tokens so far: the cells that the full cache would take.
     bytes_per_cell
         See `scope_cpp.engine.kv_types.bytes_per_cell`.
+    faster
+        How many times faster it is than with the full cache, if that is known.
     """
     rows = f" ({stats.rows_used:.0f} rows a layer)" if stats.dead_rows else ""
     cells = f"cells {stats.cells_used}/{stats.cells_capacity}{rows}"
     lost = n_past > stats.cells_used
+    full = f"full cache {n_past} cells, KV {format_bytes(n_past * bytes_per_cell)}"
+    if faster is not None:
+        full += f", this is about {faster:.1f}x as fast"
     return " | ".join(
         (
             f"prompt {stats.n_prompt} tokens, {stats.prompt_per_second:.1f} t/s",
@@ -170,6 +184,6 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int) -> str:
             *([f"attention loss {stats.attention_loss:.2%}"] if stats.evicted else []),
             f"KV {format_bytes(stats.kv_bytes)} ({format_bytes(stats.memory_bytes)} with buffers)"
             + ("" if lost else " reserved for the budget"),
-            *([f"full cache {n_past} cells, KV {format_bytes(n_past * bytes_per_cell)}"] * lost),
+            *([full] * lost),
         )
     )

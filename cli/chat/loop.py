@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from scope_cpp.engine.speedup import Growth
 from scope_cpp.errors import ScopeError
 from scope_cpp.printable import printable
 
@@ -121,6 +122,7 @@ class Chat:
         self._interrupted = False
         self._unsaved = False
         self._editing = False
+        self._growth = Growth()
         self._line = ""  # what the next line begins with
 
     # -- the two ways to talk
@@ -223,7 +225,7 @@ class Chat:
         with Interrupts() as interrupts:
             outcome = self._shown(begin, interrupts)
             if outcome.kept and self.statistics:
-                terminal.note(line_of(self.conversation))
+                terminal.note(line_of(self.conversation, self._growth))
             if outcome.kept and self.session is not None:
                 self._save_quietly(self.session)
         self._interrupted = interrupts.count > 0
@@ -262,6 +264,7 @@ class Chat:
             while response is not None:
                 self.screen.write(response.text)
                 shown += len(response.text)
+                self._growth.note(response.stats, self.conversation.cache.n_past)
                 response = None if interrupts.count else next(answer, None)
         except KeyboardInterrupt:
             pass

@@ -49,6 +49,8 @@ def test_what_the_full_cache_would_take() -> None:
     line = status_line(stats, 20_010, 24576)
     assert "cells 8192/8192, evicted 11818 | attention loss 1.20% | KV 192 MiB (" in line
     assert line.endswith("| full cache 20010 cells, KV 469 MiB")
+    line = status_line(stats, 20_010, 24576, 1.84)
+    assert line.endswith("| full cache 20010 cells, KV 469 MiB, this is about 1.8x as fast")
 
 
 def test_settings_in_force_in_a_chat(tiny: Path) -> None:
