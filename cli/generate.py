@@ -87,6 +87,7 @@ def generate(
 def _write(generation: Generation, report: Report) -> tuple[str, str | None]:
     """Write the text as it comes; return why it ended, and why there is none."""
     from scope_cpp.engine.silence import INTERRUPTED as interrupted
+    from scope_cpp.errors import ScopeError
 
     reason = no_text = None
     try:
@@ -96,4 +97,7 @@ def _write(generation: Generation, report: Report) -> tuple[str, str | None]:
     except KeyboardInterrupt:
         reason = "interrupted"
         no_text = None if report.shows_text else interrupted
+    except ScopeError:
+        report.give_up()
+        raise
     return str(reason), no_text

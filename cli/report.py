@@ -78,13 +78,21 @@ class Report:
         if self.as_json:
             terminal.write_json(self._object(generation, reason))
         else:
-            terminal.write(self._printable.finish() if self._printable else "")
-            if not (self._pieces and self._pieces[-1].endswith("\n")):
-                terminal.write("\n")
+            self._end_text()
         if self.verbose:
             terminal.note(settings_table(_in_force(generation)))
         if self.verbose or terminal.is_terminal():
             terminal.note(line_of(generation))
+
+    def give_up(self) -> None:
+        """End a text that an error cut off, so that the error has a line of its own."""
+        if self._pieces and not self.as_json:
+            self._end_text()
+
+    def _end_text(self) -> None:
+        terminal.write(self._printable.finish() if self._printable else "")
+        if not (self._pieces and self._pieces[-1].endswith("\n")):
+            terminal.write("\n")
 
     def _object(self, generation: Generation, reason: str) -> dict[str, Any]:
         stats, sizes, settings = generation.stats, generation.sizes, generation.settings

@@ -298,3 +298,26 @@ def test_ctrl_c_prints_the_object_of_what_was_written(
     assert got["finish_reason"] == "interrupted"
     assert got["text"] and got["text"] != whole
     assert whole.startswith(got["text"])
+
+
+def test_an_error_in_the_middle_has_a_line_of_its_own(
+    run: Run, tiny: Path, generate: Generate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scope_cpp.engine.generate import Generation
+    from scope_cpp.errors import ScopeError
+
+    whole = generate(*PROMPT, "-n", 10)["text"]
+    step, left = Generation.__next__, iter(range(3))
+
+    def failing(self: Generation) -> Any:
+        if next(left, None) is None:
+            raise ScopeError("the numbers overflow")
+        return step(self)
+
+    monkeypatch.setattr(Generation, "__next__", failing)
+    result = run("generate", tiny, "--temp", 0, *PROMPT, "-n", 10)
+    assert result.exit_code == 1
+    assert result.stderr == "error: the numbers overflow\n"
+    assert result.stdout.endswith("\n")
+    written = result.stdout.removesuffix("\n")
+    assert written and whole.startswith(written)
