@@ -24,10 +24,10 @@ Line = Callable[[str], None]
 COLUMNS = (
     Column("row", "{row}"),
     Column("samples", "{n}"),
-    Column("A", "{a:.3f}"),
-    Column("B", "{b:.3f}"),
-    Column("A less B", "{difference:+.3f}"),
-    Column("95 %", "[{low:+.3f}, {high:+.3f}]"),
+    Column("A", "{a:.4f}"),
+    Column("B", "{b:.4f}"),
+    Column("A less B", "{difference:+.4f}"),
+    Column("95 %", "[{low:+.4f}, {high:+.4f}]"),
     Column("p", "{p:.4f}"),
 )
 

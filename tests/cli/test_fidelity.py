@@ -63,7 +63,7 @@ def test_a_text_that_is_too_short_says_that_nothing_was_evicted(
 ) -> None:
     result = fidelity(prompts, "--rows", "h2o", "--beta", 40)
     assert result.exit_code == 0, result.stderr
-    assert "| h2o | .0000 | nothing evicted | .0000 |" in result.stdout
+    assert "| h2o | .0000 | nothing evicted | .0000 | 100.0% |" in result.stdout
     assert "β = 40: nothing evicted on 2 of 2 prompts" in result.stdout
     assert "nearest" not in result.stdout
 

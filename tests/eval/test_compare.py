@@ -160,7 +160,7 @@ def test_tables_and_json_have_the_same_numbers(finished: Path) -> None:
     lines = render(found, as_json=False).splitlines()
     assert lines[0] == "| " + " | ".join(column.title for column in COLUMNS) + " |"
     for line, record in zip(lines[2:5], found.records, strict=True):
-        assert f"{record['difference']:+.3f}" in line
+        assert f"{record['difference']:+.4f}" in line
     whole = json.loads(render(found, as_json=True))
     assert whole["rows"] == found.records
     assert whole["a"]["config"]["task"] == "counting"

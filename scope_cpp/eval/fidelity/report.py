@@ -22,11 +22,11 @@ _LETTERS = 10
 LEGEND = """\
 KL: mean KL(full || row) in nats over the tokens after the row ran out of cells. less the best: the
 paired difference to the row with the least KL, with its 95 % bootstrap interval over prompts.
-late: over the last quarter of the text. worst 1%: over the tokens with the largest KL. same: share
-of the tokens for which both have the same most likely one. NLL: by how many nats the row takes the
-text's token to be less likely. x best: the largest ratio, over prompts, to the best row on that
-prompt; a KL below .01 counts as .01. floor: the full cache again, with the other kind of attention.
-Second table: KL by prompt or kind of prompt, and by quarter of the whole text."""
+worst 1%: mean over the tokens with the largest KL. same: share of the tokens for which both have
+the same most likely one. NLL: by how many nats the row takes the text's token to be less likely.
+x best: the largest ratio, over prompts, to the best row on that prompt; a KL below .01 counts as
+.01. floor: the full cache again, with the other kind of attention. Second table: KL by prompt or
+kind of prompt, and by quarter of the whole text."""
 
 
 def tables(result: Result) -> list[Drawn]:
@@ -75,7 +75,6 @@ def _measures(size: str, records: Sequence[Record], best: Record | None, seed: i
         Column(size or "row", "{row}"),
         Column("KL", "{kl}"),
         Column("less the best [95 %]", "{less}", always=False),
-        Column("late", "{late}"),
         Column("worst 1%", "{worst}"),
         Column("same", "{same}"),
         Column("NLL", "{nll}"),
@@ -90,7 +89,6 @@ def _measures(size: str, records: Sequence[Record], best: Record | None, seed: i
                 "row": _name(record),
                 "kl": number(_kl(record)),
                 "less": _less(record, best, seed) if own and best is not None else None,
-                "late": number(_scorer(record, "late")),
                 "worst": number(_scorer(record, "worst")),
                 "same": _same(record),
                 "nll": number(_scorer(record, "nll"), "+"),
