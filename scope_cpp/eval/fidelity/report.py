@@ -26,7 +26,7 @@ worst 1%: mean over the tokens with the largest KL. same: share of the tokens fo
 the same most likely one. NLL: by how many nats the row takes the text's token to be less likely.
 x best: the largest ratio, over prompts, to the best row on that prompt; a KL below .01 counts as
 .01. floor: the full cache again, with the other kind of attention. Second table: KL by prompt or
-kind of prompt, and by quarter of the whole text."""
+kind of prompt, and by quarter of the whole text (1st to 4th)."""
 
 
 def tables(result: Result) -> list[Drawn]:
@@ -105,7 +105,7 @@ def _parts(size: str, records: Sequence[Record]) -> Drawn:
     columns = [Column(size or "row", "{row}")]
     columns += [Column(_cut(name), f"{{part {i}}}") for i, name in enumerate(names)]
     ordinals = ("1st", "2nd", "3rd", "4th")
-    columns += [Column(f"{th} quarter", f"{{quarter {i}}}") for i, th in enumerate(ordinals)]
+    columns += [Column(th, f"{{quarter {i}}}") for i, th in enumerate(ordinals)]
     lines = []
     for record in records:
         line: Line = {"row": _name(record)}
