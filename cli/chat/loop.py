@@ -264,7 +264,7 @@ class Chat:
             while response is not None:
                 self.screen.write(response.text)
                 shown += len(response.text)
-                self._growth.note(response.stats, self.conversation.cache.n_past)
+                self._growth.note(response.stats)
                 response = None if interrupts.count else next(answer, None)
         except KeyboardInterrupt:
             pass

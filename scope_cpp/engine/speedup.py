@@ -1,7 +1,7 @@
 """How much faster a bounded cache is than the full one would be, from one conversation's times.
 
-While nothing has been evicted, the cache *is* the full one, and the time for a token grows linearly
-with its cells: each is read once. A line through those times, drawn out to the cells that the full
+The time for a token grows linearly with the cells that are used: each is read once. The line
+through the times of tokens before which nothing was selected, drawn out to the cells that the full
 cache would have by now, is what a token would take with it. It is an estimate: no other cache is
 run. It is given only where the line's slope stands out of the noise of the times.
 """
@@ -17,6 +17,7 @@ LEAST_ANSWER = 32  # tokens of the answer that is compared
 LEAST_CELLS = 1.5  # times the cells that are used
 FARTHEST = 20  # times the cells that were seen: beyond, the slope's error is the result
 SIGNIFICANT = 4  # standard errors
+MOST_SHARE = 0.5  # of a token's time that cells may take: more is another program that began to run
 
 
 class Growth:
@@ -28,20 +29,18 @@ class Growth:
         self._x = self._y = self._xx = self._xy = self._yy = 0.0
         self._before: Stats | None = None
 
-    def note(self, stats: Stats, n_past: int) -> None:
+    def note(self, stats: Stats) -> None:
         """Take note of a token.
 
         Parameters
         ----------
         stats
             After it; those of the token before must have been noted too, or it is passed over.
-        n_past
-            Tokens so far: where more than the cells that are used, the cache is not the full one.
         """
         before, self._before = self._before, stats
         if before is None or stats.n_generated != before.n_generated + 1 or stats.n_generated < 3:
             return
-        if n_past == stats.cells_used and stats.evicted == 0:
+        if stats.selections == before.selections:
             self.add(stats.cells_used, stats.generation_seconds - before.generation_seconds)
 
     def add(self, cells: int, seconds: float) -> None:
@@ -61,9 +60,10 @@ class Growth:
         slope = (self._xy - self._x * self._y / self._n) / spread
         left = max(self._yy - self._y**2 / self._n - slope**2 * spread, 0.0)
         error = math.sqrt(left / (self._n - 2) / spread)
-        if slope <= SIGNIFICANT * error:
+        mean_cells, mean = self._x / self._n, self._y / self._n
+        if slope <= SIGNIFICANT * error or slope * mean_cells > MOST_SHARE * mean:
             return None
-        return self._y / self._n + slope * (n_cells - self._x / self._n)
+        return mean + slope * (n_cells - mean_cells)
 
     def times_faster(self, stats: Stats, n_past: int) -> float | None:
         """How many times faster the last answer was than with the full cache, if that is known.

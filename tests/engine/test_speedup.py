@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -36,6 +35,7 @@ def test_the_full_cache_is_drawn_out_from_what_was_measured() -> None:
         (grown(slope=0), answer(), 5000),  # the slope is noise
         (grown(slope=-1e-5), answer(), 5000),
         (grown(noise=0.05), answer(), 5000),
+        (grown(slope=1e-4), answer(), 5000),  # as if another program had begun to run
         (grown(), answer(), 1499),  # hardly more cells than there are
         (grown(), answer(), 20_000),  # too far from what was measured
         (grown(), answer(n_generated=20), 5000),
@@ -53,15 +53,15 @@ def test_a_cache_of_one_size_has_no_slope() -> None:
     assert growth.seconds(1000) is None
 
 
-def test_only_tokens_of_a_full_cache_count() -> None:
-    growth = Growth()
+def test_only_tokens_without_a_selection_count() -> None:
+    growth, seconds, selections = Growth(), 0.0, 0
     for n in range(1, 300):
-        stats = Stats(n_generated=n, generation_seconds=0.03 * n + 5e-6 * n * n, cells_used=100 + n)
-        growth.note(stats, 100 + n)
-    exact = growth.seconds(1000)
-    assert exact == pytest.approx(0.03 + 5e-6 * (2 * 900 - 1))
-    for n in range(300, 600):  # the cache is bounded now, and slow for another reason
-        growth.note(replace(stats, n_generated=n, generation_seconds=9.0 * n), 100 + n)
-    growth.note(Stats(n_generated=1, generation_seconds=5.0, cells_used=50), 50)
-    growth.note(Stats(n_generated=9, generation_seconds=9.0, cells_used=58), 58)
-    assert growth.seconds(1000) == exact
+        seconds += 0.03 + 1e-5 * (100 + n)
+        if n % 10 == 0:  # a selection, which takes longer
+            seconds, selections = seconds + 9, selections + 1
+        growth.note(Stats(n_generated=n, generation_seconds=seconds, cells_used=100 + n,
+                          selections=selections, evicted=selections))  # fmt: skip
+    assert growth.seconds(1000) == pytest.approx(0.03 + 1e-5 * 1000)
+    growth.note(Stats(n_generated=1, generation_seconds=5.0, cells_used=50))  # another answer
+    growth.note(Stats(n_generated=9, generation_seconds=9.0, cells_used=58))
+    assert growth.seconds(1000) == pytest.approx(0.03 + 1e-5 * 1000)
