@@ -1,18 +1,22 @@
-"""What a run needs before anything runs: its items, its scorer, its folder."""
+"""What a run needs before anything runs: its items, its rows, its scorer, its folder."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
+from scope_cpp.engine import capability
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.config import Config, differences, folder_name
+from scope_cpp.eval.fidelity import measure
 from scope_cpp.eval.folder import RunFolder
+from scope_cpp.eval.grid import DEFAULT_SHARE, Grid
+from scope_cpp.eval.rows import Row
 from scope_cpp.eval.task import Item, Source, Task
 
 Line = Callable[[str], None]
@@ -63,7 +67,10 @@ def read_items(
             for seed, items in zip(asked.seeds, drawn, strict=True)
         ]
     seeds = {i.id: seed for seed, items in zip(asked.seeds, drawn, strict=True) for i in items}
-    return [item for turn in zip_longest(*drawn) for item in turn if item is not None], seeds
+    found = [item for turn in zip_longest(*drawn) for item in turn if item is not None]
+    if task.compares:
+        found = measure.fitting(found, model, asked.template, warn)
+    return found, seeds
 
 
 def _items_of(task: Task, asked: Asked, seed: int, model: Model, warn: Line) -> list[Item]:
@@ -87,6 +94,48 @@ def _items_of(task: Task, asked: Asked, seed: int, model: Model, warn: Line) -> 
     if n > 1:
         raise ScopeError(f"{task.name}: {n} samples are called {name!r}: give other data (--data)")
     return items
+
+
+def make_rows(task: Task, grid: Grid, items: Sequence[Item], model: Model, note: Line) -> list[Row]:
+    """Return the rows that are asked for; without a budget they have a share of the output.
+
+    Raises
+    ------
+    UsageError
+        As of `Grid.rows`.
+    ScopeError
+        For a model that no row but the full cache could run.
+    """
+    beta: int | str = 1
+    if not (grid.betas or grid.budgets):
+        beta = _default_beta(task, items, model, note)
+    rows = replace(grid, sized=task.compares).rows(beta)
+    if task.compares:
+        rows = measure.settled(rows, model)
+    asked = {(r.settings.type_k, r.settings.type_v, r.settings.flash_attn)
+             for r in rows if not r.is_full}  # fmt: skip
+    for kinds in sorted(asked):
+        capability.require(model.path, model.arch, *kinds)
+    return rows
+
+
+def _default_beta(task: Task, items: Sequence[Item], model: Model, note: Line) -> int | str:
+    if task.compares:
+        note(f"1/{DEFAULT_SHARE} of each text's cells beside the prompt (--beta, --budget)")
+        return f"1/{DEFAULT_SHARE}"
+    longest = max(item.n_predict + _n_forced(item, model) for item in items)
+    beta = max(1, longest // DEFAULT_SHARE)
+    note(
+        f"{beta} cells beside the prompt, 1/{DEFAULT_SHARE} of the longest output "
+        "(--beta, --budget)"
+    )
+    return beta
+
+
+def _n_forced(item: Item, model: Model) -> int:
+    if item.prompt_tokens or not item.forced:
+        return len(item.forced_tokens)
+    return len(model.tokenize(item.forced, add_special=False, parse_special=False))
 
 
 def check_scorer(task: Task, name: str | None) -> str:

@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
-from scope_cpp.engine import capability
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
@@ -19,9 +18,9 @@ from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.config import config_of
 from scope_cpp.eval.fidelity import measure
 from scope_cpp.eval.folder import PREDICTIONS
-from scope_cpp.eval.grid import DEFAULT_SHARE, Grid
+from scope_cpp.eval.grid import Grid
 from scope_cpp.eval.metrics import summarize
-from scope_cpp.eval.prepare import check_scorer, choose_folder, read_items, settle
+from scope_cpp.eval.prepare import check_scorer, choose_folder, make_rows, read_items, settle
 from scope_cpp.eval.record import Prediction, item_digest
 from scope_cpp.eval.result import Result, metrics_of
 from scope_cpp.eval.rows import Row
@@ -84,16 +83,11 @@ class Evaluation:
         self.asked, self.model, self.jobs, self.note = asked, model, jobs, note
         self._warn, self._warned, self._lock = warn, set[str](), threading.Lock()
         self.items, self._seeds = read_items(self.task, asked, model, self.warn)
-        if self.task.compares:
-            self.items = measure.fitting(self.items, model, asked.template, self.warn)
         self._by_id = {item.id: item for item in self.items}
         threads = grid.base.n_threads or max(1, default_threads() // jobs)
         base = replace(grid.base, n_threads=threads)
-        grid = replace(grid, base=base, sized=self.task.compares)
-        self.rows = grid.rows(self._default_beta(grid, notes.append))
-        if self.task.compares:
-            self.rows = measure.settled(self.rows, model)
-        self._check_model()
+        grid = replace(grid, base=base)
+        self.rows = make_rows(self.task, grid, self.items, model, notes.append)
         self._config = config_of(asked, self.task, model, self.items, self.rows, command)
         self.folder = choose_folder(self._config, out, fresh, self.warn)
         self._write = self._generate
@@ -247,36 +241,6 @@ class Evaluation:
     ) -> tuple[Output, Counts, int | None]:
         """Let the model write, see `write_output`."""
         return write_output(self.model, reading, item.n_predict, row, sampling, stop, warn)
-
-    def _default_beta(self, grid: Grid, note: Line) -> int | str:
-        """Return a share of the longest output, where nothing else is said."""
-        if grid.betas or grid.budgets:
-            return 1
-        if self.task.compares:
-            note(f"1/{DEFAULT_SHARE} of each text's cells beside the prompt (--beta, --budget)")
-            return f"1/{DEFAULT_SHARE}"
-        longest = max(i.n_predict + self._n_forced(i) for i in self.items)
-        beta = max(1, longest // DEFAULT_SHARE)
-        note(
-            f"{beta} cells beside the prompt, 1/{DEFAULT_SHARE} of the longest output "
-            "(--beta, --budget)"
-        )
-        return beta
-
-    def _n_forced(self, item: Item) -> int:
-        if item.prompt_tokens or not item.forced:
-            return len(item.forced_tokens)
-        return len(self.model.tokenize(item.forced, add_special=False, parse_special=False))
-
-    def _check_model(self) -> None:
-        """Refuse a model that no row but the full cache could run."""
-        asked = {
-            (row.settings.type_k, row.settings.type_v, row.settings.flash_attn)
-            for row in self.rows
-            if not row.is_full
-        }
-        for kinds in sorted(asked):
-            capability.require(self.model.path, self.model.arch, *kinds)
 
 
 def _sampling(asked: Asked, seed: int) -> SamplingParams:
