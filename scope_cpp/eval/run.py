@@ -77,6 +77,7 @@ class Evaluation:
         note: Line = lambda line: None,
     ) -> None:
         self.task, notes = find(asked.task), list[str]()
+        grid.rows(1)  # what is wrong with rows is told before anything is read
         asked = settle(asked, self.task, model, notes.append)
         self._sampling = {seed: _sampling(asked, seed) for seed in asked.seeds}
         self.scorer = check_scorer(self.task, scorer)

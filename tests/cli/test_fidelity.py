@@ -98,6 +98,8 @@ def test_a_prompt_beyond_the_trained_positions_is_refused_in_a_line(
     result = fidelity(path, "--rows", "h2o", "--beta", "1/4")
     assert result.exit_code == 0
     assert "; skipped" in result.stderr
+    result = fidelity(path, "--rows", "nonsense")
+    assert_refused(result, 2, "row 'nonsense': unknown policy")  # before prompts are looked at
 
 
 def test_a_kept_text_of_another_prompt_or_model_is_refused_in_a_line(
