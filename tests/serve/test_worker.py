@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scope_cpp.engine.footprint import Footprint
 from scope_cpp.engine.generate import Response, Stats
 from scope_cpp.engine.parallel import Event, Request
 from scope_cpp.errors import ScopeError, UsageError
@@ -50,6 +51,9 @@ class Engine:
 
     def cells_used(self) -> int:
         return len(self.running)
+
+    def memory(self) -> Footprint:
+        return Footprint()
 
     def worst_case(self, request: Request) -> int:
         if request.prompt == NEVER_FITS:
