@@ -61,7 +61,9 @@ def model_path(
     if not flags.named and not flags.hf_file and otherwise is not None:
         return otherwise()
     if not given:
-        raise UsageError("no model: give the path of a GGUF file, or -hf user/repo")
+        raise UsageError(
+            "no model: give the path of a GGUF file, a known one such as -m smollm2, or -hf user/repo"
+        )
     best = min(rank for _, rank in given.values())
     names = {name: str(value) for name, (value, rank) in given.items() if rank == best}
     if len(names) > 1:
