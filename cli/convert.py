@@ -62,7 +62,7 @@ def model_path(
         return otherwise()
     if not given:
         raise UsageError(
-            "no model: give the path of a GGUF file, a known one such as -m smollm2, or -hf user/repo"
+            "no model: give the path of a GGUF file, or a name such as -m smollm2 or -hf user/repo"
         )
     best = min(rank for _, rank in given.values())
     names = {name: str(value) for name, (value, rank) in given.items() if rank == best}

@@ -94,7 +94,7 @@ class TaskFlags:
             "--temperature",
             metavar="T",
             help="Temperature. At 0 the most likely token is always taken.",
-            show_default="{eval.task:Task.temp}, for fidelity {eval.tasks.fidelity:Fidelity.temp}",
+            show_default="{eval.asked:TEMP}, for fidelity {eval.asked:FIDELITY_TEMP}",
         ),
     ] = None
     scorer: Annotated[

@@ -9,6 +9,8 @@ from scope_cpp.engine.sampling_params import RANDOM_SEED, RANGES
 from scope_cpp.errors import UsageError
 
 DEFAULT_TASK = "reference"
+# temperatures where the user says nothing; help shows them, without NumPy
+TEMP, FIDELITY_TEMP = 0.0, 0.7
 
 
 @dataclass(frozen=True)

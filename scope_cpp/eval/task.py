@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from scope_cpp.eval.asked import TEMP
 from scope_cpp.eval.fidelity.divergence import Divergence
 
 JsonValue: TypeAlias = Any
@@ -174,7 +175,7 @@ class Task(ABC):
     """Whether the score of all samples is the mean over samples, instead of over all questions."""
     compares: ClassVar[bool] = False
     """Whether rows are fed the text that the full cache writes, and compared with it by token."""
-    temp: ClassVar[float] = 0.0
+    temp: ClassVar[float] = TEMP
     """Temperature where the user says nothing."""
     needs_tokenizer: ClassVar[bool] = False
     where: ClassVar[str] = ""

@@ -334,8 +334,8 @@ def test_no_command_shows_the_help(run: Run, path: tuple[str, ...]) -> None:
         (["generate", "-t", "0"], "-t/--threads: give at least 1"),
         (["bench", "-o", "xml"], "-o/--output: give one of 'table', 'md', 'csv', 'json', 'jsonl'"),
         (["batch"], "no input: give a file of rows with -i, or -i - for stdin"),
-        (["bench"], "no model: give the path of a GGUF file, a known one such as -m smollm2, or -hf user/repo"),
-        (["inspect"], "no model: give the path of a GGUF file, a known one such as -m smollm2, or -hf user/repo"),
+        (["bench"], "no model: give the path of a GGUF file, or a name such as -m smollm2 or"),
+        (["inspect"], "no model: give the path of a GGUF file, or a name such as -m smollm2 or"),
     ],
 )  # fmt: skip
 def test_one_line_with_the_nearest_name(run: Run, args: list[str], phrase: str) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.eval.asked import FIDELITY_TEMP
 from scope_cpp.eval.fidelity.divergence import NOTHING_EVICTED, Divergence, mean, parts, worst
 from scope_cpp.eval.task import Item, Option, Output, Score, Source, Task
 from scope_cpp.eval.tasks.data import Row, read_items, text
@@ -41,7 +42,7 @@ class Fidelity(Task):
     lower_is_better: ClassVar[bool] = True
     per_sample: ClassVar[bool] = True
     compares: ClassVar[bool] = True
-    temp: ClassVar[float] = 0.7
+    temp: ClassVar[float] = FIDELITY_TEMP
     where: ClassVar[str] = (
         'A file has a JSON object with a "prompt" on each line, and "id" and "kind" if you like;'
         " without --data the prompts that come along are used"
