@@ -548,6 +548,18 @@ def test_a_report_compares_with_the_best_row_prompt_by_prompt() -> None:
     assert "is .0040 (100.0% same)" in told
 
 
+def test_with_several_seeds_parts_are_kinds() -> None:
+    result = made({"h2o": (0.3, 0.1)})
+    kinds = {"story": {"value": 0.3, "ci": None}, "code": {"value": 0.1, "ci": None}}
+    records = [{**record, "groups": kinds} for record in result.records]
+    result = replace(result, records=records)
+    assert report.tables(result)[1][0][1].title == "prompt 0"
+    several = replace(result, config={**result.config, "seeds": [1, 2]})
+    columns, lines = report.tables(several)[1]
+    assert [column.title for column in columns][1:3] == ["story", "code"]
+    assert [lines[0][f"part {i}"] for i in range(2)] == [".3000", ".1000"]
+
+
 def test_divergences_that_nobody_sees_are_no_ratio() -> None:
     (columns, lines), _ = report.tables(made({"scope-slide": (0.009,), "h2o": (0.0001,)}))
     assert [line["ratio"] for line in lines] == ["1.00", "1.00", None]

@@ -32,12 +32,13 @@ kind of prompt, and by quarter of the whole text (1st to 4th)."""
 def tables(result: Result) -> list[Drawn]:
     """Return two tables for each budget: the measures, and the KL of the parts."""
     full, by_size = _by_size(result)
+    several = len(result.config.get("seeds", ())) > 1
     found = []
     for size, records in by_size.items():
         ordered = [*sorted(records, key=_kl), *full]
         best = min(records, key=_kl, default=None)
         found.append(_measures(size, ordered, best, result.config["seed"]))
-        found.append(_parts(size, ordered))
+        found.append(_parts(size, ordered, several))
     return found
 
 
@@ -98,9 +99,10 @@ def _measures(size: str, records: Sequence[Record], best: Record | None, seed: i
     return columns, lines
 
 
-def _parts(size: str, records: Sequence[Record]) -> Drawn:
-    """Return the KL by prompt, or by kind where there are many prompts, and by quarter."""
-    key = next((key for key in ("samples", "groups") if _few(records, key)), "")
+def _parts(size: str, records: Sequence[Record], by_kind: bool) -> Drawn:
+    """Return the KL by prompt, or by kind where there are many prompts or seeds, and by quarter."""
+    keys = ("groups", "samples") if by_kind else ("samples", "groups")
+    key = next((key for key in keys if _few(records, key)), "")
     names = list(dict.fromkeys(name for record in records for name in record.get(key, {})))
     columns = [Column(size or "row", "{row}")]
     columns += [Column(_cut(name), f"{{part {i}}}") for i, name in enumerate(names)]
