@@ -28,10 +28,12 @@ _COPIES = 5
 # bytes for each pair of a head's rows, where the keys of all are compared
 _PAIR = 8
 
-# what ggml notes of a graph, for each node that llama.cpp has room for, and how many these are:
-# measured on models of 36 and of 272 tensors
-_NODE = 3400
+# what ggml notes of llama.cpp's graphs, and of those that choose, for each node that there is room
+# for, and how many these are: measured on models of 36 and of 272 tensors
+_NODE, _CHOOSING_NODE = 3400, 2500
 _LEAST_NODES, _NODES_PER_TENSOR = 1024, 8
+# logits and candidates of a sampler, for each token of the vocabulary
+_TOKEN = 24
 # a thread's tiles of a matrix product
 _TILES = 512 * 1024
 
@@ -45,7 +47,7 @@ class Footprint:
     kv
         K and V of all cells that llama.cpp allocated.
     compute
-        llama.cpp's intermediate results, the logits, the CPU's working memory, and the graphs.
+        llama.cpp's intermediate results, the logits, the CPU's working memory, samplers and graphs.
     queries
         Recorded queries, the sums of their weights, and those of the prompt that are asked again.
     selection
@@ -137,20 +139,25 @@ def measure(context: Context, use: Use | None, *, asked: bool = True) -> Footpri
 
 
 def _ggml_bytes(context: Context) -> int:
-    """Bytes that ggml takes beside its buffers: notes of graphs, and the CPU's working memory.
+    """Bytes beside the buffers: ggml's notes of graphs, samplers, and the CPU's working memory.
 
     There the right side of a matrix product is converted to 16 bits, unless the left one has 32:
     the widest activations, and in plain attention the weights of all cells.
     """
-    header, params = context.model.header, context.params
-    n_tensors = max(header.n_tensors, header.metadata.get("split.tensors.count") or 0)
-    graphs = _NODE * max(_LEAST_NODES, _NODES_PER_TENSOR * n_tensors)
-    ptr = context.ptr
+    params, ptr = context.params, context.ptr
+    notes = _NODE * _n_nodes(context) + _TOKEN * context.model.n_vocab * max(1, params.n_slots)
     widest = context.model.n_ff
     if params.flash_attn == "off" and params.type_v != llama_cpp.GGML_TYPE_F32:
         widest = max(widest, kv_evict.n_head(ptr) * context.n_cells)
     n_threads = max(llama_cpp.llama_n_threads(ptr), llama_cpp.llama_n_threads_batch(ptr))
-    return int(graphs + 2 * llama_cpp.llama_n_ubatch(ptr) * widest + n_threads * _TILES)
+    return int(notes + 2 * llama_cpp.llama_n_ubatch(ptr) * widest + n_threads * _TILES)
+
+
+def _n_nodes(context: Context) -> int:
+    """Nodes of a graph that llama.cpp has room for."""
+    header = context.model.header
+    n_tensors = max(header.n_tensors, header.metadata.get("split.tensors.count") or 0)
+    return int(max(_LEAST_NODES, _NODES_PER_TENSOR * n_tensors))
 
 
 def _selection_bytes(context: Context, use: Use) -> int:
@@ -179,7 +186,7 @@ def _selection_bytes(context: Context, use: Use) -> int:
         n_asked = queries_kept(ptr, use.decode.ahead)
         work += 4 * n_layer * n_head * size * use.n_recorded
         work += 4 * n_head * n_asked * (size + 3 * CHUNK)
-    return n_layer * n_head_kv * n_cells * row + work
+    return n_layer * n_head_kv * n_cells * row + work + _CHOOSING_NODE * _n_nodes(context)
 
 
 def _asked_bytes(context: Context, use: Use) -> int:

@@ -57,6 +57,8 @@ def _complete_later(module: ModuleType, calls: ModuleType, loader: Loader) -> No
     """
 
     def complete(name: str) -> Any:
+        if name.startswith("_"):  # tools ask every module; completing it takes llama.cpp's log away
+            raise AttributeError(name)
         del module.__dict__["__getattr__"]
         loader.exec_module(module)
         return getattr(module, name)

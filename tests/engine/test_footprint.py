@@ -254,7 +254,7 @@ def test_numpy_takes_no_more_than_is_told(model: Model, fields: dict[str, Any]) 
 # Jobs, and the parts of the forecast without which it would be less than what a process grows by:
 # so no buffer of these can be forgotten.
 JOBS: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "no scores": ({"policy": "streaming-llm", "prefill": "streaming-llm"}, {"kv", "compute"}),
+    "no scores": ({"policy": "streaming-llm", "prefill": "streaming-llm"}, {"compute"}),
     "a long window": (
         {"policy": "h2o", "prefill": "snapkv", "options": ("window=512",)},
         {"kv", "compute", "queries"},

@@ -98,8 +98,11 @@ def test_rows_in_one_batch_have_the_logits_that_each_has_alone(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_the_process_grows_by_what_was_forecast(smollm2_path: Path) -> None:
-    """The weights are there before; without any of the four parts it would be too little."""
+    """The weights are there before; without the cells or the buffers it would be too little."""
     job = {"kind": "generate", "n_prompt": 500, "n_predict": 60, "n_cells": 512}
-    found = in_a_process(smollm2_path, **job, settings={"budget": 512})
+    settings = {"budget": 512, "policy": "scope-slide"}
+    found = in_a_process(smollm2_path, **job, settings=settings)
     assert found["told"] <= found["forecast"]
     assert 0.6 * found["forecast"] <= found["grown"] <= found["forecast"] + SLACK, found
+    for part in ("kv", "compute"):
+        assert found["grown"] > found["forecast"] - found["parts"][part] + SLACK, (part, found)
