@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from importlib.abc import Loader
 from pathlib import Path
@@ -64,7 +65,9 @@ def _complete_later(module: ModuleType, calls: ModuleType, loader: Loader) -> No
         return getattr(module, name)
 
     public = {name: value for name, value in vars(calls).items() if not name.startswith("_")}
-    module.__dict__.update(public, __getattr__=complete)
+    version = re.search(r'^__version__ = "(.+)"', Path(module.__file__ or "").read_text(), re.M)
+    assert version is not None
+    module.__dict__.update(public, __version__=version[1], __getattr__=complete)
 
 
 def library_path() -> Path:
