@@ -106,7 +106,7 @@ def test_a_session_is_taken_up(run: Run, tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "s.scope"
     args = ("chat", tiny, "--session", file)
     first = run(*args, *GREEDY, "-p", "One")
-    second = run(*args, "-p", "Two")
+    second = run(*args, "-n", 8, "-p", "Two")
     assert first.exit_code == second.exit_code == 0, second.stderr
     template = TEMPLATE.replace("{% if", "{# #}{% if")
     for flag, value in (("--chat-template", template), ("-ctk", "q8_0")):
