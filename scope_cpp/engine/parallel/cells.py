@@ -24,7 +24,14 @@ MOST_RESTING = 8
 
 
 def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[int], int]:
-    """Return what tells the bytes that so many cells for `n_parallel` rows take."""
+    """Return what tells the bytes that so many cells for `n_parallel` rows take.
+
+    Raises
+    ------
+    UsageError
+        If no context has so many rows.
+    """
+    _check_rows(n_parallel, _most_rows(MOST_RESTING))
 
     def of(n_cells: int) -> int:
         found = forecast.taken(
@@ -36,6 +43,16 @@ def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[
         return found(n_cells)
 
     return of
+
+
+def _most_rows(n_resting: int) -> int:
+    """Rows that llama.cpp allows beside prompts that rest."""
+    return int(llama_cpp.llama_max_parallel_sequences()) - n_resting
+
+
+def _check_rows(n_parallel: int, most: int) -> None:
+    if not 1 <= n_parallel <= most:
+        raise UsageError(f"{n_parallel} rows at once: give 1 to {most}")
 
 
 class Cells:
@@ -64,10 +81,7 @@ class Cells:
         n_resting = MOST_RESTING if prefix_cells >= LEAST else 0
         if n_cells < 1:
             raise UsageError(f"{n_cells} cells in all: give at least 1")
-        most = int(llama_cpp.llama_max_parallel_sequences()) - n_resting
-        most = min(most, params.n_batch, n_cells)
-        if not 1 <= n_parallel <= most:
-            raise UsageError(f"{n_parallel} rows at once: give 1 to {most}")
+        _check_rows(n_parallel, min(_most_rows(n_resting), params.n_batch, n_cells))
         self._n_cells, self._prefix_cells, self._n_resting = n_cells, prefix_cells, n_resting
         # what rests needs no queries any more
         n_seqs = n_parallel + n_resting
