@@ -164,8 +164,9 @@ class Sampler(Closable):
         """
         chain, ctx = self.ptr, context.ptr
         with ctx.lock, chain.lock:
+            logits = context.logits_in_place(idx)  # refuses what is no number
             if self.constrained:
-                return self.choose(context.logits_in_place(idx))
+                return self.choose(logits)
             return int(llama_cpp.llama_sampler_sample(chain, ctx, idx))
 
     @property
