@@ -7,6 +7,7 @@ nor touched. Only one of the two can live in a process: whoever is imported firs
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -58,10 +59,13 @@ def _complete_later(module: ModuleType, calls: ModuleType, loader: Loader) -> No
     """
 
     def complete(name: str) -> Any:
-        if name.startswith("_"):  # tools ask every module; completing it takes llama.cpp's log away
+        if name.startswith("_"):  # tools ask every module
             raise AttributeError(name)
         del module.__dict__["__getattr__"]
-        loader.exec_module(module)
+        callback, data = calls.llama_log_callback(), ctypes.c_void_p()
+        calls.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+        loader.exec_module(module)  # takes llama.cpp's log for itself
+        calls.llama_log_set(callback, data)
         return getattr(module, name)
 
     public = {name: value for name, value in vars(calls).items() if not name.startswith("_")}

@@ -32,6 +32,17 @@ def test_the_cause_of_a_failure_is_kept_and_nothing_printed(
     assert capfd.readouterr() == ("", "")
 
 
+def test_whoever_asks_for_more_of_the_bindings_leaves_our_log_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Importing the rest of llama-cpp-python takes llama.cpp's log."""
+    assert llama_cpp.Llama.__module__ == "llama_cpp.llama"
+    logs.clear()
+    provoke(tmp_path)
+    assert any("failed to load model" in line for line in logs.errors())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_verbose_prints_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.capture(verbose=True)
     try:
