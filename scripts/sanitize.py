@@ -28,14 +28,16 @@ from build_native import ROOT, BuildError, build
 INTO = ROOT / "build" / "sanitize"
 REPORTS = INTO / "reports"
 
-# an address space of 20 TB belongs to AddressSanitizer, so no process can have a smaller one
+# an address space of 20 TB belongs to AddressSanitizer, so no process can have a smaller one, and
+# what it keeps of freed memory would count as data of a process
 SHIM = """
 #define _GNU_SOURCE
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 int setrlimit(__rlimit_resource_t resource, const struct rlimit * limit) {
-    return resource == RLIMIT_AS ? 0 : (int) syscall(SYS_prlimit64, 0, resource, limit, 0);
+    if (resource == RLIMIT_AS || resource == RLIMIT_DATA) return 0;
+    return (int) syscall(SYS_prlimit64, 0, resource, limit, 0);
 }
 """
 
