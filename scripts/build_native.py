@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # the C++ library check each index of a vector, while ggml's, which no release has, do not all hold:
 # ggml_gallocr_init_tensor's does not for a phi3 with a quantized V cache, of stock llama.cpp too
 SANITIZE = (
-    "-O1 -g1 -DNDEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fsanitize-recover=address"
-    " -D_GLIBCXX_ASSERTIONS"
+    "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fsanitize-recover=address"
+    " -DNDEBUG -D_GLIBCXX_ASSERTIONS"
 )
 
 
