@@ -7,13 +7,11 @@ nor touched. Only one of the two can live in a process: whoever is imported firs
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.util
 import os
 import re
 import sys
-from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,30 +46,27 @@ def _load() -> ModuleType:
     except (FileNotFoundError, RuntimeError, OSError) as err:
         del sys.modules["llama_cpp"]
         raise ScopeError(f"libllama can't be loaded: {err}; reinstall scope-cpp") from err
-    _complete_later(module, calls, spec.loader)
+    _fill(module, calls)
     return module
 
 
-def _complete_later(module: ModuleType, calls: ModuleType, loader: Loader) -> None:
-    """Give the package the C calls, and all else only to those who ask for it.
+def _fill(module: ModuleType, calls: ModuleType) -> None:
+    """Give the package the C calls and its version, without running its ``__init__``.
 
-    Its ``Llama`` class takes a third of a second to import, and nothing here uses it.
+    Its ``Llama`` class takes a third of a second to import and llama.cpp's log for itself, and
+    nothing here uses it.
     """
 
-    def complete(name: str) -> Any:
-        if name.startswith("_"):  # tools ask every module
-            raise AttributeError(name)
-        del module.__dict__["__getattr__"]
-        callback, data = calls.llama_log_callback(), ctypes.c_void_p()
-        calls.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
-        loader.exec_module(module)  # takes llama.cpp's log for itself
-        calls.llama_log_set(callback, data)
-        return getattr(module, name)
+    def absent(name: str) -> Any:
+        raise AttributeError(
+            f"module 'llama_cpp' has no attribute {name!r}: scope-cpp loads the C calls only; "
+            "import llama_cpp.llama for the rest"
+        )
 
     public = {name: value for name, value in vars(calls).items() if not name.startswith("_")}
     version = re.search(r'^__version__ = "(.+)"', Path(module.__file__ or "").read_text(), re.M)
     assert version is not None
-    module.__dict__.update(public, __version__=version[1], __getattr__=complete)
+    module.__dict__.update(public, __version__=version[1], __getattr__=absent)
 
 
 def library_path() -> Path:
