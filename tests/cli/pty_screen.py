@@ -17,6 +17,9 @@ from scope_cpp import child
 
 TIMEOUT = 60.0
 
+# of the terminal that the tests run in; pytest-xdist sets the sizes
+_OF_OTHERS = ("NO_COLOR", "COLUMNS", "LINES")
+
 
 class Terminal:
     """Runs ``scope`` with arguments in a pseudo terminal of `columns` and `rows`.
@@ -39,7 +42,8 @@ class Terminal:
         self._code: int | None = None
         command = child.command("scope_cli", *args)
         values = {**os.environ, "TERM": "xterm-256color", "XTERM_VERSION": "XTerm(390)"}
-        values = {name: value for name, value in values.items() if name != "NO_COLOR"} | (env or {})
+        values = {name: value for name, value in values.items() if name not in _OF_OTHERS}
+        values |= env or {}
         self.pid, self._fd = pty.fork()
         if not self.pid:
             with contextlib.suppress(BaseException):
