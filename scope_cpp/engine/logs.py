@@ -108,7 +108,12 @@ def lines() -> list[str]:
 
 
 def clear() -> None:
-    """Forget what was logged, so that `errors` tells of the next call only."""
+    """Forget what was logged, so that `errors` tells of the next call only.
+
+    The log is taken again too: the process has one, and importing the rest of the bindings takes
+    it away.
+    """
+    llama_cpp.llama_log_set(_callback, None)
     _ring.clear()
 
 

@@ -44,6 +44,18 @@ def test_whoever_asks_for_more_of_the_bindings_leaves_our_log_alone(
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_log_is_ours_again_after_others_took_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a process does that imports llama_cpp.llama."""
+    foreign = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(foreign, None)
+    logs.clear()
+    provoke(tmp_path)
+    assert any("failed to load model" in line for line in logs.errors())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_verbose_prints_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.capture(verbose=True)
     try:
