@@ -39,6 +39,9 @@ int setrlimit(__rlimit_resource_t resource, const struct rlimit * limit) {
     if (resource == RLIMIT_AS || resource == RLIMIT_DATA) return 0;
     return (int) syscall(SYS_prlimit64, 0, resource, limit, 0);
 }
+int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 * limit) {
+    return setrlimit(resource, (const struct rlimit *) limit);
+}
 """
 
 # tests, by what pytest's --deselect and --ignore take, and why each is left out
