@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.cache.ledger import Ledger
+from scope_cpp.engine.cache.ledger import Ledger, numbers, of_numbers
 from scope_cpp.engine.cache.marks import Mark
 from scope_cpp.engine.cache.state import CacheState, restore, snapshot
 from scope_cpp.engine.cache.stats import CacheStats
@@ -59,11 +59,12 @@ def export_state(conversation: Conversation) -> tuple[dict[str, Any], dict[str, 
         "marks": [_mark_values(mark, state.asked) for mark in marks],
     }
     arrays = {"native": state.native, "tokens": tokens, **vars(state.ledger)}
+    arrays["scores"] = numbers(state.ledger.scores)
     if state.asked is not None:
         arrays |= {f"ahead_{name}": part for name, part in vars(state.asked).items()}
     for i, mark in enumerate(marks):
         if mark.scores is not None:
-            arrays[f"mark{i}"] = mark.scores
+            arrays[f"mark{i}"] = numbers(mark.scores)
     return meta, arrays
 
 
@@ -195,8 +196,7 @@ def _ledger(arrays: Arrays, cache: BoundedCache, n_past: int) -> Ledger:
     labels = _array(arrays, "labels", np.int32, (None,))
     n = labels.size
     pos = _array(arrays, "pos", np.int32, (n_layer, n_head, n))
-    scores = _array(arrays, "scores", np.float32, (n_layer, cache.ledger.scores.shape[1], n))
-    _require(np.isfinite(scores).all(), "scores")
+    scores = _scores(arrays, "scores", cache.ledger.scores, n)
     _require(n <= cache.capacity and (n_layer > 0 or n == 0), "cells")
     if n:
         _require(labels[0] >= 0 and labels[-1] == n_past - 1, "cells")
@@ -206,6 +206,15 @@ def _ledger(arrays: Arrays, cache: BoundedCache, n_past: int) -> Ledger:
         _require((np.diff(ordered, axis=2) > 0).all(), "rows")
         _require((pos[:, :, -1] == n_past - 1).all(), "rows")
     return Ledger(labels, pos, scores)
+
+
+def _scores(arrays: Arrays, name: str, like: NDArray[Any], n: int | None) -> NDArray[Any]:
+    """Return scores of the type and the heads of others; `n` rows, None for any number."""
+    row = like.dtype
+    parts = (len(row.names),) if row.names else ()
+    plain = _array(arrays, name, np.float32, (*like.shape[:2], n, *parts))
+    _require(np.isfinite(plain).all(), name)
+    return of_numbers(plain, row)
 
 
 def _asked(arrays: Arrays, cache: BoundedCache) -> Asked | None:
@@ -234,9 +243,7 @@ def _mark(
     counters = _counters(values.get("counters"), n_past)
     scores = None
     if f"mark{i}" in arrays:
-        n_layer, n_scored, _ = ledger.scores.shape
-        scores = _array(arrays, f"mark{i}", np.float32, (n_layer, n_scored, None))
-        _require(np.isfinite(scores).all(), "marks")
+        scores = _scores(arrays, f"mark{i}", ledger.scores, None)
     if scores is not None and scores.shape[2] != int((ledger.labels < n_past).sum()):
         _require(not intact, "marks")
     ahead = asked if typed("marks", values.get("ahead"), bool) else None

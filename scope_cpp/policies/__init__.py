@@ -55,6 +55,7 @@ _DECODE: Registry[DecodePolicy] = Registry(
         "h2o": "h2o:H2O",
         "scope-slide": "scope_slide:ScopeSlide",
         "scope-foresight": "scope_foresight:ScopeForesight",
+        "scope-retrieval": "scope_retrieval:ScopeRetrieval",
         "scope-adaptive": "scope_adaptive:ScopeAdaptive",
         "scope-discontinuous": "scope_discontinuous:ScopeDiscontinuous",
         "tova": "tova:Tova",

@@ -18,6 +18,8 @@ from typing_extensions import Self
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int32]
 BoolArray: TypeAlias = NDArray[np.bool_]
+# one number of a row, or several with names: `Policy.row`
+RowArray: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class View:
         int32 (L, H, n): true position of the token whose K and V the row holds. Positions
         differ by head after evictions, and are distinct within a head.
     scores
-        float32 (L, H, n): what the policy's `fold` made of the attention so far.
+        (L, H, n) of the type `Policy.row`: what the policy's `fold` made of the attention so far.
     n_prompt
         Prompt length M in tokens; rows with ``pos < n_prompt`` are the prompt's pool.
     n_past
@@ -50,7 +52,7 @@ class View:
     """
 
     pos: IntArray
-    scores: FloatArray
+    scores: RowArray
     n_prompt: int
     n_past: int
     n_predict: int | None
@@ -163,6 +165,8 @@ class Policy(ABC):
     layer after the other, and a budget holds for the layer that keeps most: all layers share
     llama.cpp's cells, so that the largest one decides the memory. All heads of a layer keep
     equally many rows. One with `compares_layers` must be asked about all layers at once.
+
+    `row` is what is kept in mind of each row: a number, or a record of float32 numbers with names.
     """
 
     name: ClassVar[str]
@@ -171,6 +175,7 @@ class Policy(ABC):
     needs_values: ClassVar[bool] = False
     uneven: ClassVar[bool] = False
     compares_layers: ClassVar[bool] = False
+    row: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
     # without a type: fields, options, only of policies that declare them
     ahead = 0
     unlike = 0.0
@@ -195,13 +200,13 @@ class Policy(ABC):
         """
         return 0
 
-    def fold(self, acc: FloatArray, observed: FloatArray, n: int) -> FloatArray:
+    def fold(self, acc: RowArray, observed: FloatArray, n: int) -> RowArray:
         """Merge newly observed attention into the scores; the inputs are not changed.
 
         Parameters
         ----------
         acc
-            float32 (L, H, n_rows): previous scores, 0 for new rows.
+            (L, H, n_rows) of the type `row`: previous scores, 0 for new rows.
         observed
             float32 (L, H, n_rows): softmax weights summed over the `n` queries and the group of
             query heads that shares the KV head.
@@ -225,6 +230,27 @@ class Policy(ABC):
             Cells that the output may have.
         """
         return weights
+
+    def foresee(
+        self, acc: RowArray, weights: FloatArray, likeness: FloatArray | None, n_cells: int
+    ) -> RowArray:
+        """Return the scores of new rows with what is expected of them; no input is changed.
+
+        Parameters
+        ----------
+        acc
+            (L, H, n) of the type `row`: what `fold` made of their attention.
+        weights, likeness, n_cells
+            As for `expect`.
+        """
+        return np.asarray(acc + self.expect(weights, likeness, n_cells))
+
+    def begin_output(self, acc: RowArray) -> RowArray:
+        """Return the scores with which an output begins, of those that the prompt's end left.
+
+        All rows are the prompt's then. The input is not changed.
+        """
+        return acc
 
     def chunk(self, capacity: int) -> int:
         """Most tokens of a prompt that are read before this policy makes room for the next ones.

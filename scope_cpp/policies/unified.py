@@ -7,22 +7,20 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
-from scope_cpp.policies.base import BoolArray, Step, View, option
+from scope_cpp.policies.base import BoolArray, DecodePolicy, Step, View, option
 from scope_cpp.policies.scored import ScoredDecodePolicy
 from scope_cpp.policies.select import keep_best
 from scope_cpp.policies.sizes import DEFAULT_POOL, check_budget, least
 
 
 @dataclass(frozen=True)
-class Unified(ScoredDecodePolicy):
-    """Ψ_heavy(Att[: −recent]) ∪ the last `recent` tokens, over prompt and output alike.
+class OneBudget(DecodePolicy):
+    """The sizes: rows that are ranked, the last `recent` tokens, and `interval` to grow into.
 
-    The first `sinks` tokens may be made safe too; the heavy hitters pay for them. A method says
-    how many recent tokens and which interval it uses where the budget has room for them.
+    A method says how many recent tokens and which interval it uses where the budget has room.
     """
 
     name: ClassVar[str]
-    reads_prompt: ClassVar[bool] = True
     ranks_prompt: ClassVar[bool] = True
     usual_recent: ClassVar[int | None] = None
     usual_interval: ClassVar[int] = 1
@@ -31,7 +29,6 @@ class Unified(ScoredDecodePolicy):
     recent: int | None = option(
         None, "most recent tokens; derived: the method's, at most half of the budget", low=1
     )
-    sinks: int = option(0, "first tokens that always stay, among the heavy hitters")
     interval: int | None = option(
         None, "tokens between selections; derived: the method's, at most 1/8 of the budget", low=1
     )
@@ -48,8 +45,7 @@ class Unified(ScoredDecodePolicy):
         parts = f"prompt {n_prompt_cells}, or heavy + recent + interval {interval}"
         check_budget(self.name, budget, minimum, parts)
         whole = n_prompt_cells + DEFAULT_POOL if budget is None else budget - interval
-        heavy, recent = self._divide(whole, budget is None)
-        self.check_window(recent)
+        heavy, recent = self._divide(whole, n_prompt_cells, budget is None)
         return replace(self, heavy=heavy, recent=recent, interval=interval)
 
     def capacity(self, n_prompt_cells: int, n_predict: int | None) -> int:
@@ -61,17 +57,7 @@ class Unified(ScoredDecodePolicy):
         """Whenever `interval` cells too many have come together."""
         return step.n_cells >= self._cells()
 
-    def select(self, view: View) -> BoolArray:
-        """Keep the recent tokens and fill up with heavy hitters, which give way first."""
-        heavy, recent = self._pool()
-        keep = min(view.limit, heavy + recent)
-        newest = min(keep, recent + self.grace)
-        safe = view.newest(newest)
-        if self.sinks:
-            safe |= view.pos < min(self.sinks, keep - newest)
-        return keep_best(view, self.rank(view), safe, keep)
-
-    def _divide(self, whole: int, free: bool) -> tuple[int, int]:
+    def _divide(self, whole: int, n_prompt_cells: int, free: bool) -> tuple[int, int]:
         """Heavy hitters and recent tokens; `free` if `whole` is no limit for what is given."""
         half = max(1, whole // 2)
         if self.heavy is not None:
@@ -92,3 +78,32 @@ class Unified(ScoredDecodePolicy):
         if self.heavy is None or self.recent is None:
             raise ValueError(f"{self.name}: heavy and recent are not known before resolve()")
         return self.heavy, self.recent
+
+
+@dataclass(frozen=True)
+class Unified(ScoredDecodePolicy, OneBudget):
+    """Ψ_heavy(Att[: −recent]) ∪ the last `recent` tokens, over prompt and output alike.
+
+    The first `sinks` tokens may be made safe too; the heavy hitters pay for them.
+    """
+
+    name: ClassVar[str]
+    reads_prompt: ClassVar[bool] = True
+
+    sinks: int = option(0, "first tokens that always stay, among the heavy hitters")
+
+    def resolve(self, budget: int | None, n_prompt_cells: int, n_predict: int | None) -> Self:
+        """Divide the budget; a window reaches back no further than the recent tokens."""
+        known = super().resolve(budget, n_prompt_cells, n_predict)
+        known.check_window(known._pool()[1])
+        return known
+
+    def select(self, view: View) -> BoolArray:
+        """Keep the recent tokens and fill up with heavy hitters, which give way first."""
+        heavy, recent = self._pool()
+        keep = min(view.limit, heavy + recent)
+        newest = min(keep, recent + self.grace)
+        safe = view.newest(newest)
+        if self.sinks:
+            safe |= view.pos < min(self.sinks, keep - newest)
+        return keep_best(view, self.rank(view), safe, keep)

@@ -54,11 +54,11 @@ class Recorder(Spy):
         self.observed.append(observed)
         return super().fold(acc, observed, n)
 
-    def expect(self, weights: Any, likeness: Any, n_cells: int) -> Any:
+    def foresee(self, acc: Any, weights: Any, likeness: Any, n_cells: int) -> Any:
         self.weights.append(weights)
         self.likeness.append(likeness)
         self.expected.append(self.policy.expect(weights, likeness, n_cells))
-        return self.expected[-1]
+        return self.policy.foresee(acc, weights, likeness, n_cells)
 
 
 def record(cache: BoundedCache) -> Recorder:

@@ -14,7 +14,6 @@ from scope_cpp.engine.cache.scorer import PROMPT_QUERIES
 from tests.conftest import Tiny
 from tests.engine.drive import (
     GRANULARITIES,
-    POLICIES,
     Int32,
     Spy,
     bounded,
@@ -216,13 +215,13 @@ def check(report: Report, at_least: int, tolerance: float = SCORES, logits: floa
 
 @pytest.mark.parametrize("kv", ["f16", "f32"])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", STRATEGIES)
 def test_policies(tiny: Tiny, policy: str, granularity: str, kv: str) -> None:
     check(run(tiny(), kv, **options(policy, granularity=granularity)), at_least=20)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", STRATEGIES)
 def test_policies_without_flash_attention(tiny: Tiny, policy: str, granularity: str) -> None:
     fields = options(policy, granularity=granularity)
     report = run(tiny(), "f32", flash_attn="off", **fields)

@@ -24,10 +24,22 @@ class Row:
     size: Callable[[View], int]
     must_keep: Callable[[View, int], Mask]
     hard_limit: bool = True
+    row: np.dtype = np.dtype(np.float32)
 
 
 def prompt_rows(view: View) -> int:
     return int((view.pos < view.n_prompt).sum(axis=-1).max())
+
+
+def records(scores: np.ndarray, row: np.dtype) -> np.ndarray:
+    """Scores of a type `row` that come of other numbers: each of a record has some of them."""
+    if not row.names:
+        return scores
+    made = np.empty(scores.shape, row)
+    for i, name in enumerate(row.names):
+        made[name] = np.roll(scores, i, axis=-1)
+    made.setflags(write=False)
+    return made
 
 
 def newest(view: View, n: int) -> Mask:
@@ -96,7 +108,7 @@ def unified(
     label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
     recent = int(str(texts["recent"]))
     must_keep = must_keep or keep_recent(recent + int(str(options.get("grace", 0))))
-    return Row(label, policy.select, lambda v: HEAVY + recent, must_keep)
+    return Row(label, policy.select, lambda v: HEAVY + recent, must_keep, row=policy.row)
 
 
 def keep_sinks_and_recent(view: View, kept: int) -> Mask:
@@ -125,6 +137,8 @@ POLICIES = [
     unified("r-kv", window=2),
     unified("g-kv", window=3),
     unified("openvino", keep_sinks_and_recent, sinks=SINKS, span=3),
+    unified("scope-retrieval"),
+    unified("scope-retrieval", price=0.0),
     scope("scope-slide", lambda v: HEAVY),
     scope("scope-slide", lambda v: HEAVY, interval=7),
     scope("scope-slide", lambda v: HEAVY, grace=3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from scope_cpp.policies import (
 )
 from scope_cpp.policies.select import count
 from tests.policies.extremes import extremes, options
+from tests.policies.table import records
 
 BUDGET, N_PROMPT = 64, 20
 
@@ -54,9 +57,10 @@ def test_of_a_decode_policy(name: str, key: str) -> None:
         assert 1 <= capacity <= BUDGET
         assert 1 <= policy.chunk(capacity) < capacity
         shown = view(capacity, N_PROMPT, capacity - 1)
+        weights, shown = shown.scores, replace(shown, scores=records(shown.scores, policy.row))
         with np.errstate(all="ignore"):
-            policy.fold(shown.scores, shown.scores, 2)
-            policy.expect(shown.scores, None, 50)
+            policy.fold(shown.scores, weights, 2)
+            policy.foresee(shown.scores, weights, None, 50)
             check(policy.select(shown), shown)
     assert n_taken > 0
 

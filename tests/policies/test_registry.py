@@ -29,7 +29,8 @@ from scope_cpp.policies import (
 )
 
 DECODE = [
-    "full", "streaming-llm", "h2o", "scope-slide", "scope-foresight", "scope-adaptive",
+    "full", "streaming-llm", "h2o", "scope-slide", "scope-foresight",
+    "scope-retrieval", "scope-adaptive",
     "scope-discontinuous", "tova", "vatp", "r-kv", "g-kv", "openvino", "pyramidinfer",
 ]  # fmt: skip
 PREFILL = ["full", "h2o", "snapkv", "streaming-llm", "pyramidkv", "pyramidinfer"]

@@ -62,14 +62,14 @@ class Engine:
         n_layers, n_heads, n, _ = trace.logits.shape
         self.seen = np.zeros((n, n_layers, n_heads, n), np.float32)  # weights by query, position
         self.pos = np.empty((n_layers, n_heads, 0), np.int32)
-        self.acc = np.empty((n_layers, n_heads, 0), np.float32)
+        self.acc = np.empty((n_layers, n_heads, 0), policy.row)
         self.n_past = self.n_prompt_cells = self.since = self.selections = 0
         self.rng = np.random.default_rng(1)
 
     def decode(self) -> None:
         shape = (*self.pos.shape[:2], 1)
         self.pos = np.concatenate([self.pos, np.full(shape, self.n_past, np.int32)], axis=-1)
-        self.acc = np.concatenate([self.acc, np.zeros(shape, np.float32)], axis=-1)
+        self.acc = np.concatenate([self.acc, np.zeros(shape, self.acc.dtype)], axis=-1)
         for head in self.trace.heads:
             held = self.pos[head].tolist()
             self.seen[(self.n_past, *head, held)] = self.trace.weights(head, self.n_past, held)
@@ -100,11 +100,14 @@ class Engine:
         self.acc = np.take_along_axis(self.acc[mask].reshape(shape), order, axis=-1)
 
     def read_prompt(self, prefill: PrefillPolicy | None) -> None:
+        if prefill is not None:
+            self.acc = np.zeros(self.acc.shape, prefill.row)
         for _ in range(self.trace.n_prompt):
             self.decode()
         if prefill is not None:
             self.keep(prefill.select(self.view(prefill, self.pos.shape[-1]), True))
-            self.acc, self.since = np.zeros_like(self.acc), 0
+            self.acc, self.since = np.zeros(self.acc.shape, self.policy.row), 0
+        self.acc = self.policy.begin_output(self.acc)
         self.n_prompt_cells = self.pos.shape[-1]
 
     def step(self) -> Step:

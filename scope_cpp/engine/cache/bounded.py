@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step
 
-Observed = NDArray[np.float32]
+Observed = NDArray[Any]
 
 
 class BoundedCache:
@@ -98,6 +99,7 @@ class BoundedCache:
         n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
         n_head_scored = kv_evict.n_head(ptr) if whole_cells else n_head_kv
         self.ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
+        self.ledger.hold(decode.row)
         if bounded:
             self.scorer.ring = max(n_queries, self._n_recorded())
         self._record_queries(self.scorer.ring)
@@ -124,6 +126,8 @@ class BoundedCache:
         needed = self.prefill_policy.cells(len(tokens)) if self.bounded else len(tokens)
         if needed > self.capacity:
             raise ScopeError(f"the prompt needs {needed} cells, the capacity is {self.capacity}")
+        if self.prefill_policy.needs_scores:
+            self.ledger.hold(self.prefill_policy.row)
         self.n_prompt = len(tokens)
         self._unread = tokens[self.n_past :]
         self._begin_reading(len(tokens), len(tokens))
@@ -180,6 +184,7 @@ class BoundedCache:
             evict_by(self, policy, lambda view: policy.select(view, final=True), self.capacity)
         self.n_prompt_cells = self.stats.cells_used
         self.since = 0
+        self._begin_scores()
         self._look_ahead()
         if not self.decode_policy.reads_prompt:
             self.scorer.unscored = 0
@@ -226,6 +231,7 @@ class BoundedCache:
         if before[2] != whole_cells:
             self.scorer.keep_by_head(whole_cells, self.ledger)
             self.marks.forget_scores()
+        self.ledger.hold(decode.row)
 
     def _record_queries(self, n: int) -> None:
         """Record the last `n` queries of this sequence from now on; none if that is 0.
@@ -302,8 +308,15 @@ class BoundedCache:
         self.n_prompt_cells = self.stats.cells_used
         if self.bounded and self.decode_policy.reads_prompt:
             self.settle()
+        self._begin_scores()
         self._look_ahead()
         self.since = self.scorer.unscored = 0
+
+    def _begin_scores(self) -> None:
+        """Let the decode policy know that all rows are the prompt's now."""
+        self.sync()
+        self.ledger.hold(self.decode_policy.row)
+        self.ledger.scores = self.decode_policy.begin_output(self.ledger.scores)
 
     @property
     def foresees(self) -> bool:

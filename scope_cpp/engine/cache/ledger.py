@@ -8,6 +8,7 @@ its cell. Cells are asked for anew each time: llama.cpp alone decides where a to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,13 @@ class Ledger:
         int32 (layer, KV head, n): true position of the token whose K and V the row holds; -1 of a
         dead row, which nothing attends to (`scope_cpp.engine.cache.plan`). Its score is 0.
     scores
-        float32 (layer, head, n): what the policy made of the attention so far; by KV head, or by
-        query head where whole cells are evicted.
+        (layer, head, n) of the type `Policy.row`: what the policy made of the attention so far; by
+        KV head, or by query head where whole cells are evicted.
     """
 
     labels: NDArray[np.int32]
     pos: NDArray[np.int32]
-    scores: NDArray[np.float32]
+    scores: NDArray[Any]
 
     @classmethod
     def empty(cls, n_layer: int, n_head_kv: int, n_head_scored: int) -> Ledger:
@@ -60,8 +61,13 @@ class Ledger:
         new = np.broadcast_to(labels[n:], (*self.pos.shape[:2], labels.size - n))
         self.labels = labels.copy()
         self.pos = np.concatenate([self.pos[:, :, :n], new], axis=2)
-        zeros = np.zeros((*self.scores.shape[:2], labels.size - n), np.float32)
+        zeros = np.zeros((*self.scores.shape[:2], labels.size - n), self.scores.dtype)
         self.scores = np.concatenate([self.scores[:, :, :n], zeros], axis=2)
+
+    def hold(self, row: np.dtype[Any]) -> None:
+        """Keep scores of another type from now on; all begin at 0 then."""
+        if self.scores.dtype != row:
+            self.scores = np.zeros(self.scores.shape, row)
 
     def apply(self, plan: Plan) -> None:
         """Move and drop rows as `plan` does in the cache."""
@@ -82,7 +88,7 @@ class Ledger:
         """Rows of each layer that are dead, in all of its heads: bool (layer, n)."""
         return np.asarray((self.pos[:, :1] < 0).all(axis=1))
 
-    def ranked(self, whole_cells: bool) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def ranked(self, whole_cells: bool) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """Positions and scores to choose by: of each head, or of whole cells as if of one head.
 
         The position of a whole cell is its label, its score the highest of all heads.
@@ -92,15 +98,37 @@ class Ledger:
         return self.labels[None, None], pooled(self.scores)
 
     def share_scores(self, n_group: int, to_heads: bool) -> None:
-        """Turn scores of KV heads into such of query heads, in equal shares, or sum them up."""
-        if to_heads:
+        """Turn scores of KV heads into such of query heads, in equal shares, or sum them up.
+
+        Records begin anew: not all of their numbers are sums.
+        """
+        n_layer, n_head, n = self.scores.shape
+        if self.scores.dtype.names:
+            n_head = n_head * n_group if to_heads else n_head // n_group
+            self.scores = np.zeros((n_layer, n_head, n), self.scores.dtype)
+        elif to_heads:
             self.scores = np.repeat(self.scores / np.float32(n_group), n_group, axis=1)
         else:
-            n_layer, n_head, n = self.scores.shape
             groups = self.scores.reshape(n_layer, n_head // n_group, n_group, n)
             self.scores = groups.sum(axis=2)
 
 
-def pooled(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of whole cells: the maximum over layers and heads, (1, 1, n)."""
-    return scores.max(axis=(0, 1), keepdims=True)
+def pooled(scores: NDArray[Any]) -> NDArray[Any]:
+    """Scores of whole cells: the maximum over layers and heads, (1, 1, n), number by number."""
+    highest = numbers(scores).max(axis=(0, 1), keepdims=True)
+    return of_numbers(highest, scores.dtype)
+
+
+def numbers(scores: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the numbers of scores, float32: (layer, head, n), and of records a last axis more."""
+    if not scores.dtype.names:
+        return scores
+    plain = np.ascontiguousarray(scores).view(np.float32)
+    return plain.reshape(*scores.shape, len(scores.dtype.names))
+
+
+def of_numbers(plain: NDArray[np.float32], row: np.dtype[Any]) -> NDArray[Any]:
+    """Return the scores of which `numbers` made `plain`."""
+    if not row.names:
+        return plain
+    return np.ascontiguousarray(plain).view(row).reshape(plain.shape[:-1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.stats import CacheStats
@@ -36,7 +36,7 @@ class Mark:
     n_past: int
     counters: tuple[int, ...]
     stats: CacheStats
-    scores: NDArray[np.float32] | None
+    scores: NDArray[Any] | None
     asked: Asked | None = None
     intact: bool = True
 

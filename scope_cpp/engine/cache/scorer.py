@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,27 +62,34 @@ class Scorer:
         weighs = self.foresight.asked is not None
         if weighs and self.unscored > 0:
             n_new = min(self.unscored, ids.size)
-            ledger.scores[:, :, -n_new:] += self._foreseen(policy, ids, n_new, n_cells)
+            new = ledger.scores[:, :, -n_new:]
+            ledger.scores[:, :, -n_new:] = self._foreseen(policy, new, ids, n_cells)
         if n > 0 or weighs:
             self.unscored = 0
 
     def _foreseen(
-        self, policy: Policy, ids: NDArray[np.int32], n_new: int, n_cells: int
-    ) -> NDArray[np.float32]:
-        """What the cells that are new since the last fold get ahead of their use."""
+        self, policy: Policy, new: NDArray[Any], ids: NDArray[np.int32], n_cells: int
+    ) -> NDArray[Any]:
+        """Scores of the cells that are `new` since the last fold, ahead of their use."""
+        n_new = new.shape[2]
         weights = self.foresight.weigh(ids, n_new, self.by_head)
         likeness = self.foresight.likeness(ids, n_new) if policy.unlike else None
-        return policy.expect(weights, likeness, n_cells)
+        return policy.foresee(new, weights, likeness, n_cells)
 
     @np.errstate(all="ignore")
     def folded(
         self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n: int
-    ) -> NDArray[np.float32]:
-        """Scores as `policy` would make them of the last `n` queries; nothing is changed."""
+    ) -> NDArray[Any]:
+        """Scores as `policy` would make them of the last `n` queries; nothing is changed.
+
+        They begin at 0 where another policy's are of another type.
+        """
         n = min(policy.n_queries(n), n, self.n_recorded())
+        scores = replace(ledger)
+        scores.hold(policy.row)
         if n <= 0:
-            return ledger.scores
-        return policy.fold(ledger.scores, self._scores(n, ids), n)
+            return scores.scores
+        return policy.fold(scores.scores, self._scores(n, ids), n)
 
     def is_due(self, policy: Policy, n_next: int) -> bool:
         """Whether `n_next` queries overwrite others that a policy sums over."""

@@ -1,0 +1,169 @@
+"""Heads that look up the prompt keep it; all others keep what they attend to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from scope_cpp.policies.base import BoolArray, FloatArray, RowArray, View, option
+from scope_cpp.policies.scored import ScoredDecodePolicy
+from scope_cpp.policies.scores.foresight import unlikeness
+from scope_cpp.policies.select import finite, keep_best
+from scope_cpp.policies.unified import OneBudget
+
+ROW = np.dtype([(name, np.float32) for name in ("use", "busy", "looks", "price", "found", "seen")])
+"""What is kept in mind of a row.
+
+use
+    Its share of the attention, decayed.
+busy
+    1 after a look-up, then fading: what is looked up again soon is the same look-up.
+looks
+    How often it was looked up in this output.
+price
+    What it is worth beside its use: 1 of the prompt, less of the output.
+found, seen
+    Of the head, and so the same in all its rows: look-ups of the prompt, and tokens, both fading.
+"""
+
+LOOK = 0.1
+"""A look-up is this share of a query's attention, beyond `SHARP` times the mean of all rows."""
+SHARP = 8
+FADE, SILENT = 0.97, 0.1
+"""What `busy` is multiplied by for each token, and below what a look-up is a new one: 75 tokens."""
+HORIZON = 0.999
+"""What `found` and `seen` are multiplied by for each token."""
+STEEPNESS = 3
+"""Power of a head's rate of look-ups: who looks up half as often has an eighth of the price."""
+HALF = 30
+"""Foresight that gives a row of the output half of the price."""
+PRIOR = 1
+"""Look-ups for each head that are assumed to be repeated, and expected to be."""
+
+
+@dataclass(frozen=True)
+class ScopeRetrieval(OneBudget):
+    """A row is worth its use, and a price where its head is one that looks things up.
+
+    Few heads of a model look single tokens up that nothing has attended to for long ("retrieval
+    heads", https://arxiv.org/abs/2404.15574), and what they will look up, use so far does not tell.
+    So each head's look-ups of the prompt are counted while the output is written. With r of
+    them a token, a row of this head is worth
+
+        use + mean use · `price` · min(1, r / `rate`)³ · p,
+
+    where use is the attention so far, multiplied by `decay` for each token, and p is 1 for rows of
+    the prompt and f / (30 + f) for those of the output, f being what `scores.foresight` gives.
+
+    A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
+    so far say: those that were repeated, against those that would be if each went to any row,
+    (R + 1) / (Σ L² / 2N + 1), for L look-ups in N rows, in the mean of all heads.
+
+    Of our own making, after SCOPE (https://arxiv.org/abs/2412.13649), which keeps the prompt in
+    all heads. DuoAttention (https://arxiv.org/abs/2410.10819) and RazorAttention
+    (https://arxiv.org/abs/2407.15891) find such heads beforehand, and give the others less room.
+    """
+
+    name: ClassVar[str] = "scope-retrieval"
+    needs_scores: ClassVar[bool] = True
+    compares_layers: ClassVar[bool] = True
+    row: ClassVar[np.dtype[Any]] = ROW
+    usual_recent: ClassVar[int | None] = 256
+    usual_interval: ClassVar[int] = 4
+
+    recent: int | None = option(
+        None, "most recent tokens; derived: half of what the prompt leaves, at most 256", low=1
+    )
+    decay: float = option(0.99, "what older use is multiplied by per token", high=1)
+    price: float = option(16.0, "worth of a row that waits to be looked up, in means of the rows")
+    rate: float = option(
+        0.3, "look-ups per token with which a head pays the whole price", low=0.001
+    )
+    ahead: int = option(512, "last queries of the prompt that weigh each new cell ahead of its use")
+    unlike: float = option(3.0, "power of how unlike a new cell is to those before it", high=16)
+
+    def n_queries(self, since: int) -> int:
+        """All queries since the last fold."""
+        return since
+
+    def begin_output(self, acc: RowArray) -> RowArray:
+        """All rows wait to be looked up; the heads are those that they were."""
+        begun = acc.copy()
+        begun["looks"], begun["busy"], begun["price"] = 0, 0, 1
+        return begun
+
+    def fold(self, acc: RowArray, observed: FloatArray, n: int) -> RowArray:
+        """Add up use and look-ups; see `Policy.fold`."""
+        total = observed.sum(axis=-1, keepdims=True)
+        share = np.divide(n * observed, total, out=np.zeros_like(observed), where=total > 0)
+        look = share - np.float32(SHARP * n / share.shape[-1])
+        new = (look >= LOOK) & (acc["busy"] < SILENT)
+        folded = np.empty_like(acc)
+        folded["use"] = acc["use"] * np.float32(self.decay**n) + share
+        busy = acc["busy"] * np.float32(FADE**n) + np.maximum(look, 0) / np.float32(LOOK)
+        folded["busy"] = np.minimum(busy, 1)
+        folded["looks"] = acc["looks"] + new
+        folded["price"] = acc["price"]
+        of_prompt = np.count_nonzero(new & (acc["price"] == 1), axis=-1, keepdims=True)
+        for name, more in (("found", of_prompt), ("seen", n)):
+            before = acc[name].max(axis=-1, keepdims=True)
+            folded[name] = before * np.float32(HORIZON**n) + more
+        return folded
+
+    def foresee(
+        self, acc: RowArray, weights: FloatArray, likeness: FloatArray | None, n_cells: int
+    ) -> RowArray:
+        """Give new rows their price; see `Policy.foresee`."""
+        expected = self.expect(weights, likeness, n_cells)
+        priced = acc.copy()
+        priced["price"] = np.minimum(expected / (HALF + expected), np.float32(0.999))
+        return priced
+
+    def expect(self, weights: FloatArray, likeness: FloatArray | None, n_cells: int) -> FloatArray:
+        """As a scored policy does with its usual weight; see `Policy.expect`."""
+        usual = ScoredDecodePolicy.ahead_weight
+        expected: FloatArray = np.float32(usual * n_cells) * weights
+        if likeness is not None:
+            expected *= unlikeness(likeness, weights.shape[1], self.unlike)
+        return expected
+
+    def select(self, view: View) -> BoolArray:
+        """Keep the recent tokens and fill up with the rows that are worth most."""
+        heavy, recent = self._pool()
+        keep = min(view.limit, heavy + recent)
+        safe = view.newest(min(keep, recent))
+        return keep_best(view, self.worth(view), safe, keep)
+
+    def worth(self, view: View) -> FloatArray:
+        """Numbers by which the rows compete, (L, H, n); see the class."""
+        rows = view.scores
+        use, looks = finite(rows["use"]), finite(rows["looks"])
+        found, seen = (finite(rows[name]).max(axis=-1, keepdims=True) for name in ("found", "seen"))
+        pays = np.minimum(1, found / np.maximum(seen, 1) / np.float32(self.rate)) ** STEEPNESS
+        left = np.where(view.prompt & (looks > 0), self._left(view, looks), np.float32(1))
+        price = np.float32(self.price * self._mean_use(view)) * pays * left * finite(rows["price"])
+        worth: FloatArray = use + price
+        return worth
+
+    def _mean_use(self, view: View) -> float:
+        """Use of a row if all were used alike: of every query 1 is handed out in all."""
+        n = view.n_past
+        handed_out = n if self.decay == 1 else (1 - self.decay**n) / (1 - self.decay)
+        return handed_out / view.n_rows
+
+    def _left(self, view: View, looks: FloatArray) -> np.float32:
+        """What rows of the prompt keep of their price once they were looked up."""
+        of_prompt = np.where(view.prompt, looks, np.float64(0))
+        repeated = np.maximum(of_prompt - 1, 0).sum(axis=-1).mean()
+        by_chance = (of_prompt.sum(axis=-1) ** 2).mean() / (2 * max(1, view.n_prompt))
+        return np.float32(min(1.0, (repeated + PRIOR) / (by_chance + PRIOR)))
+
+    def _divide(self, whole: int, n_prompt_cells: int, free: bool) -> tuple[int, int]:
+        """Recent tokens take of what the prompt leaves; see `OneBudget`."""
+        if self.heavy is not None or self.recent is not None:
+            return super()._divide(whole, n_prompt_cells, free)
+        half = max(1, (whole - n_prompt_cells) // 2)
+        recent = min(self.usual_recent or half, half)
+        return max(0, whole - recent), recent

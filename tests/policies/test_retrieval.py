@@ -1,0 +1,177 @@
+"""scope-retrieval: against loops written from its description, and what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from scope_cpp.policies import View, make_decode
+from scope_cpp.policies.scope_retrieval import ROW, ScopeRetrieval
+
+from .trace import Engine, Trace
+
+N_PROMPT = 40
+
+
+@dataclass
+class Head:
+    """A head by the words of the docstring: numbers of a row by position."""
+
+    use: dict[int, float] = field(default_factory=dict)
+    busy: dict[int, float] = field(default_factory=dict)
+    looks: dict[int, int] = field(default_factory=dict)
+    found: float = 0.0
+    seen: float = 0.0
+
+    def fold(self, queries: list[dict[int, float]], decay: float) -> None:
+        n = len(queries)
+        held = list(queries[-1])
+        total = sum(sum(query.values()) for query in queries)
+        shares = {p: n * sum(query.get(p, 0) for query in queries) / total for p in held}
+        n_found = 0
+        for p, share in shares.items():
+            beyond = share - 8 * n / len(held)
+            if beyond >= 0.1 and self.busy.get(p, 0) < 0.1:
+                self.looks[p] = self.looks.get(p, 0) + 1
+                n_found += p < N_PROMPT
+            faded = self.busy.get(p, 0) * 0.97**n
+            self.busy[p] = min(1, faded + max(0, beyond) / 0.1)
+            self.use[p] = self.use.get(p, 0) * decay**n + share
+        self.found = self.found * 0.999**n + n_found
+        self.seen = self.seen * 0.999**n + n
+
+    def pays(self, rate: float) -> float:
+        return float(min(1, self.found / max(1, self.seen) / rate)) ** 3
+
+
+def left_after_a_look(heads: Iterable[Head], held: list[set[int]]) -> float:
+    repeated, by_chance, n = 0.0, 0.0, 0
+    for head, rows in zip(heads, held, strict=True):
+        looks = [head.looks.get(p, 0) for p in rows if p < N_PROMPT]
+        repeated += sum(max(0, k - 1) for k in looks)
+        by_chance += sum(looks) ** 2 / (2 * N_PROMPT)
+        n += 1
+    return min(1, (repeated / n + 1) / (by_chance / n + 1))
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+@pytest.mark.parametrize(("interval", "decay"), [(1, 0.99), (4, 0.95), (5, 1.0)])
+def test_as_described(interval: int, decay: float, rate: float) -> None:
+    trace = Trace.random(N_PROMPT, 100, seed=3)
+    sharp = Trace(trace.logits * 1.5, trace.keys, N_PROMPT)
+    options = {"heavy": 40, "recent": 12, "interval": interval, "decay": decay, "rate": rate}
+    policy = make_decode("scope-retrieval", {name: str(value) for name, value in options.items()})
+    engine = Engine(sharp, policy, policy.capacity(N_PROMPT, None), None)
+    engine.read_prompt(None)
+    engine.since = 0
+    heads = [Head() for _ in sharp.heads]
+    held = [set(range(N_PROMPT)) for _ in heads]
+    queries: list[list[dict[int, float]]] = [[] for _ in heads]
+    for kept in engine.write():
+        position = engine.n_past - 1
+        if position >= N_PROMPT and position not in held[0]:
+            for i, at in enumerate(sharp.heads):
+                held[i].add(position)
+                queries[i].append(sharp.weigh(at)(position, sorted(held[i])))
+        if kept != held:
+            for i, head in enumerate(heads):
+                head.fold(queries[i], decay)
+                queries[i] = []
+            left = left_after_a_look(heads, held)
+            n = engine.n_past
+            handed_out = n if decay == 1 else (1 - decay**n) / (1 - decay)
+            for i, head in enumerate(heads):
+                full = 16 * handed_out / len(held[i]) * head.pays(rate)
+                worth = {
+                    p: head.use.get(p, 0)
+                    + (p < N_PROMPT) * full * (left if head.looks.get(p, 0) else 1)
+                    for p in held[i]
+                }
+                recent = {p for p in held[i] if p >= n - 12}
+                old = sorted(held[i] - recent, key=lambda p: (worth[p], p), reverse=True)
+                held[i] = recent | set(old[: 52 - len(recent)])
+        assert kept == held, f"after {engine.n_past - N_PROMPT} tokens"
+    assert engine.selections > 15
+    assert sum(sum(head.looks.values()) for head in heads) > 10
+
+
+def view(rows: np.ndarray, n_prompt: int, limit: int) -> View:
+    n = rows.shape[-1]
+    pos = np.broadcast_to(np.arange(n, dtype=np.int32), rows.shape).copy()
+    return View(pos, rows, n_prompt, n, None, limit)
+
+
+def policy(**options: object) -> ScopeRetrieval:
+    texts = {"heavy": 16, "recent": 4, "interval": 1, **options}
+    made = make_decode("scope-retrieval", {name: str(value) for name, value in texts.items()})
+    assert isinstance(made, ScopeRetrieval)
+    return made
+
+
+def used_output(found: list[float]) -> np.ndarray:
+    """Two heads, 20 rows of a prompt that nothing used, 20 of an output that all tokens used."""
+    rows = np.zeros((1, 2, 40), ROW)
+    rows["price"][..., :20] = 1
+    rows["use"][..., 20:] = 2.5
+    rows["found"] = np.array(found)[:, None]
+    rows["seen"] = 100
+    return rows
+
+
+def test_only_heads_that_look_things_up_keep_the_prompt() -> None:
+    keep = policy().select(view(used_output([30, 3]), 20, 20))
+    assert keep[0, 0, :20].sum() == 16
+    assert keep[0, 1, :20].sum() == 0
+    assert keep[..., -4:].all()
+
+
+def test_what_was_looked_up_has_been_of_use() -> None:
+    rows = used_output([30, 30])
+    rows["looks"][..., 10:20] = 1
+    keep = policy(heavy=15).select(view(rows, 20, 19))
+    assert keep[..., :10].all() and not keep[..., 10:15].any()
+
+
+def test_unless_look_ups_are_repeated() -> None:
+    """Facts that all are asked for again: no row has less of its price, and use decides."""
+    rows = used_output([30, 30])
+    rows["looks"][..., 10:20] = 2
+    rows["use"][..., 10:20] = 0.1
+    keep = policy(heavy=10).select(view(rows, 20, 14))
+    assert keep[..., 10:20].all()
+
+
+def test_rows_of_the_output_are_worth_what_is_foreseen() -> None:
+    rows = used_output([30, 30])
+    new = np.zeros((1, 2, 2), ROW)
+    weights = np.array([[[0.0, 1.0], [0.0, 1.0]]], np.float32)
+    foreseen = policy().foresee(new, weights, None, 10)
+    assert foreseen["price"].tolist() == [[[0, 0.5], [0, 0.5]]]
+    assert new["price"].tolist() == [[[0, 0], [0, 0]]]
+    rows["use"][..., 20:] = 0
+    rows["price"][..., 22:24] = foreseen["price"]
+    keep = policy(heavy=21).select(view(rows, 20, 25))
+    assert keep[..., 23].all() and not keep[..., 22].any()
+
+
+def test_another_output_finds_all_rows_waiting_and_heads_as_they_were() -> None:
+    rows = used_output([30, 3])
+    rows["looks"], rows["busy"] = 2, 1
+    begun = policy().begin_output(rows)
+    assert not begun["looks"].any() and not begun["busy"].any() and (begun["price"] == 1).all()
+    for name in ("use", "found", "seen"):
+        assert np.array_equal(begun[name], rows[name])
+    assert (rows["looks"] == 2).all()
+
+
+def test_the_recent_tokens_take_half_of_what_the_prompt_leaves() -> None:
+    made = make_decode("scope-retrieval", {}).resolve(1_024, 896, None)
+    assert isinstance(made, ScopeRetrieval)
+    assert (made.heavy, made.recent, made.interval) == (958, 62, 4)
+    assert made.capacity(896, None) == 1_024
+    roomy = make_decode("scope-retrieval", {}).resolve(8_192, 896, None)
+    assert isinstance(roomy, ScopeRetrieval)
+    assert roomy.recent == 256
