@@ -18,6 +18,7 @@ from scope_cpp.policies import decode_policies, parse_options
 DEFAULT_ROWS = (
     "full",
     "scope-foresight",
+    "scope-retrieval",
     "scope-slide",
     "scope-adaptive",
     "scope-discontinuous",
