@@ -25,6 +25,8 @@ _ROW, _RANKED_ROW = 40, 80
 _HEAD = 16
 # copies of a row of K or V, as 32-bit floats, where a policy looks at these
 _COPIES = 5
+# scores before and after a fold, and those that are shown to the policy
+_SCORES = 3
 # bytes for each pair of a head's rows, where the keys of all are compared
 _PAIR = 8
 
@@ -172,6 +174,7 @@ def _selection_bytes(context: Context, use: Use) -> int:
         return 0
     ranked = use.decode.ranks_prompt
     row = _RANKED_ROW if ranked else _ROW
+    row += _SCORES * (use.decode.row.itemsize - 4)
     if use.whole_cells:
         row += _HEAD * (n_head // n_head_kv)
     work = 0

@@ -82,6 +82,7 @@ KINDS: list[dict[str, Any]] = [
     {"policy": "h2o", "n_ubatch": 64},
     {"policy": "r-kv"},
     {"policy": "vatp"},
+    {"policy": "scope-retrieval"},
     {"policy": "streaming-llm", "flash_attn": "on"},
     {"policy": "scope-slide", "prefill": "pyramidkv"},
 ]
@@ -219,6 +220,7 @@ CHOOSERS: list[dict[str, Any]] = [
     {"policy": "scope-slide", "granularity": "cell"},
     {"policy": "r-kv"},
     {"policy": "vatp"},
+    {"policy": "scope-retrieval"},
     {"policy": "h2o", "prefill": "pyramidkv"},
 ]
 
@@ -259,6 +261,7 @@ JOBS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"policy": "h2o", "prefill": "snapkv", "options": ("window=512",)},
         {"kv", "compute", "queries"},
     ),
+    "records": ({"policy": "scope-retrieval"}, {"selection"}),
     "fused, quantized": ({"type_k": "q8_0", "type_v": "q8_0"}, {"selection"}),
 }
 # of what no policy needs whole: room for choosing, batches that are not full
