@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from scope_cpp.policies.base import BoolArray, FloatArray, RowArray, View, option
+from scope_cpp.policies.scope_slide import INTERVAL_SHARE
 from scope_cpp.policies.scored import ScoredDecodePolicy
 from scope_cpp.policies.scores.foresight import unlikeness
-from scope_cpp.policies.select import finite, keep_best
+from scope_cpp.policies.select import keep_best
+from scope_cpp.policies.sizes import DEFAULT_POOL
 from scope_cpp.policies.unified import OneBudget
 
 ROW = np.dtype([(name, np.float32) for name in ("use", "busy", "looks", "price", "found", "seen")])
@@ -71,10 +73,13 @@ class ScopeRetrieval(OneBudget):
     compares_layers: ClassVar[bool] = True
     row: ClassVar[np.dtype[Any]] = ROW
     usual_recent: ClassVar[int | None] = 256
-    usual_interval: ClassVar[int] = 4
+    usual_interval: ClassVar[int] = 8
 
     recent: int | None = option(
         None, "most recent tokens; derived: half of what the prompt leaves, at most 256", low=1
+    )
+    interval: int | None = option(
+        None, "tokens between selections; derived: 1/32 of what the prompt leaves, at most 8", low=1
     )
     decay: float = option(0.99, "what older use is multiplied by per token", high=1)
     price: float = option(16.0, "worth of a row that waits to be looked up, in means of the rows")
@@ -97,19 +102,25 @@ class ScopeRetrieval(OneBudget):
     def fold(self, acc: RowArray, observed: FloatArray, n: int) -> RowArray:
         """Add up use and look-ups; see `Policy.fold`."""
         total = observed.sum(axis=-1, keepdims=True)
-        share = np.divide(n * observed, total, out=np.zeros_like(observed), where=total > 0)
+        scale = np.divide(np.float32(n), total, out=np.zeros_like(total), where=total > 0)
+        share = observed * scale
         look = share - np.float32(SHARP * n / share.shape[-1])
-        new = (look >= LOOK) & (acc["busy"] < SILENT)
-        folded = np.empty_like(acc)
+        # few rows are looked up: only these are gone through below
+        sharp = np.flatnonzero(look >= LOOK)
+        folded = np.empty(acc.shape, acc.dtype)
         folded["use"] = acc["use"] * np.float32(self.decay**n) + share
-        busy = acc["busy"] * np.float32(FADE**n) + np.maximum(look, 0) / np.float32(LOOK)
-        folded["busy"] = np.minimum(busy, 1)
-        folded["looks"] = acc["looks"] + new
-        folded["price"] = acc["price"]
-        of_prompt = np.count_nonzero(new & (acc["price"] == 1), axis=-1, keepdims=True)
-        for name, more in (("found", of_prompt), ("seen", n)):
-            before = acc[name].max(axis=-1, keepdims=True)
-            folded[name] = before * np.float32(HORIZON**n) + more
+        np.maximum(look, 0, out=look)
+        look *= np.float32(1 / LOOK)
+        look += acc["busy"] * np.float32(FADE**n)
+        folded["busy"] = np.minimum(look, 1, out=look)
+        folded["looks"], folded["price"] = acc["looks"], acc["price"]
+        before = acc.reshape(-1)[sharp]
+        new = sharp[before["busy"] < SILENT]
+        folded.reshape(-1)["looks"][new] += 1
+        of_prompt = new[acc.reshape(-1)["price"][new] == 1]
+        n_found = np.bincount(of_prompt // acc.shape[-1], minlength=total.size)
+        for name, more in (("found", n_found.reshape(total.shape)), ("seen", n)):
+            folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + np.float32(1) * more
         return folded
 
     def foresee(
@@ -138,13 +149,14 @@ class ScopeRetrieval(OneBudget):
 
     def worth(self, view: View) -> FloatArray:
         """Numbers by which the rows compete, (L, H, n); see the class."""
-        rows = view.scores
-        use, looks = finite(rows["use"]), finite(rows["looks"])
-        found, seen = (finite(rows[name]).max(axis=-1, keepdims=True) for name in ("found", "seen"))
+        rows, prompt = view.scores, view.prompt
+        found, seen = _of_head(rows, "found"), _of_head(rows, "seen")
         pays = np.minimum(1, found / np.maximum(seen, 1) / np.float32(self.rate)) ** STEEPNESS
-        left = np.where(view.prompt & (looks > 0), self._left(view, looks), np.float32(1))
-        price = np.float32(self.price * self._mean_use(view)) * pays * left * finite(rows["price"])
-        worth: FloatArray = use + price
+        worth: FloatArray = rows["price"] * (np.float32(self.price * self._mean_use(view)) * pays)
+        of_prompt = np.where(prompt, rows["looks"], np.float32(0))
+        left = _left(of_prompt, view.n_prompt)
+        np.multiply(worth, left, out=worth, where=of_prompt > 0)
+        worth += rows["use"]
         return worth
 
     def _mean_use(self, view: View) -> float:
@@ -153,12 +165,10 @@ class ScopeRetrieval(OneBudget):
         handed_out = n if self.decay == 1 else (1 - self.decay**n) / (1 - self.decay)
         return handed_out / view.n_rows
 
-    def _left(self, view: View, looks: FloatArray) -> np.float32:
-        """What rows of the prompt keep of their price once they were looked up."""
-        of_prompt = np.where(view.prompt, looks, np.float64(0))
-        repeated = np.maximum(of_prompt - 1, 0).sum(axis=-1).mean()
-        by_chance = (of_prompt.sum(axis=-1) ** 2).mean() / (2 * max(1, view.n_prompt))
-        return np.float32(min(1.0, (repeated + PRIOR) / (by_chance + PRIOR)))
+    def _derive_interval(self, budget: int | None, n_prompt_cells: int) -> int:
+        """As the output's pools do; see `scope_slide`."""
+        pool = DEFAULT_POOL if budget is None else budget - n_prompt_cells
+        return max(1, min(self.usual_interval, pool // INTERVAL_SHARE))
 
     def _divide(self, whole: int, n_prompt_cells: int, free: bool) -> tuple[int, int]:
         """Recent tokens take of what the prompt leaves; see `OneBudget`."""
@@ -167,3 +177,22 @@ class ScopeRetrieval(OneBudget):
         half = max(1, (whole - n_prompt_cells) // 2)
         recent = min(self.usual_recent or half, half)
         return max(0, whole - recent), recent
+
+
+def _of_head(rows: RowArray, name: str) -> FloatArray:
+    """Return a number of the heads, (L, H, 1): new rows do not have it yet."""
+    number: FloatArray = rows[name].max(axis=-1, keepdims=True)
+    return number
+
+
+def _left(looks: FloatArray, n_prompt: int) -> np.float32:
+    """What rows of the prompt keep of their price once they were looked up.
+
+    `looks` are how often, (L, H, n), 0 of the output.
+    """
+    n_heads = looks.shape[0] * looks.shape[1]
+    n_looked = np.count_nonzero(looks)
+    of_heads = looks.sum(axis=-1, dtype=np.float64)
+    repeated = (of_heads.sum() - n_looked) / n_heads
+    by_chance = (of_heads**2).sum() / (2 * max(1, n_prompt)) / n_heads
+    return np.float32(min(1.0, (repeated + PRIOR) / (by_chance + PRIOR)))

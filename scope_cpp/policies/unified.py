@@ -40,7 +40,7 @@ class OneBudget(DecodePolicy):
 
     def resolve(self, budget: int | None, n_prompt_cells: int, n_predict: int | None) -> Self:
         """Divide the budget, less `interval`; what is given stays."""
-        interval = self.interval or self._derive_interval(budget)
+        interval = self.interval or self._derive_interval(budget, n_prompt_cells)
         minimum = max(n_prompt_cells, least(self.heavy, self.recent) + interval)
         parts = f"prompt {n_prompt_cells}, or heavy + recent + interval {interval}"
         check_budget(self.name, budget, minimum, parts)
@@ -65,7 +65,7 @@ class OneBudget(DecodePolicy):
         recent = self.recent or min(self.usual_recent or half, half)
         return max(0, whole - recent), recent
 
-    def _derive_interval(self, budget: int | None) -> int:
+    def _derive_interval(self, budget: int | None, n_prompt_cells: int) -> int:
         most = self.usual_interval if budget is None else budget // 8
         return max(1, min(self.usual_interval, most))
 
