@@ -35,6 +35,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Let llama.cpp's log be silent again, which is one for the process, and a test may change."""
+    yield
+    if "scope_cpp.engine.logs" in sys.modules:
+        sys.modules["scope_cpp.engine.logs"].capture()
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder with ``models/`` and ``data/``: $SCOPE_TEST_DATA, else ``shared`` beside the clone."""

@@ -115,7 +115,9 @@ def test_a_row_that_kills_its_workers_becomes_an_error_and_no_other_row_does(
     warnings: list[str] = []
     with RayRunner(two, DyingPlan(**vars(plan)), identity, warnings.append) as runner:
         records = {record.digest: record for record in run(runner, rows)}
-    assert len(records) == len(rows) and len(warnings) == 3
+    # on a busy machine another one says that the rows wait for workers
+    killed = [line for line in warnings if "was killed or crashed" in line]
+    assert len(records) == len(rows) and len(killed) == 3
     for row in (*ROWS[:2], *ROWS[4:6]):
         assert values_of(records.pop(row.digest)) == alone[row.digest]
     error = records[poison.digest].error

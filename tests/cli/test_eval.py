@@ -58,6 +58,7 @@ def test_a_run_is_reported_in_every_form(evaluate: Eval, tmp_path: Path) -> None
     names = [
         "full",
         "scope-foresight",
+        "scope-retrieval",
         "scope-slide",
         "scope-adaptive",
         "scope-discontinuous",
@@ -70,7 +71,7 @@ def test_a_run_is_reported_in_every_form(evaluate: Eval, tmp_path: Path) -> None
     assert f"results go to {tmp_path / 'run'}" in result.stderr
 
     again = evaluate("-o", "json")
-    assert "14 of 14 samples are there already" in again.stderr
+    assert "16 of 16 samples are there already" in again.stderr
     whole = json.loads(again.stdout)
     assert [row["row"] for row in whole["rows"]] == names
     assert whole["complete"] and whole["config"]["versions"]["abi"]
