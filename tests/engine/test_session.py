@@ -50,6 +50,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"budget": 250, "granularity": "cell", "options": ["ahead=9", "score=none"]},
     ),
+    "records": ({}, {"policy": "scope-retrieval", "budget": 200}),
     "h2o, ahead": ({}, {"policy": "h2o", "budget": 200, "options": ["ahead=9"]}),
     "no flash attention": ({}, {"policy": "full", "budget": 600, "flash_attn": "off"}),
 }
@@ -157,12 +158,13 @@ CHANGES: dict[str, Callable[[Conversation], object]] = {
     "undo twice": lambda conversation: (conversation.undo(), conversation.undo()),
     "clear": lambda conversation: conversation.clear(),
     "policy": lambda conversation: conversation.set_policy(policy="h2o", options=()),
+    "records": lambda conversation: conversation.set_policy(policy="scope-retrieval", options=()),
     "cells": lambda conversation: conversation.set_policy(granularity="cell"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("case", ["slide", "h2o", "ahead"])
+@pytest.mark.parametrize("case", ["slide", "h2o", "ahead", "records"])
 def test_what_is_changed_after_loading_is_as_without(
     model: Model, tmp_path: Path, case: str, change: str
 ) -> None:

@@ -231,7 +231,9 @@ class BoundedCache:
         if before[2] != whole_cells:
             self.scorer.keep_by_head(whole_cells, self.ledger)
             self.marks.forget_scores()
-        self.ledger.hold(decode.row)
+        if self.ledger.scores.dtype != decode.row:
+            self.ledger.hold(decode.row)
+            self.marks.forget_scores()
 
     def _record_queries(self, n: int) -> None:
         """Record the last `n` queries of this sequence from now on; none if that is 0.

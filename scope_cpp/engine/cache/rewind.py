@@ -56,7 +56,6 @@ def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> boo
             cache.context.decode(again, n_past, cache.seq)
             cache.sync()
         cache.ledger.scores = mark.scores.copy()
-        cache.ledger.hold(cache.decode_policy.row)
         cache.counters = mark.counters
         ahead = mark.asked
         cache.scorer.foresight.asked = ahead and ahead.before_output()
