@@ -113,7 +113,7 @@ class Settings:
             )
         if policies[1].uneven and policies[0].compares_layers:
             raise UsageError(
-                f"{name} with these options compares the rows of all layers, which hold different "
+                f"{name} as it is set compares the rows of all layers, which hold different "
                 f"ones after --prefill {self.prefill}: choose another one"
             )
         return policies

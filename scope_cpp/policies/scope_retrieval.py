@@ -120,7 +120,7 @@ class ScopeRetrieval(OneBudget):
         of_prompt = new[acc.reshape(-1)["price"][new] == 1]
         n_found = np.bincount(of_prompt // acc.shape[-1], minlength=total.size)
         for name, more in (("found", n_found.reshape(total.shape)), ("seen", n)):
-            folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + np.float32(1) * more
+            folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + more
         return folded
 
     def foresee(
