@@ -174,9 +174,10 @@ def _selection_bytes(context: Context, use: Use) -> int:
         return 0
     ranked = use.decode.ranks_prompt
     row = _RANKED_ROW if ranked else _ROW
-    row += _SCORES * (use.decode.row.itemsize - 4)
+    scored = n_head // n_head_kv if use.whole_cells else 1
+    row += _SCORES * (use.decode.row.itemsize - 4) * scored
     if use.whole_cells:
-        row += _HEAD * (n_head // n_head_kv)
+        row += _HEAD * scored
     work = 0
     if any(p.needs_keys for p in use.policies):
         row += 4 * _COPIES * kv_evict.head_size(ptr)

@@ -227,3 +227,14 @@ def test_a_budget_of_the_least_cells(tiny: Tiny) -> None:
         for _ in greedy(cache, 100):
             check_counts(cache)
         assert kept(cache)[0, 0].tolist()[:30] == list(range(30))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_row_is_kept_in_mind_where_everything_fits(tiny: Tiny, policy: str) -> None:
+    with open_context(tiny(), 128) as context:
+        cache = make_cache(context, 20, 30, budget=128, **options(policy))
+        assert not cache.bounded
+        cache.prefill(random_tokens(20))
+        for _ in greedy(cache, 5):
+            pass
+        assert cache.ledger.labels.size == cache.ledger.scores.size == 0

@@ -221,6 +221,7 @@ CHOOSERS: list[dict[str, Any]] = [
     {"policy": "r-kv"},
     {"policy": "vatp"},
     {"policy": "scope-retrieval"},
+    {"policy": "scope-retrieval", "granularity": "cell"},
     {"policy": "h2o", "prefill": "pyramidkv"},
 ]
 

@@ -315,7 +315,9 @@ class BoundedCache:
         self.since = self.scorer.unscored = 0
 
     def _begin_scores(self) -> None:
-        """Let the decode policy know that all rows are the prompt's now."""
+        """Let a decode policy that scores rows know that all of them are the prompt's now."""
+        if not (self.bounded and self.decode_policy.needs_scores):
+            return
         self.sync()
         self.ledger.hold(self.decode_policy.row)
         self.ledger.scores = self.decode_policy.begin_output(self.ledger.scores)
