@@ -108,6 +108,7 @@ class CachedTurns(Closable):
         old = self.cache
         was = old.capacity, old.decode_policy, old.prefill_policy
         before = snapshot(old)
+        self._hold_system()
         try:
             if old.stats.cells_used > capacity:
                 room.shrink(old, self.turns, capacity, decode)
@@ -188,6 +189,7 @@ class CachedTurns(Closable):
     def _read_turn(self, turn: Turn) -> None:
         """Make room, read the tokens of a turn, and be ready for its answer."""
         cache = self.cache
+        self._hold_system()
         cache.begin_turn()
         turn.before = rewind.mark(cache)
         n, size = len(turn.tokens), min(self.settings.n_ubatch, self.context.n_batch)
@@ -218,6 +220,11 @@ class CachedTurns(Closable):
         tail = turn.tokens[len(turn.tokens) - turn.n_last :]
         if turn.after is None or not rewind.return_to(self.cache, turn.after, tail):
             self._read_anew(self.turns)
+
+    def _hold_system(self) -> None:
+        """Let no policy give up the system prompt."""
+        regions = self.turns[0].regions if self.turns else []
+        self.cache.n_held = max((r.stop for r in regions if r.kind == "system"), default=0)
 
     # -- writing --------------------------------------------------------------------------
 
@@ -347,6 +354,7 @@ class CachedTurns(Closable):
 
     def find_cells(self) -> None:
         """Have the cells of all turns, if going through them again was broken off."""
+        self._hold_system()
         if self._lost:
             self._read_anew(self.turns)
 

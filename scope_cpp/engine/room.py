@@ -1,7 +1,8 @@
 """Who gives way in a conversation when a turn has no room.
 
 Cells go in this order: finished answers, the oldest first; with a prefill policy that drops cells,
-rows of earlier prompts, chosen by it; nothing else, and never those of the system prompt.
+rows of earlier prompts, chosen by it; nothing else, and never those of the system prompt. A policy
+that ranks the prompt too chooses among all but these itself.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def require_room(cache: BoundedCache, needed: int, n_free: int = 0) -> None:
     """
     there = cache.capacity - cache.stats.cells_used + n_free
     if cache.decode_policy.ranks_prompt:
-        there = cache.capacity
+        there = cache.capacity - min(cache.n_held, cache.n_past)
     if needed > there:
         raise ScopeError(
             f"this turn needs {needed} cells for its prompt and its answer, {there} of "

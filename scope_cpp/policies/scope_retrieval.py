@@ -25,7 +25,8 @@ busy
 looks
     How often it was looked up in this output.
 price
-    What it is worth beside its use: 1 of the prompt, less of the output.
+    What it is worth beside its use: 1 of the prompt, less of the output. 0 in a row that is read
+    just now, of a later prompt of a conversation: it waits as all of a prompt do.
 found, seen
     Of the head, and so the same in all its rows: look-ups of the prompt, and tokens, both fading.
 """
@@ -41,6 +42,8 @@ STEEPNESS = 3
 """Power of a head's rate of look-ups: who looks up half as often has an eighth of the price."""
 HALF = 30
 """Foresight that gives a row of the output half of the price."""
+OUTPUT = np.float32(1e-6), np.float32(0.999)
+"""Least and highest price of a row of an output."""
 PRIOR = 1
 """Look-ups for each head that are assumed to be repeated, and expected to be."""
 
@@ -94,9 +97,10 @@ class ScopeRetrieval(OneBudget):
         return since
 
     def begin_output(self, acc: RowArray) -> RowArray:
-        """All rows wait to be looked up; the heads are those that they were."""
+        """All rows of prompts wait to be looked up; answers and heads are what they were."""
         begun = acc.copy()
-        begun["looks"], begun["busy"], begun["price"] = 0, 0, 1
+        begun["looks"], begun["busy"] = 0, 0
+        begun["price"] = np.where(acc["price"] == 0, np.float32(1), acc["price"])
         return begun
 
     def fold(self, acc: RowArray, observed: FloatArray, n: int) -> RowArray:
@@ -117,7 +121,7 @@ class ScopeRetrieval(OneBudget):
         before = acc.reshape(-1)[sharp]
         new = sharp[before["busy"] < SILENT]
         folded.reshape(-1)["looks"][new] += 1
-        of_prompt = new[acc.reshape(-1)["price"][new] == 1]
+        of_prompt = new[before["price"][before["busy"] < SILENT] == 1]
         n_found = np.bincount(of_prompt // acc.shape[-1], minlength=total.size)
         for name, more in (("found", n_found.reshape(total.shape)), ("seen", n)):
             folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + more
@@ -129,7 +133,7 @@ class ScopeRetrieval(OneBudget):
         """Give new rows their price; see `Policy.foresee`."""
         expected = self.expect(weights, likeness, n_cells)
         priced = acc.copy()
-        priced["price"] = np.minimum(expected / (HALF + expected), np.float32(0.999))
+        priced["price"] = np.clip(expected / (HALF + expected), *OUTPUT)
         return priced
 
     def expect(self, weights: FloatArray, likeness: FloatArray | None, n_cells: int) -> FloatArray:
@@ -149,15 +153,25 @@ class ScopeRetrieval(OneBudget):
 
     def worth(self, view: View) -> FloatArray:
         """Numbers by which the rows compete, (L, H, n); see the class."""
-        rows, prompt = view.scores, view.prompt
+        rows, price = view.scores, self._price(view)
         found, seen = _of_head(rows, "found"), _of_head(rows, "seen")
         pays = np.minimum(1, found / np.maximum(seen, 1) / np.float32(self.rate)) ** STEEPNESS
-        worth: FloatArray = rows["price"] * (np.float32(self.price * self._mean_use(view)) * pays)
-        of_prompt = np.where(prompt, rows["looks"], np.float32(0))
+        worth: FloatArray = price * (np.float32(self.price * self._mean_use(view)) * pays)
+        of_prompt = np.where(price == 1, rows["looks"], np.float32(0))
         left = _left(of_prompt, view.n_prompt)
         np.multiply(worth, left, out=worth, where=of_prompt > 0)
         worth += rows["use"]
         return worth
+
+    def _price(self, view: View) -> FloatArray:
+        """What rows are worth beside their use, (L, H, n): 1 of those that are read just now.
+
+        They are what no price was foreseen for, unless none ever is.
+        """
+        price: FloatArray = view.scores["price"]
+        if self.ahead or self.unlike:
+            price = np.where(price == 0, np.float32(1), price)
+        return price
 
     def _mean_use(self, view: View) -> float:
         """Use of a row if all were used alike: of every query 1 is handed out in all."""

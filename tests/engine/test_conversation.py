@@ -16,6 +16,7 @@ from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import CHAT_QUERIES, Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
+from scope_cpp.policies import decode_names, find_decode
 from tests.conftest import Tiny
 from tests.engine.drive import GRANULARITIES, open_context
 from tests.engine.talk import (
@@ -34,6 +35,11 @@ from tests.engine.talk import (
 )
 from tests.reference.refused import LOADABLE, write_refused
 
+RANK_ALL = [
+    name
+    for name in decode_names()
+    if find_decode(name).ranks_prompt and not find_decode(name).uneven
+]
 WORDS = ("the rat and the rest", "on it", "there is a hat in the house on the hill", "no", "yes")
 SCOPES = ("scope-slide", "scope-adaptive", "scope-discontinuous")
 
@@ -243,6 +249,24 @@ def test_every_policy_holds_a_conversation(
         assert talk.cache.n_past > 2 * 230
         assert len(talk.messages) == 10
         assert np.isfinite(talk.context.logits()).all()
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("policy", RANK_ALL)
+def test_no_policy_gives_up_the_system_prompt(tiny: Tiny, policy: str, granularity: str) -> None:
+    fields = {"policy": policy, "granularity": granularity, "system": "be good " * 5}
+    with converse(tiny(), 230, n_predict=90, **fields) as talk:
+        for text in WORDS:
+            say(talk, text)
+            n = next(pool.n_tokens for pool in talk.pools() if pool.kind == "system")
+            first = np.sort(talk.cache.positions(), axis=2)[:, :, :n]
+            assert n >= 40 and (first == np.arange(n)).all()
+        assert talk.cache.n_past > 2 * 230
+        size = talk.cache.capacity // 2
+        talk.set_budget(size)
+        assert (np.sort(talk.cache.positions(), axis=2)[:, :, :n] == np.arange(n)).all()
+        with pytest.raises(ScopeError, match=rf"{size - n} of {size} can be had"):
+            say(talk, "long " * 40)
 
 
 def test_the_full_cache(tiny: Tiny) -> None:

@@ -63,6 +63,7 @@ def test_as_described(interval: int, decay: float, rate: float) -> None:
     trace = Trace.random(N_PROMPT, 100, seed=3)
     sharp = Trace(trace.logits * 1.5, trace.keys, N_PROMPT)
     options = {"heavy": 40, "recent": 12, "interval": interval, "decay": decay, "rate": rate}
+    options |= {"ahead": 0, "unlike": 0}  # rows of the output have no price
     policy = make_decode("scope-retrieval", {name: str(value) for name, value in options.items()})
     engine = Engine(sharp, policy, policy.capacity(N_PROMPT, None), None)
     engine.read_prompt(None)
@@ -114,7 +115,7 @@ def policy(**options: object) -> ScopeRetrieval:
 def used_output(found: list[float]) -> np.ndarray:
     """Two heads, 20 rows of a prompt that nothing used, 20 of an output that all tokens used."""
     rows = np.zeros((1, 2, 40), ROW)
-    rows["price"][..., :20] = 1
+    rows["price"][..., :20], rows["price"][..., 20:] = 1, 1e-6
     rows["use"][..., 20:] = 2.5
     rows["found"] = np.array(found)[:, None]
     rows["seen"] = 100
@@ -149,7 +150,8 @@ def test_rows_of_the_output_are_worth_what_is_foreseen() -> None:
     new = np.zeros((1, 2, 2), ROW)
     weights = np.array([[[0.0, 1.0], [0.0, 1.0]]], np.float32)
     foreseen = policy().foresee(new, weights, None, 10)
-    assert foreseen["price"].tolist() == [[[0, 0.5], [0, 0.5]]]
+    assert foreseen["price"] == pytest.approx(np.array([[[0, 0.5], [0, 0.5]]]), abs=1e-5)
+    assert (foreseen["price"] > 0).all(), "0 is a prompt that is read just now"
     assert new["price"].tolist() == [[[0, 0], [0, 0]]]
     rows["use"][..., 20:] = 0
     rows["price"][..., 22:24] = foreseen["price"]
@@ -157,14 +159,25 @@ def test_rows_of_the_output_are_worth_what_is_foreseen() -> None:
     assert keep[..., 23].all() and not keep[..., 22].any()
 
 
-def test_another_output_finds_all_rows_waiting_and_heads_as_they_were() -> None:
+def test_another_output_finds_prompts_waiting_and_answers_and_heads_as_they_were() -> None:
     rows = used_output([30, 3])
     rows["looks"], rows["busy"] = 2, 1
+    rows["price"][..., 36:] = 0  # what was read last
     begun = policy().begin_output(rows)
-    assert not begun["looks"].any() and not begun["busy"].any() and (begun["price"] == 1).all()
+    assert not begun["looks"].any() and not begun["busy"].any()
+    assert (begun["price"][..., :20] == 1).all() and (begun["price"][..., 36:] == 1).all()
     for name in ("use", "found", "seen"):
         assert np.array_equal(begun[name], rows[name])
-    assert (rows["looks"] == 2).all()
+    assert np.array_equal(begun["price"][..., 20:36], rows["price"][..., 20:36])
+    assert (rows["looks"] == 2).all() and (rows["price"][..., 36:] == 0).all()
+
+
+def test_a_prompt_waits_while_it_is_read() -> None:
+    """In a conversation without room: what is read goes after the answers before it."""
+    rows = used_output([30, 30])
+    rows["use"][..., 20:], rows["price"][..., 30:] = 0.1, 0
+    keep = policy(heavy=30, recent=1).select(view(rows, 20, 31))
+    assert keep[..., 30:].all() and keep[..., :20].all()
 
 
 def test_the_recent_tokens_take_half_of_what_the_prompt_leaves() -> None:

@@ -55,6 +55,8 @@ class BoundedCache:
         Counters since the start, or since `begin_turn`.
     n_past, n_prompt, n_prompt_cells
         Tokens so far, those of them that are the prompt, and the cells that it kept.
+    n_held
+        The first tokens, whose cells no selection gives up; 0 unless it is set.
     n_last
         Tokens of the last batch that `read` decoded.
     ledger
@@ -89,6 +91,7 @@ class BoundedCache:
         self.n_past = 0
         self.n_prompt = 0
         self.n_prompt_cells = 0
+        self.n_held = 0
         self.n_last = 0
         self._unread: Sequence[int] = ()
         self._n_chunk = 0

@@ -18,27 +18,27 @@ Select = Callable[[View], Bool]
 
 # options may ask for powers that overflow: what is no number then ranks lowest (`select.finite`)
 @np.errstate(all="ignore")
-def choose(select: Select, view: View, shared: Bool, by_layer: bool) -> Bool:
+def choose(select: Select, view: View, stay: Bool, by_layer: bool) -> Bool:
     """Mark the rows that stay, in the shape of the view's positions; dead rows never do.
 
     Parameters
     ----------
     select
-        What the policy does. It sees neither dead rows nor cells that are `shared`, which stay.
+        What the policy does. It sees neither dead rows nor cells that `stay` whatever it says.
     view
         All rows; those of position -1 are dead, the same ones in all heads of a layer.
-    shared
-        bool (n,): cells that another sequence has too.
+    stay
+        bool (n,): cells that another sequence has too, or that are held.
     by_layer
         Ask about each layer on its own; needed where there are dead rows.
 
     Raises
     ------
     ScopeError
-        If the policy keeps more than the limit leaves beside shared cells, or not the newest row.
+        If the policy keeps more than the limit leaves beside these cells, or not the newest row.
     """
-    own = np.flatnonzero(~shared)
-    limit = view.limit - int(shared.sum())
+    own = np.flatnonzero(~stay)
+    limit = view.limit - int(stay.sum())
     keep = np.ones(view.pos.shape, np.bool_)
     if not by_layer:
         keep[:, :, own] = _ask(select, _part(view, slice(None), own, limit))

@@ -31,20 +31,23 @@ def evict_by(
     Raises
     ------
     ScopeError
-        If other sequences share so many cells that none can be chosen, or as `choose` does.
+        If so many cells must stay that none can be chosen, or as `choose` does: those that other
+        sequences share, and the first `BoundedCache.n_held`.
     """
     ids, shared = cache.sync()
+    stays = shared | (cache.ledger.labels < cache.n_held)
     cache.scorer.observed = None
     if policy.needs_scores:
         cache.score(policy, ids)
     started = time.perf_counter()
-    if limit <= shared.sum():
+    if limit <= stays.sum():
+        why = "shared with other sequences" if shared.any() else "the system prompt's"
         raise ScopeError(
-            f"{int(shared.sum())} of {cache.capacity} cells are shared with other sequences, so "
-            "that the others are not enough: give a larger --budget"
+            f"{int(stays.sum())} of {cache.capacity} cells are {why}, so that the others are not "
+            "enough: give a larger --budget"
         )
     by_layer = policy.uneven or bool(cache.ledger.dead.any())
-    keep = choose(select, _view(cache, policy, limit, ids), shared, by_layer)
+    keep = choose(select, _view(cache, policy, limit, ids), stays, by_layer)
     keep = np.broadcast_to(keep, cache.ledger.pos.shape)
     stats = cache.stats
     stats.selections += 1
