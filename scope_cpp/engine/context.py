@@ -27,6 +27,9 @@ Result = TypeVar("Result")
 
 _MOST_CELLS = 2**31 - 1  # llama.cpp counts them, and positions, in 32 bits
 
+# cells that are copied at once: they pass through main memory
+COPIED_CELLS = 64
+
 
 class Row(NamedTuple):
     """A token of a batch: its position, its sequence, and whether its logits are wanted."""
@@ -231,12 +234,29 @@ class Context(Closable):
         kv_evict.zero_free(self.ptr)
         self.ptr.tainted = False
 
-    def share(self, source: int, seq: int, n: int) -> None:
-        """Let a sequence have the cells of the first `n` positions of another one too."""
+    def share(self, source: int, seq: int, stop: int, start: int = 0) -> None:
+        """Let a sequence have another one's cells of positions `start` to ``stop - 1`` too."""
         ptr = self.ptr
         with ptr.lock:
             memory = llama_cpp.llama_get_memory(ptr)
-            llama_cpp.llama_memory_seq_cp(memory, source, seq, 0, n)
+            llama_cpp.llama_memory_seq_cp(memory, source, seq, start, stop)
+
+    def copy(self, source: int, seq: int, n: int, scratch: int) -> None:
+        """Let a sequence have cells of its own that hold what another one's first `n` do.
+
+        They are copied `COPIED_CELLS` at a time, through a sequence `scratch` without cells.
+
+        Raises
+        ------
+        ScopeError
+            If they have no room.
+        """
+        for start in range(0, n, COPIED_CELLS):
+            stop = min(n, start + COPIED_CELLS)
+            self.share(source, scratch, stop, start)
+            self.write_state(scratch, self.read_state(scratch))
+            self.share(scratch, seq, stop, start)
+            self.remove(scratch)
 
     def read_state(self, seq: int) -> NDArray[np.uint8]:
         """Return the cells of a sequence, as llama.cpp saves them.

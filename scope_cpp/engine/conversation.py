@@ -11,8 +11,8 @@ When a turn has no room (its prompt, and the pool of its answer), cells give way
    system prompt;
 3. nothing else: a `ScopeError` says what would be needed.
 
-A policy that ranks all rows (`DecodePolicy.ranks_prompt`) makes room by its own choice instead, among
-all but those of the system prompt; the policy ``full`` gives up nothing.
+A policy that ranks all rows (`DecodePolicy.ranks_prompt`) makes room by its own choice instead,
+among all but those of the system prompt; the policy ``full`` gives up nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scope_cpp.engine.cache.foresight import CHUNK, queries_kept
-from scope_cpp.engine.context import Context
+from scope_cpp.engine.context import COPIED_CELLS, Context
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.policies.base import DecodePolicy, PrefillPolicy
@@ -130,6 +130,9 @@ def measure(context: Context, use: Use | None, *, asked: bool = True) -> Footpri
     queries, selection = bytes_of["queries"], bytes_of["scratch"]
     if use is not None:
         selection += _selection_bytes(context, use)
+        if context.params.n_seq_max > 1 and use.decode.ranks_prompt:
+            n_copied = min(COPIED_CELLS, context.n_cells)
+            selection += bytes_of["cells"] * n_copied // max(1, context.n_cells)
         queries += use.n_rows * _asked_bytes(context, use) if asked else 0
     return Footprint(
         kv=bytes_of["cells"],

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _MOST_MEASURED = 2**18
 
 
+def sequences(n_parallel: int, n_resting: int) -> int:
+    """Sequences of a context for so many rows, beside prompts that rest: one more copies cells."""
+    return n_parallel + n_resting + 1
+
+
 class Forecast:
     """Forecasts of one model's contexts; a context manager.
 
@@ -100,7 +105,9 @@ class Forecast:
         """
         alone = bounded and n_parallel == 1
         params = context_params(attention.resolve(settings, self.model, bounded=alone), n_cells)
-        params = replace(params, n_seq_max=n_parallel + n_resting, n_slots=n_parallel)
+        if n_parallel + n_resting > 1:
+            params = replace(params, n_seq_max=sequences(n_parallel, n_resting))
+        params = replace(params, n_slots=n_parallel)
         if not bounded:
             return self.of(params, None)
         decode, prefill = settings.policies()

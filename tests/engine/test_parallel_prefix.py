@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,13 @@ KEEPING: dict[str, dict[str, Any]] = {
     "scope-slide": {"policy": "scope-slide", "options": ("interval=5",)},
     "scope-adaptive": {"policy": "scope-adaptive"},
     "scope-discontinuous": {"policy": "scope-discontinuous"},
-    "scope-foresight": {"options": ("ahead=16",)},
+    "scope-foresight": {"policy": "scope-foresight", "options": ("interval=auto", "ahead=16")},
     "full": {"policy": "full"},
+}
+# they may give up cells of the prompt, and read none of its attention
+TOUCHING: dict[str, dict[str, Any]] = {
+    "scope-retrieval": {"policy": "scope-retrieval", "options": ("ahead=16",)},
+    "streaming-llm": {"policy": "streaming-llm"},
 }
 
 
@@ -78,6 +84,78 @@ def test_rows_that_share_write_as_if_alone(model: Model, kind: str) -> None:
         assert (stats.n_prompt, stats.n_shared) == (120, 100 if i else 0)
 
 
+@pytest.mark.parametrize("kind", TOUCHING)
+@pytest.mark.parametrize("type_k", ["f16", "q8_0"])
+def test_rows_that_copy_write_as_if_alone(model: Model, kind: str, type_k: str) -> None:
+    rows = rows_alike(5, type_k=type_k, **TOUCHING[kind])
+    with engine(model, 3, 512, type_k=type_k) as made:
+        for i, row in enumerate(rows):
+            made.submit(row, i)
+
+        def watch() -> None:
+            cells = [set(kv_evict.cells(made.context.ptr, r.cache.seq)[1]) for r in made._running]
+            assert sum(map(len, cells)) == len(set().union(*cells)) == n_used(made)
+
+        said = drain(made, watch)
+        assert n_used(made) == 0 and made.n_evicted > 50
+    for i, row in enumerate(rows):
+        assert tokens_of(said[i]) == tokens_of(alone(model, row))
+    # each newcomer finds one that was not touched yet, or none
+    known = [events[-1].response.stats.n_shared for events in said.values()]  # type: ignore[union-attr]
+    assert known[:3] == [0, 100, 100] and set(known) <= {0, 100}
+
+
+@pytest.mark.parametrize("kind", TOUCHING)
+def test_copies_are_made_while_there_is_room_and_cells_move_else(model: Model, kind: str) -> None:
+    """What rests is there for the next one, or goes over to the row, which may give it up."""
+    rows = rows_alike(3, **TOUCHING[kind])
+    for n_cells, left in ((300, 120), (270, 100), (250, 0), (160, 0)):
+        with engine(model, 1, n_cells, prefix_cells=200) as made:
+            made.submit(request(rows[0].prompt, 1, policy="scope-slide"), "first")
+            drain(made)
+            assert n_used(made) == 120
+            assert n_read(made, rows[1], 1) == 20
+            said = drain(made)[1]
+            # beside the 160 cells of the row, and the 100 that it copies, there may be no room
+            assert n_used(made) == left
+            assert tokens_of(said) == tokens_of(alone(model, rows[1]))[1:]
+            stats = said[-1].response.stats  # type: ignore[union-attr]
+            assert stats.evicted > 0 and stats.n_shared == 100
+
+
+def test_a_row_without_eviction_rests_whatever_its_policy(model: Model) -> None:
+    """So a conversation goes on where it was: the answer is there too."""
+    talk = random_tokens(60, seed=1)
+    fields = {"n_predict": 40, "budget": 120, "policy": "scope-retrieval", "options": ("ahead=8",)}
+    with engine(model, 1, 128, prefix_cells=128) as made:
+        answer = tokens_of(run(made, [request(talk, **fields)])[0])
+        assert n_used(made) == 60 + 39
+        follows = request([*talk, *answer, *random_tokens(9, seed=2)], **fields)  # type: ignore[list-item]
+        assert n_read(made, follows, "next") == 1 + 9
+        said = drain(made)["next"]
+        assert said[-1].response.stats.evicted > 0  # type: ignore[union-attr]
+        assert n_used(made) == 0, "what is left of it is no beginning of anything"
+    assert tokens_of(said) == tokens_of(alone(model, follows))[1:]
+
+
+def test_rows_of_all_kinds_beside_each_other(model: Model) -> None:
+    """Nobody shares what somebody else may give up, and what is shared goes over to nobody."""
+    kinds = [*KEEPING.values(), *TOUCHING.values()]
+    rows = [row for i, kind in enumerate(kinds * 2) for row in rows_alike(1 + i % 2, **kind)]
+    begun = [COMMON[: 40 + 10 * (i % 6)] for i in range(len(rows))]
+    rows = [
+        replace(row, prompt=(*start, *random_tokens(120 - len(start), seed=i)))
+        for i, (row, start) in enumerate(zip(rows, begun, strict=True))
+    ]
+    with engine(model, 4, 700, prefix_cells=300) as made:
+        said = run(made, rows)
+        assert n_used(made) <= 300
+    known = [events[-1].response.stats.n_shared for events in said]  # type: ignore[union-attr]
+    assert sum(n > 0 for n in known) > len(rows) // 2
+    for events, row in zip(said, rows, strict=True):
+        assert tokens_of(events) == tokens_of(alone(model, row))
+
+
 def test_a_prompt_that_is_read_again_reads_what_is_new(model: Model) -> None:
     rows = rows_alike(3)
     with engine(model, 2, 512, prefix_cells=256, policy="scope-slide") as made:
@@ -97,7 +175,7 @@ def test_a_prompt_that_is_read_again_reads_what_is_new(model: Model) -> None:
 
 def test_a_policy_that_asks_the_prompt_again_reads_its_end(model: Model) -> None:
     """Its queries are known to who decodes it; so the row writes the same as alone."""
-    rows = rows_alike(3, options=("ahead=30",))
+    rows = rows_alike(3, policy="scope-foresight", options=("ahead=30",))
     with engine(model, 2, 512, prefix_cells=256) as made:
         assert n_read(made, rows[0], 0) == 120
         said = drain(made)[0]
@@ -111,10 +189,8 @@ def test_a_policy_that_asks_the_prompt_again_reads_its_end(model: Model) -> None
         )
 
 
-@pytest.mark.parametrize(
-    "fields", [{"policy": "h2o"}, {"policy": "streaming-llm"}, {"prefill": "snapkv", "budget": 110}]
-)
-def test_what_touches_or_ranks_the_prompt_shares_nothing(
+@pytest.mark.parametrize("fields", [{"policy": "h2o"}, {"prefill": "snapkv", "budget": 110}])
+def test_who_reads_the_attention_of_the_prompt_reads_all_of_it(
     model: Model, fields: dict[str, Any]
 ) -> None:
     keeping = rows_alike(2, policy="scope-slide")[0]

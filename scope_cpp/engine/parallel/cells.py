@@ -10,7 +10,7 @@ import numpy as np
 
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.footprint import Use
-from scope_cpp.engine.forecast import Forecast
+from scope_cpp.engine.forecast import Forecast, sequences
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.demand import Demand, usual_ring
 from scope_cpp.engine.parallel.prefixes import LEAST, Prefixes
@@ -47,7 +47,7 @@ def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[
 
 def _most_rows(n_resting: int) -> int:
     """Rows that llama.cpp allows beside prompts that rest."""
-    return int(llama_cpp.llama_max_parallel_sequences()) - n_resting
+    return int(llama_cpp.llama_max_parallel_sequences()) - sequences(0, n_resting)
 
 
 def _check_rows(n_parallel: int, most: int) -> None:
@@ -84,7 +84,7 @@ class Cells:
         _check_rows(n_parallel, min(_most_rows(n_resting), params.n_batch, n_cells))
         self._n_cells, self._prefix_cells, self._n_resting = n_cells, prefix_cells, n_resting
         # what rests needs no queries any more
-        n_seqs = n_parallel + n_resting
+        n_seqs = sequences(n_parallel, n_resting)
         self.context = Context(model, replace(params, n_seq_max=n_seqs, n_slots=n_parallel))
         self.countable = kv_evict.n_cells(self.context.ptr) > 0
         if self.countable:
@@ -94,6 +94,7 @@ class Cells:
                     kv_evict.reserve(self.context.ptr, use.needs(self.context.n_cells))
         self._free = list(range(n_seqs))[::-1]
         self._prefixes = Prefixes()
+        self._own: set[int] = set()  # of rows that may give up cells of their prompts
 
     def take(self, demand: Demand, running: Sequence[int], promised: int) -> tuple[int, int] | None:
         """Find a sequence and cells for a row; prompts that rest give way.
@@ -116,26 +117,62 @@ class Cells:
             if running:
                 return None  # more is recorded from now on, which can begin without a cell only
             self.forget_resting()
-        source, n_shared = self._prefixes.find(demand.tokens, demand.n_shareable)
-        needed = promised + demand.n_cells - n_shared
-        if self._n_held(running, source, n_shared) + needed > self._n_cells:
+        source, n = self._prefixes.find(demand.tokens, demand.n_reusable)
+        needed = promised + demand.n_cells
+        n_free = self._n_cells - self._n_held(running, source, n)
+        copies = False
+        if n and (not demand.keeps_prompt or source in self._own):
+            copies = needed <= n_free
+            if not copies and not self._may_move(source, n):
+                source, n, n_free = -1, 0, self._n_cells - self._n_held(running, -1, 0)
+        if not copies:
+            needed -= n
+        if needed > n_free:
             return None
         seq = self._free.pop()
-        if n_shared:
+        if n:
             self._prefixes.touch(source)
-            self.context.share(source, seq, n_shared)
-        while self._prefixes.resting and self.used() + needed > self._n_cells:
-            self.clear(self._prefixes.resting[0])
-        return seq, n_shared
+        if n and not copies:
+            self.context.share(source, seq, n)
+            if not demand.keeps_prompt:
+                self.clear(source)
+        self._give_way(needed, source if copies else -1, n)
+        if copies:
+            self.context.copy(source, seq, n, self._free[-1])
+        return seq, n
+
+    def _may_move(self, source: int, n: int) -> bool:
+        """Whether the first cells of a sequence that rests are its alone."""
+        resting = source in self._prefixes.resting
+        return resting and not kv_evict.cells(self.context.ptr, source)[2][:n].any()
+
+    def _give_way(self, needed: int, source: int, n: int) -> None:
+        """Free cells of prompts that rest until so many are there; `source` keeps its first `n`."""
+        resting = self._prefixes.resting
+        while resting and self.used() + needed > self._n_cells:
+            if resting[0] == source:
+                self.context.remove(source, n)
+                self._prefixes.shorten(source, n)
+                return
+            self.clear(resting[0])
 
     def used(self) -> int:
         """Cells in use, by llama.cpp's count."""
         return kv_evict.n_used(self.context.ptr)
 
-    def note(self, seq: int, tokens: Sequence[int]) -> None:
-        """Note that a sequence begins with these tokens: others may share them from now on."""
+    def note(self, seq: int, tokens: Sequence[int], own: bool = False) -> None:
+        """Note that a sequence begins with these tokens: others may use them from now on.
+
+        They must not share its cells where it may give them up: these are its `own`.
+        """
         if self.countable and len(tokens) >= LEAST:
             self._prefixes.add(seq, tokens)
+            if own:
+                self._own.add(seq)
+
+    def forget(self, seq: int) -> None:
+        """Note that a sequence does not begin with its tokens any more."""
+        self._prefixes.remove(seq)
 
     def finish(self, seq: int, tokens: Sequence[int]) -> None:
         """Take the cells of a row that has ended; those of its first `tokens` may rest."""
@@ -144,6 +181,7 @@ class Cells:
             self.clear(seq)
             return
         self.note(seq, tokens)
+        self._own.discard(seq)
         self.context.remove(seq, len(tokens))
         kv_evict.release(self.context.ptr, seq)
         for useless in self._prefixes.rest(seq):
@@ -157,6 +195,7 @@ class Cells:
         self.context.remove(seq)
         kv_evict.release(self.context.ptr, seq)
         self._prefixes.remove(seq)
+        self._own.discard(seq)
         self._free.append(seq)
 
     def forget_resting(self) -> None:

@@ -63,22 +63,27 @@ class Demand:
         return _ring(sizes.decode, sizes.prefill, sizes.capacity) if sizes.bounded else 0
 
     @property
-    def keeps_prompt(self) -> bool:
-        """Whether no cell of the prompt is ever touched or weighed: others may have it too."""
+    def reads_whole(self) -> bool:
+        """Whether the prompt's end finds all its cells, and no policy reads its attention."""
         decode, prefill = self.sizes.decode, self.sizes.prefill
         if not self.sizes.bounded:
             return True
         whole = prefill.keeps_all(len(self.tokens)) and not prefill.needs_scores
-        return whole and not (decode.reads_prompt or decode.ranks_prompt)
+        return whole and not decode.reads_prompt
 
     @property
-    def n_shareable(self) -> int:
+    def keeps_prompt(self) -> bool:
+        """Whether no cell of the prompt is ever touched: other rows may have it too."""
+        return self.reads_whole and not (self.sizes.bounded and self.sizes.decode.ranks_prompt)
+
+    @property
+    def n_reusable(self) -> int:
         """Tokens of the prompt that need not be read where another row has read them.
 
         The last token is read for its logits; the last ones that the policy asks ahead
-        (`scores.foresight`) are read for their queries. So sharing changes no token of the output.
+        (`scores.foresight`) are read for their queries. So this changes no token of the output.
         """
-        if not self.keeps_prompt:
+        if not self.reads_whole:
             return 0
         n = len(self.tokens)
         own = n_asked(self.sizes.decode.ahead, n) if self.sizes.bounded else 0

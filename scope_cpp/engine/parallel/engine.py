@@ -42,7 +42,8 @@ class ParallelEngine(Closable):
     Rows are admitted first come, first served, as soon as the most cells that they may ever need
     are free: what all running rows may still take is kept for them. One prompt is read at a time,
     in parts, in the same batches as the next tokens of the rows that write. A prompt that begins
-    with the tokens of one that lies in the cache shares its cells, see `Demand.n_shareable`.
+    with the tokens of one that lies in the cache is not read again so far: it shares these cells,
+    or has copies where the policy may give up cells of the prompt; see `Demand.n_reusable`.
 
     A row writes the tokens that it writes alone, but for the rounding of llama.cpp's arithmetic,
     which depends on how many tokens are in a batch and on which cells they lie in: logits differ
@@ -257,6 +258,8 @@ class ParallelEngine(Closable):
             except ScopeError as err:
                 self._fail(row, err)
             else:
+                if row.spoiled:
+                    self._cells.forget(row.cache.seq)
                 fed.append((row, entries))
                 batch += entries
         try:
@@ -303,7 +306,7 @@ class ParallelEngine(Closable):
         if not row.decoded(n):
             return
         if was_reading:
-            self._cells.note(row.cache.seq, row.whole)
+            self._cells.note(row.cache.seq, row.whole, own=not row.demand.keeps_prompt)
         row.choose(last, self._choosers)
         if row.choice is None:
             self._hear(row)

@@ -34,6 +34,10 @@ class Prefixes:
         if seq in self.resting:
             self.resting.remove(seq)
 
+    def shorten(self, seq: int, n: int) -> None:
+        """Note that only the first `n` tokens of a sequence are left."""
+        self._prompts[seq] = self._prompts[seq][:n]
+
     def find(self, tokens: Sequence[int], n_most: int) -> tuple[int, int]:
         """Return the sequence that begins most alike, and in how many tokens; at most `n_most`.
 

@@ -92,16 +92,21 @@ class Row:
 
     @property
     def whole(self) -> tuple[int, ...]:
-        """Tokens, from the first on, whose cells are all there and were never touched or weighed.
+        """Tokens, from the first on, whose cells are all there and were never touched.
 
         The output's are, if none was evicted yet.
         """
         prompt = self.demand.tokens
-        if self.cache.n_past < len(prompt) or not self.demand.keeps_prompt:
+        if self.cache.n_past < len(prompt) or not self.demand.reads_whole or self.spoiled:
             return ()
         if self.cache.stats.evicted:
             return prompt
         return (*prompt, *self._output[: self.cache.n_past - len(prompt)])
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether cells of the prompt may be gone."""
+        return self.cache.stats.evicted > 0 and not self.demand.keeps_prompt
 
     def feed(self, limit: int) -> list[Entry]:
         """Make room for what comes next, and return it: a token, or at most `limit` of the prompt.
