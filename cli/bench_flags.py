@@ -121,7 +121,7 @@ class RowFlags:
             metavar="NAME[:KEY=VALUE]...,...",
             complete=completion.lists_of("policies:decode_names"),
             help="Policies, each with options of its own. Repeat it for several.",
-            show_default="{bench.request:DEFAULT_ROW}",
+            show_default="{engine.settings:DEFAULT_POLICY}",
         ),
     ] = None
     prefill: Annotated[

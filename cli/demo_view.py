@@ -14,7 +14,7 @@ from scope_cpp.engine.budget import format_bytes
 from .chat.heatmap import legend, strip
 
 BAR = 8
-FEW_MAPS, ALL_MAPS = 3, 6
+FEW_MAPS, ALL_MAPS = 3, 7
 
 
 class Line(NamedTuple):

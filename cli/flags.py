@@ -286,8 +286,7 @@ class PolicyFlags:
             metavar="NAME",
             choices="policies:decode_names",
             help="Which cells of the output stay (docs/policies.md): {policies:decode_names}.",
-            show_default="{engine.settings:DEFAULT_POLICY} with -o"
-            " {engine.settings:DEFAULT_OPTIONS}",
+            show_default="{engine.settings:DEFAULT_POLICY}",
         ),
     ] = None
     prefill: Annotated[

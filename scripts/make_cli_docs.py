@@ -39,8 +39,7 @@ model = "model.gguf"
 budget = "2k"
 temp = 0
 [option]
-beta1 = 512
-beta2 = 512
+recent = 512
 ```
 """
 

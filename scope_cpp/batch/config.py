@@ -16,7 +16,7 @@ from scope_cpp.engine.doctor import native_facts
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams, model_defaults
 from scope_cpp.engine.session_model import difference, identify
-from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY, Settings
+from scope_cpp.engine.settings import DEFAULT_POLICY, Settings
 from scope_cpp.errors import ScopeError
 from scope_cpp.files import FORMAT, cannot_write, dump, read_json, replace
 
@@ -82,9 +82,8 @@ def config_of(
 def _options_of(settings: Settings) -> dict[str, Any]:
     """Settings that change results; threads and batches do not, but for rounding."""
     values: dict[str, Any] = {name: getattr(settings, name) for name in _SETTINGS}
-    default = settings.policy is None
     values["policy"] = settings.policy or DEFAULT_POLICY
-    values["option"] = [*(DEFAULT_OPTIONS if default else ()), *settings.options]
+    values["option"] = list(settings.options)
     return values
 
 

@@ -10,7 +10,6 @@ from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import settings_of, sizes_of
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.context_params import context_params
 from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
@@ -59,7 +58,7 @@ class BoundedRow:
         self.row, self.compute = row, compute
         self.model = load(compute)
         self.sizes = sizes_of(row, compute, self.model)
-        params = context_params(settings_of(row, compute), self.sizes.capacity)
+        params = settings_of(row, compute).context_params(self.sizes.capacity)
         # a second sequence to fill the cache with
         self.context = Context(self.model, replace(params, n_seq_max=2, n_slots=1))
         self.sampler = Sampler(self.model, GREEDY)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import sizes_of
-from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY
+from scope_cpp.engine.settings import DEFAULT_POLICY
 from scope_cpp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ FLASH = ("on", "off")
 FILLS = ("copy", "read", "decode")
 
 # what a test takes where the user says nothing
-DEFAULT_ROW = ":".join((DEFAULT_POLICY, *DEFAULT_OPTIONS))
 N_PROMPT = dict.fromkeys(TESTS, 2048) | {"turn": 128, "python": 64, "parallel": 512}
 N_GEN = {"gen": 32, "memory": 4, "turn": 32, "python": 64, "parallel": 32}
 N_OUTPUT = {"gen": 2048, "parallel": 2048, "memory": 8192}
@@ -136,7 +135,7 @@ class Request:
 
     def chosen(self) -> Iterator[dict[str, Any]]:
         """Yield the settings of the bounded rows."""
-        texts = self.policies or (DEFAULT_ROW,)
+        texts = self.policies or (DEFAULT_POLICY,)
         for text, prefill, granularity in product(texts, self.prefills, self.granularities):
             name, *options = text.split(":")
             yield {

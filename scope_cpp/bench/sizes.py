@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scope_cpp.bench.row import Compute, Row
-from scope_cpp.engine.settings import Settings, Sizes, resolve
+from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
+    from scope_cpp.engine.sizes import Sizes
 
 
 def settings_of(row: Row, compute: Compute) -> Settings:
@@ -41,6 +42,8 @@ def sizes_of(row: Row, compute: Compute, model: Model) -> Sizes:
     UsageError
         If the cells do not suffice for the policies.
     """
+    from scope_cpp.engine.sizes import Sizes, resolve  # with llama.cpp, which help does without
+
     settings = settings_of(row, compute)
     if row.budget is not None:
         return resolve(settings, model, row.n_prompt, row.n_predict)

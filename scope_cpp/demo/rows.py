@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY, Settings
+from scope_cpp.engine.settings import DEFAULT_POLICY, Settings
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Row:
 
 ROWS = (
     Row("full cache", "full"),
-    Row("SCOPE foresight", "scope-foresight", DEFAULT_OPTIONS),
-    Row("SCOPE slide", "scope-slide", DEFAULT_OPTIONS),
+    Row("SCOPE retrieval", "scope-retrieval"),
+    Row("SCOPE foresight", "scope-foresight", ("interval=auto",)),
+    Row("SCOPE slide", "scope-slide", ("interval=auto",)),
     Row("SCOPE adaptive", "scope-adaptive"),
     Row("SCOPE discontinuous", "scope-discontinuous"),
     Row("H2O", "h2o"),

@@ -14,7 +14,7 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
-from scope_cpp.engine.settings import resolve
+from scope_cpp.engine.sizes import resolve
 from scope_cpp.native import kv_evict
 
 KNOWN = 0.01

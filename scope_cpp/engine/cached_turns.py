@@ -20,10 +20,10 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.context_params import context_params
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.regions import Piece, find_regions
-from scope_cpp.engine.settings import CHAT_QUERIES, Settings, conversation_policies
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import CHAT_QUERIES, conversation_policies
 from scope_cpp.engine.turns import Region, Turn, common_prefix, match_answer
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.lifetime import Closable
@@ -108,7 +108,6 @@ class CachedTurns(Closable):
         old = self.cache
         was = old.capacity, old.decode_policy, old.prefill_policy
         before = snapshot(old)
-        self._hold_system()
         try:
             if old.stats.cells_used > capacity:
                 room.shrink(old, self.turns, capacity, decode)
@@ -189,7 +188,7 @@ class CachedTurns(Closable):
     def _read_turn(self, turn: Turn) -> None:
         """Make room, read the tokens of a turn, and be ready for its answer."""
         cache = self.cache
-        self._hold_system()
+        self._hold()
         cache.begin_turn()
         turn.before = rewind.mark(cache)
         n, size = len(turn.tokens), min(self.settings.n_ubatch, self.context.n_batch)
@@ -221,10 +220,11 @@ class CachedTurns(Closable):
         if turn.after is None or not rewind.return_to(self.cache, turn.after, tail):
             self._read_anew(self.turns)
 
-    def _hold_system(self) -> None:
-        """Let no policy give up the system prompt."""
-        regions = self.turns[0].regions if self.turns else []
-        self.cache.n_held = max((r.stop for r in regions if r.kind == "system"), default=0)
+    def _hold(self) -> None:
+        """Let no policy give up what a conversation must keep."""
+        cache = self.cache
+        keeps_messages = cache.decode_policy.keeps_messages
+        cache.held = room.to_hold(self.turns, cache.capacity, keeps_messages)
 
     # -- writing --------------------------------------------------------------------------
 
@@ -354,7 +354,7 @@ class CachedTurns(Closable):
 
     def find_cells(self) -> None:
         """Have the cells of all turns, if going through them again was broken off."""
-        self._hold_system()
+        self._hold()
         if self._lost:
             self._read_anew(self.turns)
 
@@ -403,7 +403,7 @@ class CachedTurns(Closable):
     def _open_context(
         self, capacity: int, decode: DecodePolicy, prefill: PrefillPolicy, settings: Settings
     ) -> None:
-        self.context = Context(self.model, context_params(settings, capacity))
+        self.context = Context(self.model, settings.context_params(capacity))
         self.adopt(self.context)
         try:
             self.cache = BoundedCache(

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from scope_cpp.engine.kv_types import kv_type
-
-if TYPE_CHECKING:
-    from scope_cpp.engine.settings import Settings
 
 SPLIT_MODES = ("none", "layer", "row", "tensor")  # enum llama_split_mode, in its order
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
@@ -56,18 +50,3 @@ class ContextParams:
     n_slots: int = 0
     n_outputs: int = 0
     offload_kqv: bool = True
-
-
-def context_params(settings: Settings, n_cells: int) -> ContextParams:
-    """Parameters of a context of `n_cells`."""
-    return ContextParams(
-        n_cells=n_cells,
-        type_k=kv_type(settings.type_k).ggml_type,
-        type_v=kv_type(settings.type_v).ggml_type,
-        n_batch=settings.n_batch,
-        n_ubatch=settings.n_ubatch,
-        n_threads=settings.n_threads,
-        n_threads_batch=settings.n_threads_batch,
-        flash_attn=settings.flash_attn,
-        offload_kqv=settings.offload_kqv,
-    )

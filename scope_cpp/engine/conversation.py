@@ -12,7 +12,8 @@ When a turn has no room (its prompt, and the pool of its answer), cells give way
 3. nothing else: a `ScopeError` says what would be needed.
 
 A policy that ranks all rows (`DecodePolicy.ranks_prompt`) makes room by its own choice instead,
-among all but those of the system prompt; the policy ``full`` gives up nothing.
+among all but those of the system prompt, and of messages if it keeps them
+(`DecodePolicy.keeps_messages`); the policy ``full`` gives up nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from scope_cpp.engine.generate import Stats, Warn, counted
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
 from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed, recommended
-from scope_cpp.engine.settings import Settings, conversation_cells, conversation_policies
+from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import ENDLESS, never_ends
+from scope_cpp.engine.sizes import conversation_cells, conversation_policies
 from scope_cpp.engine.text import TextStream
 from scope_cpp.engine.turns import Clock, Progress
 from scope_cpp.errors import UsageError

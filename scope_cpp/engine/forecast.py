@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scope_cpp.engine import attention
 from scope_cpp.engine.cache.scorer import ring_size
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.context_params import CELLS_MULTIPLE, ContextParams, context_params
+from scope_cpp.engine.context_params import CELLS_MULTIPLE, ContextParams
 from scope_cpp.engine.footprint import Footprint, Use, measure
 from scope_cpp.native import kv_evict
 
@@ -104,7 +104,7 @@ class Forecast:
             Sequences that are written at once, and others that lie in the cache.
         """
         alone = bounded and n_parallel == 1
-        params = context_params(attention.resolve(settings, self.model, bounded=alone), n_cells)
+        params = attention.resolve(settings, self.model, bounded=alone).context_params(n_cells)
         if n_parallel + n_resting > 1:
             params = replace(params, n_seq_max=sequences(n_parallel, n_resting))
         params = replace(params, n_slots=n_parallel)

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.context_params import context_params
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.prompts import Prompt, read_prompt
 from scope_cpp.engine.sampling import Sampler, SamplingParams, recommended
-from scope_cpp.engine.settings import Settings, resolve
+from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import ENDLESS, never_ends, why_no_text
+from scope_cpp.engine.sizes import resolve
 from scope_cpp.engine.text import TextStream
 from scope_cpp.errors import ScopeError, UsageError, Warn
 from scope_cpp.native.lifetime import Closable
@@ -318,7 +318,7 @@ class Generation(Closable):
         self._finished, self._failure = False, ""
         self.sampler = Sampler(model, sampling)
         self.adopt(self.sampler)
-        self.context = Context(model, context_params(settings, self.sizes.capacity))
+        self.context = Context(model, settings.context_params(self.sizes.capacity))
         self.adopt(self.context)
         self.cache = BoundedCache(
             self.context,

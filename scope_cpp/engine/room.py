@@ -2,13 +2,17 @@
 
 Cells go in this order: finished answers, the oldest first; with a prefill policy that drops cells,
 rows of earlier prompts, chosen by it; nothing else, and never those of the system prompt. A policy
-that ranks the prompt too chooses among all but these itself.
+that ranks the prompt too chooses among all but these itself; one that keeps messages
+(`DecodePolicy.keeps_messages`) gives up none of a message, while these take at most half.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.turns import Region, Turn, common_prefix, give_way, n_rows, thin_prompts
@@ -77,13 +81,40 @@ def require_room(cache: BoundedCache, needed: int, n_free: int = 0) -> None:
     """
     there = cache.capacity - cache.stats.cells_used + n_free
     if cache.decode_policy.ranks_prompt:
-        there = cache.capacity - min(cache.n_held, cache.n_past)
+        there = cache.capacity - int(cache.holds(np.arange(cache.n_past, dtype=np.int32)).sum())
     if needed > there:
         raise ScopeError(
             f"this turn needs {needed} cells for its prompt and its answer, {there} of "
             f"{cache.capacity} can be had: begin anew (/clear), give a larger --budget, or let "
             "old prompts give way (--prefill snapkv)"
         )
+
+
+def to_hold(turns: Sequence[Turn], capacity: int, messages: bool) -> NDArray[np.int32]:
+    """What no policy that ranks all rows may give up; see `BoundedCache.held`.
+
+    Parameters
+    ----------
+    turns
+        The last one is about to be read, or was.
+    capacity
+        Cells of the conversation.
+    messages
+        Whether messages of the user are held, too: the latest ones, as many as fit with the system
+        prompt into half of the cells, and into those that the last turn leaves.
+    """
+    regions = [region for turn in turns for region in turn.regions]
+    held = [region for region in regions if region.kind == "system"]
+    if messages and turns:
+        left = min(capacity // 2, capacity - len(turns[-1].tokens) - 1)
+        left -= sum(region.stop - region.start for region in held)
+        for region in reversed(regions):
+            n = region.stop - region.start
+            if region.kind == "prompt" and n <= left:
+                held.append(region)
+                left -= n
+    spans = sorted((region.start, region.stop) for region in held)
+    return np.array(spans, np.int32).reshape(-1)
 
 
 def check_opening(
@@ -149,6 +180,7 @@ def shrink(cache: BoundedCache, turns: Sequence[Turn], capacity: int, decode: De
     cache.capacity = capacity
     if decode.ranks_prompt:
         cache.decode_policy = decode
+        cache.held = to_hold(turns, capacity, decode.keeps_messages)
         cache.make_room_by_policy(0)
     else:
         make_way(cache, turns, cache.n_past, 0)

@@ -18,7 +18,8 @@ from scope_cpp.engine.cache.marks import Mark
 from scope_cpp.engine.cache.state import CacheState, restore, snapshot
 from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.session_values import COMPUTE, from_json, to_json, typed
-from scope_cpp.engine.settings import Settings, conversation_policies
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import conversation_policies
 from scope_cpp.engine.turns import Clock, Progress, Region, Turn
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.scores.foresight import Asked

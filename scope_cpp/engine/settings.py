@@ -1,18 +1,15 @@
-"""The dials of a bounded generation, and what they come to for one prompt."""
+"""The dials of a bounded generation: what a user can set, and which policies that names."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from scope_cpp.engine import budget as dial
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
-from scope_cpp.engine.kv_types import bytes_per_cell
-from scope_cpp.engine.memory import free_memory
+from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import (
+    decode_policies,
     find_decode,
     find_prefill,
     make_decode,
@@ -22,21 +19,15 @@ from scope_cpp.policies import (
 )
 
 if TYPE_CHECKING:
-    from scope_cpp.engine.forecast import Forecast
-    from scope_cpp.engine.model import Model
     from scope_cpp.policies import DecodePolicy, PrefillPolicy
 
 GRANULARITIES = ("head", "cell")
 
-# A history of full size from the start, chosen anew for several tokens at once: nearly the quality
-# of choosing at every token, at a fraction of the cost.
-DEFAULT_POLICY = "scope-foresight"
-DEFAULT_OPTIONS = ("interval=auto",)
+# The closest to the full cache in the mean of what was measured on real models: docs/quality.md.
+DEFAULT_POLICY = "scope-retrieval"
 
-# Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
-MOST_TRIED = 10_000
-
-P = TypeVar("P", "DecodePolicy", "PrefillPolicy")
+# Cells of a conversation without a budget: at most half of the free memory
+CHAT_CELLS = 8192
 
 
 @dataclass(frozen=True)
@@ -46,8 +37,7 @@ class Settings:
     Attributes
     ----------
     policy, prefill
-        Names of the decode and of the prefill policy; ``None`` is `DEFAULT_POLICY` with
-        `DEFAULT_OPTIONS`.
+        Names of the decode and of the prefill policy; ``None`` is `DEFAULT_POLICY`.
     granularity
         ``"head"``: each layer and KV head chooses for itself. ``"cell"``: one choice for all, from
         scores pooled by their maximum.
@@ -101,14 +91,14 @@ class Settings:
         UsageError
             For an unknown name, key or value; the message lists the valid ones.
         """
-        name, options = self.policy or DEFAULT_POLICY, self.options
-        if self.policy is None:
-            options = DEFAULT_OPTIONS + options
+        name = self.policy or DEFAULT_POLICY
         decode, prefill = find_decode(name), find_prefill(self.prefill)
-        for_decode, for_prefill = split_options(decode, prefill, parse_options(options))
+        for_decode, for_prefill = split_options(
+            decode, prefill, parse_options(self.options), decode_policies
+        )
         policies = make_decode(name, for_decode), make_prefill(self.prefill, for_prefill)
         if self.granularity == "cell":
-            _require_even(
+            require_even(
                 "--granularity cell makes one choice for all: give --granularity head", *policies
             )
         if policies[1].uneven and policies[0].compares_layers:
@@ -118,233 +108,31 @@ class Settings:
             )
         return policies
 
+    def context_params(self, n_cells: int) -> ContextParams:
+        """Return the parameters of a context of `n_cells`."""
+        return ContextParams(
+            n_cells=n_cells,
+            type_k=kv_type(self.type_k).ggml_type,
+            type_v=kv_type(self.type_v).ggml_type,
+            n_batch=self.n_batch,
+            n_ubatch=self.n_ubatch,
+            n_threads=self.n_threads,
+            n_threads_batch=self.n_threads_batch,
+            flash_attn=self.flash_attn,
+            offload_kqv=self.offload_kqv,
+        )
 
-def _require_even(why: str, decode: DecodePolicy, prefill: PrefillPolicy) -> None:
+
+def require_even(why: str, decode: DecodePolicy, prefill: PrefillPolicy) -> None:
+    """Refuse policies that keep other numbers of rows in other layers, and say `why`.
+
+    Raises
+    ------
+    UsageError
+        If one of them does.
+    """
     for flag, policy in (("--policy", decode), ("--prefill", prefill)):
         if policy.uneven:
             raise UsageError(
                 f"{flag} {policy.name} gives each layer a number of rows of its own, and {why}"
             )
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What the settings come to for one prompt.
-
-    Attributes
-    ----------
-    capacity
-        Most cells that the sequence may use.
-    bounded
-        False if prompt and output fit: nothing is ever evicted.
-    decode, prefill
-        Policies with their sizes.
-    warnings
-        One line each.
-    """
-
-    capacity: int
-    bounded: bool
-    decode: DecodePolicy
-    prefill: PrefillPolicy
-    warnings: tuple[str, ...]
-
-
-def resolve(
-    settings: Settings,
-    model: Model,
-    n_prompt: int,
-    n_predict: int | None,
-    free: int | None = None,
-) -> Sizes:
-    """Derive capacity and pools from the settings.
-
-    The budget covers prompt and output. If both fit into it nothing is bounded, unless the options
-    themselves name smaller pools. Otherwise the prefill policy takes its share first, and the
-    decode policy divides the rest. `free` are the bytes that cells may take; without it the machine
-    is asked.
-
-    Raises
-    ------
-    UsageError
-        If the budget is no budget, too small for the prompt or for the policy, or over memory.
-    """
-    decode, prefill = settings.policies()
-    if decode.name == "full" and n_predict is None:
-        raise UsageError("--policy full needs the longest output: give -n or -c")
-    n_cells = _budget_cells(settings, model, n_prompt, n_predict, decode, free)
-    fits = n_predict is not None and n_prompt + n_predict <= n_cells
-    if n_predict and fits and not _bound_by_options(decode, prefill, n_prompt, n_predict):
-        return Sizes(n_prompt + n_predict, False, decode, prefill, ())
-    prefill = _attempt(lambda: prefill.resolve(n_cells, n_prompt))
-    kept = prefill.cells(n_prompt)
-    if kept >= n_cells:
-        needed = _least_budget(decode, kept, n_predict)
-        raise UsageError(
-            f"the prompt keeps {kept} cells, the budget is {n_cells}: give --budget {needed} or "
-            "more, or a prefill policy that drops part of the prompt (--prefill snapkv)"
-        )
-    if settings.budget is None:
-        decode = _resolve_default(decode, n_cells, kept, n_predict)
-        n_cells = max(n_cells, decode.capacity(kept, n_predict))
-    else:
-        decode = _attempt(lambda: decode.resolve(n_cells, kept, n_predict))
-    capacity = min(n_cells, max(decode.capacity(kept, n_predict), kept + 1))
-    return Sizes(capacity, True, decode, prefill, decode.warnings() + prefill.warnings())
-
-
-def _bound_by_options(
-    decode: DecodePolicy, prefill: PrefillPolicy, n_prompt: int, n_predict: int
-) -> bool:
-    """Whether pools named by options hold less than prompt and output, whatever the budget."""
-    kept = n_prompt
-    if prefill.sized:
-        kept = prefill.cells(n_prompt)
-        if prefill.uneven and not prefill.keeps_all(n_prompt):
-            return True
-    held = kept + n_predict
-    if decode.sized:
-        held = _attempt(lambda: decode.resolve(None, kept, n_predict)).capacity(kept, n_predict)
-    return held < n_prompt + n_predict
-
-
-def _least_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:
-    """Smallest budget with which the policy can write after a prompt of `kept` cells."""
-    enough = kept + (MOST_TRIED if n_predict is None else n_predict)
-    for n_cells in range(kept + 1, min(enough, kept + MOST_TRIED)):
-        with contextlib.suppress(ValueError):
-            decode.resolve(n_cells, kept, n_predict)
-            return n_cells
-    return enough
-
-
-def _budget_cells(
-    settings: Settings,
-    model: Model,
-    n_prompt: int,
-    n_predict: int | None,
-    decode: DecodePolicy,
-    free: int | None,
-) -> int:
-    parsed = dial.parse_budget(settings.budget)
-    if decode.name == "full" and settings.budget is None:
-        parsed = dial.parse_budget("100%")
-    per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
-    if free is not None:  # all else is there already
-        return dial.cells(
-            parsed,
-            n_prompt=n_prompt,
-            n_predict=n_predict,
-            taken=lambda n: n * per_cell,
-            free_memory=free,
-        )
-    full = None if n_predict is None else n_prompt + n_predict
-    with _forecast(model) as forecast:
-        return dial.cells(
-            parsed,
-            n_prompt=n_prompt,
-            n_predict=n_predict,
-            taken=forecast.taken(settings, full=full),
-            free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
-        )
-
-
-def _forecast(model: Model) -> Forecast:
-    from scope_cpp.engine.forecast import Forecast  # settings are made without llama.cpp, too
-
-    return Forecast(model)
-
-
-def _resolve_default(
-    decode: DecodePolicy, n_cells: int, n_prompt_cells: int, n_predict: int | None
-) -> DecodePolicy:
-    """Without a budget the default one serves, unless the options ask for more."""
-    try:
-        return decode.resolve(n_cells, n_prompt_cells, n_predict)
-    except ValueError:
-        return _attempt(lambda: decode.resolve(None, n_prompt_cells, n_predict))
-
-
-def _attempt(resolve: Callable[[], P]) -> P:
-    try:
-        return resolve()
-    except ValueError as err:
-        raise UsageError(str(err)) from err
-
-
-# Cells of a conversation without a budget: at most half of the free memory
-CHAT_CELLS = 8192
-# Queries that a conversation records, whatever its policies want: others may come
-CHAT_QUERIES = 64
-# The pool of an answer: a quarter of the budget, at most this
-MOST_ANSWER_CELLS = 1024
-
-
-def conversation_cells(settings: Settings, model: Model) -> int:
-    """Cells that a conversation may use, hard: the budget, see `scope_cpp.engine.budget`.
-
-    Without a budget `CHAT_CELLS`, or fewer where half of the free memory holds fewer, and never
-    more than ``ctx_size``. A share is one of ``ctx_size``.
-
-    Raises
-    ------
-    UsageError
-        If the budget is no budget, over memory, or a share of no length.
-    """
-    parsed = dial.parse_budget(settings.budget)
-    if parsed.kind == "percent" and settings.ctx_size is None:
-        raise UsageError(
-            f"budget {parsed.text} is a share of a length that a conversation does not have: give "
-            "cells (8192, 8k), memory (512MiB), or the longest conversation with -c"
-        )
-    bytes_per_cell(model, settings.type_k, settings.type_v)  # refuses what llama.cpp has not
-    most = settings.ctx_size
-    if settings.budget is None:
-        parsed = dial.parse_budget("auto")
-        most = CHAT_CELLS if most is None else min(CHAT_CELLS, most)
-    with _forecast(model) as forecast:
-        return dial.cells(
-            parsed,
-            n_prompt=0,
-            n_predict=most,
-            taken=forecast.taken(settings, n_recorded=CHAT_QUERIES),
-            free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
-        )
-
-
-def conversation_policies(
-    settings: Settings, n_cells: int, n_predict: int | None
-) -> tuple[DecodePolicy, PrefillPolicy]:
-    """Policies of a conversation of `n_cells`; the sizes hold for every answer's own pool.
-
-    A pool has a quarter of the cells, at most `MOST_ANSWER_CELLS`, unless options name its parts.
-    A policy that ranks earlier rows too has all cells.
-
-    Raises
-    ------
-    UsageError
-        If options name more than there is, or the size of a prompt's pool: prompts stay whole
-        while there is room, and then give what is needed.
-    """
-    decode, prefill = settings.policies()
-    _require_even(
-        "a conversation's turns give way in all layers alike: choose another one", decode, prefill
-    )
-    if prefill.name != "full" and prefill.sized:
-        raise UsageError(
-            f"the options give --prefill {prefill.name} a size, in a conversation prompts stay "
-            "whole until room runs out: leave the size out"
-        )
-    if decode.name == "full":
-        return decode, prefill
-    if decode.ranks_prompt:
-        return _attempt(lambda: decode.resolve(n_cells, 0, n_predict)), prefill
-    pool = max(1, min(MOST_ANSWER_CELLS, n_cells // 4))
-    decode = _resolve_default(decode, pool, 0, n_predict)
-    needed = decode.capacity(0, n_predict)
-    if needed >= n_cells:
-        raise UsageError(
-            f"{decode.name}: an answer's pool takes {needed} cells, the budget is {n_cells}: "
-            "give a larger --budget or smaller pools with -o"
-        )
-    return decode, prefill

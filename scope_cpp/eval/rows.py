@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from scope_cpp.engine.budget import cells, parse_budget
-from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY, Settings
+from scope_cpp.engine.settings import DEFAULT_POLICY, Settings
 from scope_cpp.errors import UsageError
 
 _PART = re.compile(r"beta(?:/([1-9][0-9]*))?")
@@ -94,14 +94,13 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """What an output depends on; threads and batches are left out."""
         settings = self.settings
-        options = settings.options if settings.policy else (*DEFAULT_OPTIONS, *settings.options)
         return {
             "name": self.name,
             "label": self.label or self.name,
             "policy": settings.policy or DEFAULT_POLICY,
             "prefill": settings.prefill,
             "granularity": settings.granularity,
-            "options": [*options, *self.parts],
+            "options": [*settings.options, *self.parts],
             "beta": self.beta,
             "budget": settings.budget,
             "type_k": settings.type_k,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scope_cpp.engine.settings import DEFAULT_POLICY
 from scope_cpp.policies import decode_policies, prefill_policies
 
 Values = dict[str, Any]
@@ -47,12 +46,12 @@ def scores() -> dict[str, Values]:
 
 
 def prefills() -> dict[str, Values]:
-    """Return every prefill policy but the whole prompt, under the default decode policy.
+    """Return every prefill policy but the whole prompt, under `FORESIGHT`.
 
     They drop something only where the budget is smaller than 4/3 of the prompt.
     """
     return {
-        f"prefill {name}": {"policy": DEFAULT_POLICY, "prefill": name}
+        f"prefill {name}": {"policy": FORESIGHT, "prefill": name}
         for name in prefill_policies()
         if name != "full"
     }

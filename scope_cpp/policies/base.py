@@ -272,11 +272,13 @@ class DecodePolicy(Policy):
     A policy that ranks the prompt's cells too sets `reads_prompt`: the attention of the prompt's
     own queries is then folded into the scores before decoding starts. One whose `select` may
     give up rows from before the output sets `ranks_prompt`: in a conversation it works on all of
-    the budget, the others on the pool of the answer that is being written.
+    the budget, the others on the pool of the answer that is being written. If it `keeps_messages`,
+    it is not asked there about the user's latest ones, while they take at most half of the budget.
     """
 
     reads_prompt: ClassVar[bool] = False
     ranks_prompt: ClassVar[bool] = False
+    keeps_messages: ClassVar[bool] = False
 
     def resolve(self, budget: int | None, n_prompt_cells: int, n_predict: int | None) -> Self:
         """Fill the options that are None.

@@ -141,7 +141,10 @@ def parse_options(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def split_options(
-    decode: type[Policy], prefill: type[Policy], options: Mapping[str, str]
+    decode: type[Policy],
+    prefill: type[Policy],
+    options: Mapping[str, str],
+    others: Callable[[], Mapping[str, type[Policy]]] = dict,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Give every option to the policies that have it.
 
@@ -150,7 +153,8 @@ def split_options(
     Raises
     ------
     UsageError
-        A key that nobody has; the message lists the valid ones.
+        A key that nobody has; the message lists the valid ones, and which of the `others`, decode
+        policies by name, have this key.
     """
     owners: list[tuple[str, type[Policy], dict[str, str]]] = [
         ("decode", decode, {}),
@@ -165,6 +169,9 @@ def split_options(
             valid = "; ".join(
                 f"{kind} {cls.name}: {_valid(valid_options(cls))}" for kind, cls, _ in owners
             )
+            having = [name for name, cls in others().items() if plain in valid_options(cls)]
+            if having:
+                valid += f"; it is an option of --policy {', '.join(having)}"
             raise UsageError(f"unknown option {key!r}; {valid}")
         for got in takers:
             got[plain] = text

@@ -44,6 +44,8 @@ HALF = 30
 """Foresight that gives a row of the output half of the price."""
 OUTPUT = np.float32(1e-6), np.float32(0.999)
 """Least and highest price of a row of an output."""
+YOUNG = 256
+"""Tokens over which the worth of being new fades."""
 PRIOR = 1
 """Look-ups for each head that are assumed to be repeated, and expected to be."""
 
@@ -57,14 +59,17 @@ class ScopeRetrieval(OneBudget):
     So each head's look-ups of the prompt are counted while the output is written. With r of
     them a token, a row of this head is worth
 
-        use + mean use · `price` · min(1, r / `rate`)³ · p,
+        use + mean use · (`price` · min(1, r / `rate`)³ · p + `fresh` · n),
 
     where use is the attention so far, multiplied by `decay` for each token, and p is 1 for rows of
-    the prompt and f / (30 + f) for those of the output, f being what `scores.foresight` gives.
+    the prompt and f / (30 + f) for those of the output, f being what `scores.foresight` gives. n
+    falls from 1 to 0 in the first 256 tokens of a row of the output, and is 0 in the prompt: what
+    is new had no time to be of use.
 
     A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
     so far say: those that were repeated, against those that would be if each went to any row,
-    (R + 1) / (Σ L² / 2N + 1), for L look-ups in N rows, in the mean of all heads.
+    (R + 1) / (Σ L² / 2N + 1), for L look-ups in N rows, in the mean of all heads (of those of a
+    layer, where layers hold different numbers of rows).
 
     Of our own making, after SCOPE (https://arxiv.org/abs/2412.13649), which keeps the prompt in
     all heads. DuoAttention (https://arxiv.org/abs/2410.10819) and RazorAttention
@@ -73,7 +78,7 @@ class ScopeRetrieval(OneBudget):
 
     name: ClassVar[str] = "scope-retrieval"
     needs_scores: ClassVar[bool] = True
-    compares_layers: ClassVar[bool] = True
+    keeps_messages: ClassVar[bool] = True
     row: ClassVar[np.dtype[Any]] = ROW
     usual_recent: ClassVar[int | None] = 256
     usual_interval: ClassVar[int] = 8
@@ -89,6 +94,7 @@ class ScopeRetrieval(OneBudget):
     rate: float = option(
         0.3, "look-ups per token with which a head pays the whole price", low=0.001
     )
+    fresh: float = option(0.5, "worth of a new row of the output, in means of the rows")
     ahead: int = option(512, "last queries of the prompt that weigh each new cell ahead of its use")
     unlike: float = option(3.0, "power of how unlike a new cell is to those before it", high=16)
 
@@ -156,11 +162,16 @@ class ScopeRetrieval(OneBudget):
         rows, price = view.scores, self._price(view)
         found, seen = _of_head(rows, "found"), _of_head(rows, "seen")
         pays = np.minimum(1, found / np.maximum(seen, 1) / np.float32(self.rate)) ** STEEPNESS
-        worth: FloatArray = price * (np.float32(self.price * self._mean_use(view)) * pays)
+        mean_use = self._mean_use(view)
+        worth: FloatArray = price * (np.float32(self.price * mean_use) * pays)
         of_prompt = np.where(price == 1, rows["looks"], np.float32(0))
         left = _left(of_prompt, view.n_prompt)
         np.multiply(worth, left, out=worth, where=of_prompt > 0)
         worth += rows["use"]
+        young = (view.pos - np.int32(view.n_past - 1 - YOUNG)) * np.float32(1 / YOUNG)
+        young *= np.float32(self.fresh * mean_use)
+        np.maximum(young, 0, out=young)
+        np.add(worth, young, out=worth, where=price < 1)
         return worth
 
     def _price(self, view: View) -> FloatArray:

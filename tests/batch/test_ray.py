@@ -100,7 +100,9 @@ def test_the_rows_of_a_worker_that_is_killed_are_run_again_and_come_once(
     assert first.exists()
     assert len(records) == len(ROWS)
     assert {record.digest: values_of(record) for record in records} == alone
-    assert len(warnings) == 1 and "was killed or crashed; it is started again" in warnings[0]
+    # on a busy machine another one says that the rows wait for workers
+    (killed,) = [line for line in warnings if "was killed or crashed" in line]
+    assert "it is started again" in killed
     # what the dead one had done counts
     assert status.n_generated >= sum(record.n_generated for record in records)
     assert status.cells_used == 0

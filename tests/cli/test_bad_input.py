@@ -21,11 +21,12 @@ USAGE = [
     (["--granularity", "layer"], "head, cell"),
     (["-o", "alpha=1"], "unknown option 'alpha'"),
     (["-o", "beta1"], "key=value"),
-    (["-o", "beta1=x"], "whole number"),
-    (["-o", "beta1=-1"], "at least 0"),
+    (["-o", "heavy=x"], "whole number"),
+    (["-o", "heavy=-1"], "at least 0"),
+    (["-o", "beta1=5"], "an option of --policy scope-slide, scope-foresight"),
     (["-o", "ahead=-1"], "ahead=-1: must be at least 0"),
     (["--policy", "scope-slide", "-o", "score=none"], "score=none: needs ahead or unlike"),
-    (["-o", "ahead=8", "-o", "score=window"], "ahead=8: needs score=accumulate"),
+    (["--policy", "h2o", "-o", "ahead=8", "-o", "score=window"], "ahead=8: needs score=accumulate"),
     (["-ctk", "q9_9"], "unknown KV cache type 'q9_9'"),
     (["-fa", "maybe"], "--flash-attn"),
     (["--budget", "many"], "budget 'many'"),
@@ -140,7 +141,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(
 def test_a_prompt_larger_than_the_budget_names_both_ways_out(run: Run, tiny: Path) -> None:
     result = run("generate", tiny, "--raw", "-p", "x" * 50, "-n", 20, "--budget", 40)
     assert_refused(result, 2, "--prefill snapkv")
-    assert "--budget 53" in result.stderr
+    assert "--budget 52" in result.stderr
 
 
 def test_no_model(run: Run) -> None:

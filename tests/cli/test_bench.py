@@ -170,7 +170,7 @@ def test_other_tests(run: Run, tiny: Path, test: str) -> None:
     compared = {"prompt": "vs_full", "memory": "kv_of_full", "turn": "vs_same"}
     if test == "python":
         assert 0 < bounded["python_ms"] < bounded["ms"]
-        assert {row["policy"] for row in rows} == {"full", "scope-foresight:interval=auto"}
+        assert {row["policy"] for row in rows} == {"full", "scope-retrieval"}
     else:
         assert bounded[compared[test]] > 0
     if test == "turn":

@@ -51,7 +51,7 @@ def conversation(tiny: Path) -> Iterator[Conversation]:
         Model.load(tiny) as model,
         Conversation(
             model,
-            settings=Settings(budget=400, n_threads=1, options=("beta1=16", "beta2=16")),
+            settings=Settings(budget=400, n_threads=1),
             sampling=SamplingParams(temp=0, ignore_eos=True),
             n_predict=8,
             warn=lambda line: None,
@@ -276,7 +276,7 @@ def test_a_refused_message_is_back_on_the_line(
         ("/policy nonsense", "nonsense"),
         ("/policy h2o beta9=1", "beta9"),
         ("/budget 3x", "budget '3x' is not understood"),
-        ("/budget 20", "20"),
+        ("/budget 5", "the budget is 5: give a larger --budget"),
         ("/show nothing", "valid are settings"),
         ("/heatmap 9", "no layer 9"),
         ("/heatmap 0 9", "no KV head 9"),
@@ -465,6 +465,7 @@ def test_marks_of_the_map() -> None:
 
 def test_the_map_is_what_the_conversation_kept(talk: Talk, conversation: Conversation) -> None:
     conversation.n_predict = 60
+    conversation.set_budget(40)
     talk("One")
     what, kept = heatmap.choose(conversation, ["1", "0"])
     assert what == "layer 1, KV head 0"

@@ -70,7 +70,8 @@ def test_names(offer: Offer, line: str, names: list[str]) -> None:
 
 
 def test_options_of_the_policies_that_are_named(offer: Offer) -> None:
-    assert "beta1=auto" in offer("scope generate -o ")
+    assert "heavy=auto" in offer("scope generate -o ")
+    assert "beta1=auto" in offer("scope generate --policy scope-slide -o ")
     assert offer("scope generate --policy streaming-llm -o s") == ["sinks=4"]
     assert "window=32" in offer("scope generate --prefill snapkv -o ")
     assert "window=32" not in offer("scope generate -o ")

@@ -40,7 +40,7 @@ def test_small_batches_change_nothing(generate: Generate, prefill: str) -> None:
 
 
 def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
-    got = generate(*PROMPT, "-n", 80, "--budget", 48, "-o", "beta1=12", "-o", "beta2=10")
+    got = generate(*PROMPT, "-n", 80, "--budget", 48, "-o", "heavy=31", "-o", "recent=10")
     usage = got["usage"]
     with Model.load(tiny) as model:
         n_prompt = len(model.tokenize(PROMPT[-1]))
@@ -50,8 +50,8 @@ def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
         "total_tokens": n_prompt + 80,
     }
     assert got["finish_reason"] == "length"
-    # prompt, beta1, beta2, and the token that floats above them
-    assert got["cells_capacity"] == n_prompt + 12 + 10 + 1
+    # heavy hitters, recent tokens, and the token that floats above them
+    assert got["cells_capacity"] == 31 + 10 + 1
     assert got["cells_used"] <= got["cells_peak"] == got["cells_capacity"]
     # the last token is never decoded
     assert got["evicted"] == n_prompt + 80 - 1 - got["cells_used"]
@@ -60,14 +60,13 @@ def test_object_of_a_bounded_generation(generate: Generate, tiny: Path) -> None:
     assert got["cells_allocated"] == 256
     # 2 layers of 2 KV heads with 64 values of 2 bytes in K and in V
     assert got["kv_bytes"] == 256 * 2 * 2 * 64 * 2 * 2
-    assert got["options"]["decode"]["beta1"] == 12
+    assert got["options"]["decode"]["heavy"] == 31
     assert (got["policy"], got["prefill"], got["granularity"]) == (
-        "scope-foresight",
+        "scope-retrieval",
         "full",
         "head",
     )
     assert got["model"] == str(tiny)
-    assert any("beta2 = 10" in line for line in got["warnings"])
     assert set(got["timings"]) == {
         "prompt_seconds",
         "generation_seconds",

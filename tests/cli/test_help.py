@@ -216,22 +216,18 @@ def test_settings_defaults_are_the_engines(monkeypatch: pytest.MonkeyPatch, comm
 
 
 def test_the_default_policy_is_the_engines_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scope_cpp.bench.request import DEFAULT_ROW, Request
+    from scope_cpp.bench.request import Request
     from scope_cpp.bench.row import Compute
-    from scope_cpp.engine.settings import DEFAULT_OPTIONS, DEFAULT_POLICY
+    from scope_cpp.engine.settings import DEFAULT_POLICY
 
-    text = f"{DEFAULT_POLICY} with -o {', '.join(DEFAULT_OPTIONS)}"
     for command in ("generate", "chat", "serve", "batch", "plot heatmap"):
-        assert default(command, "--policy") == text
+        assert default(command, "--policy") == DEFAULT_POLICY
     (row,) = Request(Compute("model.gguf")).chosen()
-    assert default("bench", "--policy") == ":".join((row["policy"], *row["options"]))
-    assert ":".join((DEFAULT_POLICY, *DEFAULT_OPTIONS)) == DEFAULT_ROW
-    assert (
-        f"| `{DEFAULT_POLICY}` (default, with `-o {' '.join(DEFAULT_OPTIONS)}`)"
-        in (ROOT / "README.md").read_text()
-    )
+    assert (row["policy"], row["options"]) == (DEFAULT_POLICY, ())
+    assert default("bench", "--policy") == DEFAULT_POLICY
+    assert f"| `{DEFAULT_POLICY}` (default)" in (ROOT / "README.md").read_text()
     monkeypatch.setattr("scope_cpp.engine.settings.DEFAULT_POLICY", "another")
-    assert default("generate", "--policy").startswith("another with ")
+    assert default("generate", "--policy") == "another"
 
 
 def test_other_defaults_are_the_ones_in_force() -> None:

@@ -57,13 +57,13 @@ def test_settings_in_force_in_a_chat(tiny: Path) -> None:
     with Model.load(tiny) as model, Conversation(model, settings=Settings(n_threads=1)) as talk:
         shown = dict(line.split(maxsplit=1) for line in views.settings(talk).splitlines())
         assert "default" not in views.settings(talk)
-        assert shown["policy"] == talk.cache.decode_policy.name == "scope-foresight"
-        assert f" beta1={talk.cache.decode_policy.beta1} " in views.settings(talk)
+        assert shown["policy"] == talk.cache.decode_policy.name == "scope-retrieval"
+        assert f" heavy={talk.cache.decode_policy.heavy} " in views.settings(talk)
         assert max(map(len, views.settings(talk).splitlines())) <= 80
         assert shown["budget"] == f"{talk.cache.capacity} cells"
         assert (shown["n-threads"], shown["n-predict"]) == ("1", "no limit")
         assert (shown["flash-attn"], shown["n-ubatch"]) == ("off", "128")
-        assert views.policy(talk).startswith("scope-foresight ")
+        assert views.policy(talk).startswith("scope-retrieval ")
         assert re.fullmatch(
             rf"0 of {talk.cache.capacity} cells are used; the cache takes [\d.]+ [KM]iB "
             r"\(K f16, V f16\)",
@@ -73,7 +73,7 @@ def test_settings_in_force_in_a_chat(tiny: Path) -> None:
 
 def test_settings_in_force_in_json(generate: Callable[..., dict[str, Any]]) -> None:
     told = generate("-p", "Hello cat", "-n", 60, "--budget", 40)["settings"]
-    assert told["policy"] == "scope-foresight" and told["budget"] <= 40
+    assert told["policy"] == "scope-retrieval" and told["budget"] <= 40
     assert (told["flash_attn"], told["n_threads"]) == ("off", 1)
     assert None not in told["options"].values()
 
@@ -118,7 +118,7 @@ def test_names_of_files_are_completed(tmp_path: Path, line: str) -> None:
 
 def test_verbose_shows_the_settings_in_force(run: Run, tiny: Path) -> None:
     shown = run("generate", tiny, "-p", "the", "-n", 3, "-t", 1, "--budget", 40, "-v").stderr
-    assert re.search(r"^policy +scope-foresight$", shown, re.M)
+    assert re.search(r"^policy +scope-retrieval$", shown, re.M)
     assert re.search(r"^budget +\d+ cells$", shown, re.M)
     assert re.search(r"^n-threads +1$", shown, re.M)
     assert "policy" not in run("generate", tiny, "-p", "the", "-n", 3, "-t", 1).stderr

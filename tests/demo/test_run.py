@@ -66,8 +66,8 @@ def test_outputs_are_those_of_the_engine(finished: Demo, model: Model) -> None:
 
 def test_bounded_rows_have_the_same_cells_and_stay_below_them(finished: Demo) -> None:
     assert [outcome.row.policy for outcome in finished.outcomes] == [
-        "full", "scope-foresight", "scope-slide", "scope-adaptive", "scope-discontinuous", "h2o",
-        "streaming-llm",
+        "full", "scope-retrieval", "scope-foresight", "scope-slide", "scope-adaptive",
+        "scope-discontinuous", "h2o", "streaming-llm",
     ]  # fmt: skip
     for outcome in finished.outcomes:
         for text in outcome.texts:
@@ -90,7 +90,7 @@ def test_what_stayed_is_what_the_cells_hold(finished: Demo) -> None:
             assert kept.min() >= 0 and kept.max() <= 1 and kept[-1] == 1
             if outcome.row.is_full:
                 assert (kept == 1).all()
-            elif outcome.row.is_scope:
+            elif outcome.row.is_scope and not outcome.row.is_default:
                 assert text.kept_of("prompt") == 1
             elif outcome.row.policy == "streaming-llm":
                 held = np.flatnonzero(kept)

@@ -19,7 +19,7 @@ SAMPLE = ReferenceSample(
     "x", "hubs", "Facts: a=1 b=2\nQuestions:" + " Q1 a b" * N, "", (3,) * N, (0,) * N
 )
 SHEET = Sheet(SAMPLE, N_PROMPT, N_OUTPUT, N_CELLS)
-FULL, FORESIGHT, SLIDE, ADAPTIVE, DISCONTINUOUS, H2O, STREAMING = ROWS
+FULL, RETRIEVAL, FORESIGHT, SLIDE, ADAPTIVE, DISCONTINUOUS, H2O, STREAMING = ROWS
 
 
 def outcome(

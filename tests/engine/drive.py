@@ -14,7 +14,8 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.settings import Settings, resolve
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import resolve
 from scope_cpp.policies import View
 
 F32 = npt.NDArray[np.float32]

@@ -24,7 +24,8 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel import ParallelEngine, Request
 from scope_cpp.engine.parallel.cells import MOST_RESTING, usual_ring
 from scope_cpp.engine.sampling import SamplingParams
-from scope_cpp.engine.settings import CHAT_QUERIES, Settings
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import CHAT_QUERIES
 from tests.native.harness import random_tokens
 
 GREEDY = SamplingParams(temp=0, ignore_eos=True)

@@ -39,8 +39,14 @@ STRIPPED = TEMPLATE.replace("{{ m.content }}", "{{ m.content | trim }}")
 
 @contextmanager
 def converse(path: Path, budget: int, **fields: Any) -> Iterator[Conversation]:
-    """Open a conversation on one thread; names of `Settings` go there."""
+    """Open a conversation on one thread; names of `Settings` go there.
+
+    Without a policy its answers have pools of their own; ``policy=None`` is the default one.
+    """
     chosen = {name: fields.pop(name) for name in list(fields) if hasattr(Settings, name)}
+    if "policy" not in chosen:
+        chosen["policy"] = "scope-foresight"
+        chosen["options"] = ("interval=auto", *chosen.get("options", ()))
     settings = Settings(budget=budget, n_threads=1, n_threads_batch=1, **chosen)
     given = {"sampling": GREEDY, "template": TEMPLATE, "warn": lambda line: None, **fields}
     with (

@@ -140,7 +140,14 @@ def test_a_context_has_no_more_cells_than_the_budget_needs(tiny: Tiny) -> None:
 def test_ten_thousand_tokens_in_512_cells(tiny: Tiny, granularity: str) -> None:
     shape = {"n_embd": 64, "n_head": 4, "head_dim": 32, "n_ff": 64, "n_ctx_train": 16384}
     n_output = 10_000 if granularity == "head" else 2_000
-    settings = Settings(granularity=granularity, budget=512, n_threads=1, n_threads_batch=1)
+    settings = Settings(
+        "scope-foresight",
+        granularity=granularity,
+        options=("interval=auto",),
+        budget=512,
+        n_threads=1,
+        n_threads_batch=1,
+    )
     with open_context(tiny(**shape), 512) as spare:
         model = spare.model
         generation = Generation(

@@ -13,7 +13,8 @@ from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.generate import generate
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
-from scope_cpp.engine.settings import CHAT_QUERIES, Settings
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import CHAT_QUERIES
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.policies import decode_names, find_decode
@@ -251,6 +252,13 @@ def test_every_policy_holds_a_conversation(
         assert np.isfinite(talk.context.logits()).all()
 
 
+def is_whole(talk: Conversation, start: int, stop: int) -> bool:
+    """Whether all heads hold all rows of these positions."""
+    rows = talk.cache.positions()
+    held = ((rows >= start) & (rows < stop)).sum(axis=2)
+    return bool((held == stop - start).all())
+
+
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("policy", RANK_ALL)
 def test_no_policy_gives_up_the_system_prompt(tiny: Tiny, policy: str, granularity: str) -> None:
@@ -259,14 +267,44 @@ def test_no_policy_gives_up_the_system_prompt(tiny: Tiny, policy: str, granulari
         for text in WORDS:
             say(talk, text)
             n = next(pool.n_tokens for pool in talk.pools() if pool.kind == "system")
-            first = np.sort(talk.cache.positions(), axis=2)[:, :, :n]
-            assert n >= 40 and (first == np.arange(n)).all()
+            assert n >= 40 and is_whole(talk, 0, n)
         assert talk.cache.n_past > 2 * 230
         size = talk.cache.capacity // 2
         talk.set_budget(size)
-        assert (np.sort(talk.cache.positions(), axis=2)[:, :, :n] == np.arange(n)).all()
+        assert talk.cache.stats.cells_used <= size and is_whole(talk, 0, n)
         with pytest.raises(ScopeError, match=rf"{size - n} of {size} can be had"):
             say(talk, "long " * 40)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_the_latest_messages_stay_while_they_take_half(tiny: Tiny, granularity: str) -> None:
+    """By default; an older message has to be of use, as answers have."""
+    with converse(tiny(), 256, policy=None, granularity=granularity, n_predict=90) as talk:
+        for text in ("cat " * 9, *WORDS, "dog " * 9):
+            say(talk, text)
+            regions = [r for turn in talk.cached.turns for r in turn.regions]
+            left = 128 - sum(r.stop for r in regions if r.kind == "system")
+            spans = [(r.start, r.stop) for r in regions if r.kind == "prompt"]
+            for start, stop in spans[::-1]:
+                if stop - start <= left:
+                    left -= stop - start
+                    assert is_whole(talk, start, stop)
+        assert len(spans) == len(WORDS) + 2 and left < stop - start
+        assert not is_whole(talk, *spans[0]), "the first one gave way"
+        assert talk.stats.evicted > 0
+
+
+def test_a_message_of_most_cells_is_read(tiny: Tiny) -> None:
+    """Then the ones before it are not kept whatever they are worth."""
+    with converse(tiny(), 256, policy=None, n_predict=20) as talk:
+        for text in WORDS[:3]:
+            say(talk, text)
+        say(talk, "long " * 53)
+        assert len(talk.cached.turns[-1].tokens) > 220
+        say(talk, WORDS[3])
+        with pytest.raises(ScopeError, match="of 256 can be had"):
+            say(talk, "long " * 90)
+        say(talk, WORDS[4])
 
 
 def test_the_full_cache(tiny: Tiny) -> None:
@@ -530,7 +568,7 @@ def test_the_default_budget(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None
     assert capacity(ctx_size=3000, budget="50%") == 1500
     with Model.load(tiny()) as model, Forecast(model) as forecast:
         half = forecast.taken(Settings(), n_recorded=CHAT_QUERIES)(768)
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: 2 * half)
+    monkeypatch.setattr("scope_cpp.engine.sizes.free_memory", lambda **_: 2 * half)
     assert capacity() == 768
 
 

@@ -104,7 +104,7 @@ def test_a_fault_is_named_and_ends_with_status_1(tiny: Tiny) -> None:
 def test_rows_are_still_those_of_their_tokens(tiny: Tiny) -> None:
     """After 10,000 tokens a row of the first layer has the K of its token at its true position."""
     prompt = random_tokens(64)
-    settings = Settings(budget=256, n_threads=1, n_threads_batch=1)
+    settings = Settings("scope-slide", budget=256, n_threads=1, n_threads_batch=1)
     sampling = SamplingParams(temp=0.8, seed=1, ignore_eos=True)
     quiet: dict[str, Any] = {"warn": lambda line: None}
     with (

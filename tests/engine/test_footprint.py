@@ -21,7 +21,8 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel import ParallelEngine
 from scope_cpp.engine.parallel.cells import MOST_RESTING, usual_ring
 from scope_cpp.engine.sampling import SamplingParams
-from scope_cpp.engine.settings import CHAT_QUERIES, Settings, conversation_cells
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import CHAT_QUERIES, conversation_cells
 from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
@@ -173,7 +174,7 @@ def test_a_budget_that_holds_the_whole_text_bounds_nothing(model: Model) -> None
 
 
 def test_auto_leaves_half_of_the_memory(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: 80 * MIB)
+    monkeypatch.setattr("scope_cpp.engine.sizes.free_memory", lambda **_: 80 * MIB)
     with write(model, settings(budget="auto"), n=8000) as generation:
         assert generation.stats.memory_bytes <= 40 * MIB
     cells = conversation_cells(settings(), model)
@@ -183,11 +184,11 @@ def test_auto_leaves_half_of_the_memory(model: Model, monkeypatch: pytest.Monkey
 def test_what_has_no_room_is_refused_before(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """By all that it takes: the cells alone would fit."""
     found = taken(model, settings(), 600)
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: found.total - 1)
+    monkeypatch.setattr("scope_cpp.engine.sizes.free_memory", lambda **_: found.total - 1)
     assert found.kv < found.total / 2
     with pytest.raises(UsageError, match="600 cells take .* with the buffers that belong to them"):
         write(model, settings(budget=600))
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: found.total)
+    monkeypatch.setattr("scope_cpp.engine.sizes.free_memory", lambda **_: found.total)
     write(model, settings(budget=600)).close()
 
 

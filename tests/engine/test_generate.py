@@ -183,7 +183,7 @@ def test_an_exception_in_the_loop_leaves_the_model_usable(model: Model) -> None:
 
 def test_statistics(model: Model) -> None:
     prompt = random_tokens(40)
-    with begin(model, prompt, n_predict=120, budget=80, options=("beta2=16",)) as generation:
+    with begin(model, prompt, n_predict=120, budget=80, options=("recent=16",)) as generation:
         responses = list(generation)
         context = generation.context
         last = responses[-1].stats
@@ -227,7 +227,9 @@ def test_a_small_recent_window_is_warned_about(model: Model) -> None:
 
 def test_warnings_go_to_python_by_default(model: Model) -> None:
     with pytest.warns(UserWarning, match="beta2"):
-        Generation(model, PROMPT, n_predict=300, settings=Settings(budget=100)).close()
+        Generation(
+            model, PROMPT, n_predict=300, settings=Settings("scope-slide", budget=100)
+        ).close()
 
 
 @pytest.mark.parametrize("n_prompt", [20, 511, 512, 513, 600])
@@ -284,12 +286,12 @@ def test_forms_of_a_budget(model: Model) -> None:
 def test_a_budget_of_half_the_free_memory(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole steps of 256 cells, with their buffers."""
     free = 2 * of_cells(model, 512)
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: free)
+    monkeypatch.setattr("scope_cpp.engine.sizes.free_memory", lambda **_: free)
     assert capacity(model, 8000, budget="auto").cells_capacity == 512
     assert capacity(model, 30, budget="auto").cells_capacity == 130
     with pytest.raises(UsageError, match="free"):
         capacity(model, 80_000, budget=60_000)
-    monkeypatch.setattr("scope_cpp.engine.settings.free_memory", lambda **_: 100_000)
+    monkeypatch.setattr("scope_cpp.engine.sizes.free_memory", lambda **_: 100_000)
     with pytest.raises(UsageError, match="half of the 97.7 KiB of memory .* end other programs"):
         capacity(model, budget="auto")
 
@@ -345,7 +347,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("zero budget", {"budget": 0}, "more than 0"),
     ("negative budget", {"budget": "-5"}, "not understood"),
     ("odd budget", {"budget": "lots"}, "not understood"),
-    ("small budget", {"budget": 2, "prompt": [5] * 30}, "--budget 32"),
+    ("small budget", {"budget": 2, "prompt": [5] * 30}, "--budget 31"),
     ("share of nothing", {"budget": "50%", "n_predict": None}, "no limit"),
     ("full without an end", {"policy": "full", "n_predict": None}, "-n or -c"),
     ("full in little", {"policy": "full", "budget": 40}, "full"),
@@ -353,11 +355,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("policy", {"policy": "sloth"}, "scope-slide"),
     ("prefill", {"prefill": "sloth"}, "snapkv"),
     ("granularity", {"granularity": "layer"}, "head, cell"),
-    ("option", {"options": ("gamma=3",)}, "beta1"),
-    ("value", {"options": ("beta1=many",)}, "whole number"),
+    ("option", {"options": ("gamma=3",)}, "heavy"),
+    ("another's option", {"options": ("beta1=3",)}, "--policy scope-slide, scope-foresight"),
+    ("value", {"options": ("heavy=many",)}, "whole number"),
     ("kv type", {"type_k": "q2"}, "q8_0"),
     ("stop", {"stop": [""]}, "stop string"),
-    ("pools", {"budget": 100, "options": ("beta1=90", "beta2=90")}, "minimum"),
+    ("pools", {"budget": 100, "options": ("heavy=90", "recent=90")}, "minimum"),
 ]
 
 

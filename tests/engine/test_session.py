@@ -48,7 +48,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "unlike": ({}, {"policy": "scope-foresight", "budget": 250, "options": ["ahead=0"]}),
     "ahead, of whole cells": (
         {},
-        {"budget": 250, "granularity": "cell", "options": ["ahead=9", "score=none"]},
+        {
+            "policy": "scope-foresight",
+            "budget": 250,
+            "granularity": "cell",
+            "options": ["ahead=9", "score=none"],
+        },
     ),
     "records": ({}, {"policy": "scope-retrieval", "budget": 200}),
     "h2o, ahead": ({}, {"policy": "h2o", "budget": 200, "options": ["ahead=9"]}),
@@ -338,9 +343,9 @@ def running(in_its_course: Conversation) -> Iterator[Conversation]:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"policy": "h2o"}, "policy h2o, this conversation has scope-foresight: give --policy h2o"),
+        ({"policy": "h2o"}, "policy h2o, this conversation has scope-retrieval: give --policy h2o"),
         ({"prefill": "snapkv"}, "prefill snapkv"),
-        ({"options": ["beta1=30"]}, "beta1=30 of scope-foresight"),
+        ({"options": ["heavy=30"]}, "heavy=30 of scope-retrieval"),
         ({"granularity": "cell"}, "granularity cell"),
         ({"type_k": "q8_0"}, "type_k q8_0"),
         ({"type_v": "f32"}, "type_v f32"),
@@ -493,11 +498,14 @@ FORGED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "rows of one head": (lambda _, arrays: arrays.update(pos=arrays["pos"][:, :1]), "pos"),
     "rows of fewer cells": (lambda _, arrays: arrays.update(pos=arrays["pos"][..., 1:]), "pos"),
     "scores of fewer cells": (
-        lambda _, arrays: arrays.update(scores=arrays["scores"][..., 1:]),
+        lambda _, arrays: arrays.update(scores=arrays["scores"][:, :, 1:]),
         "scores",
     ),
     "mark of fewer cells": (
-        lambda _, arrays: arrays.update(mark5=arrays["mark5"][..., 1:]),
+        lambda header, arrays: (
+            header["state"]["marks"][5].update(intact=True),
+            arrays.update(mark5=arrays["mark5"][:, :, 1:]),
+        ),
         "marks",
     ),
 }

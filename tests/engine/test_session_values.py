@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.session_values import differences, from_json, to_json
-from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.settings import DEFAULT_POLICY, Settings
 from scope_cpp.engine.turns import Region
 from scope_cpp.errors import UsageError
 
@@ -105,7 +105,7 @@ def test_a_value_out_of_range_is_refused_as_if_a_user_gave_it(cls: Any, values: 
 
 
 def test_the_same_said_differently_is_no_difference() -> None:
-    plain = Settings(policy="scope-foresight", options=("interval=auto",))
+    plain = Settings(policy=DEFAULT_POLICY, options=("interval=auto",))
     assert not list(differences(Settings(), plain))
     turned = [Settings(policy="h2o", options=both) for both in (("interval=7", "decay=0.5"),) * 2]
     turned[1] = Settings(policy="h2o", options=("decay=0.50", "interval=7"), n_threads=3)
@@ -115,9 +115,9 @@ def test_the_same_said_differently_is_no_difference() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"policy": "h2o"}, ("policy h2o", "scope-foresight", "--policy h2o")),
+        ({"policy": "h2o"}, ("policy h2o", DEFAULT_POLICY, "--policy h2o")),
         ({"prefill": "snapkv"}, ("prefill snapkv", "full", "--prefill snapkv")),
-        ({"options": ("beta1=9",)}, ("beta1=9 of scope-foresight", "auto", "-o beta1=9")),
+        ({"options": ("heavy=9",)}, (f"heavy=9 of {DEFAULT_POLICY}", "auto", "-o heavy=9")),
         ({"granularity": "cell"}, ("granularity cell", "head", "--granularity cell")),
         ({"type_k": "q8_0"}, ("type_k q8_0", "f16", "-ctk q8_0")),
         ({"type_v": "f32"}, ("type_v f32", "f16", "-ctv f32")),

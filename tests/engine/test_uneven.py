@@ -12,7 +12,8 @@ from scope_cpp.engine.cache import rewind
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.choice import choose
 from scope_cpp.engine.cache.state import restore, snapshot
-from scope_cpp.engine.settings import Settings, conversation_policies
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import conversation_policies
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.policies import View

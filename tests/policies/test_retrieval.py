@@ -86,8 +86,10 @@ def test_as_described(interval: int, decay: float, rate: float) -> None:
             handed_out = n if decay == 1 else (1 - decay**n) / (1 - decay)
             for i, head in enumerate(heads):
                 full = 16 * handed_out / len(held[i]) * head.pays(rate)
+                mean, age = handed_out / len(held[i]), {p: n - 1 - p for p in held[i]}
                 worth = {
                     p: head.use.get(p, 0)
+                    + (p >= N_PROMPT) * mean * 0.5 * max(0, 1 - age[p] / 256)
                     + (p < N_PROMPT) * full * (left if head.looks.get(p, 0) else 1)
                     for p in held[i]
                 }

@@ -55,8 +55,9 @@ class BoundedCache:
         Counters since the start, or since `begin_turn`.
     n_past, n_prompt, n_prompt_cells
         Tokens so far, those of them that are the prompt, and the cells that it kept.
-    n_held
-        The first tokens, whose cells no selection gives up; 0 unless it is set.
+    held
+        Positions of tokens whose cells no selection gives up: int32, pairs of start and stop,
+        ascending. None unless it is set.
     n_last
         Tokens of the last batch that `read` decoded.
     ledger
@@ -91,7 +92,7 @@ class BoundedCache:
         self.n_past = 0
         self.n_prompt = 0
         self.n_prompt_cells = 0
-        self.n_held = 0
+        self.held = np.empty(0, np.int32)
         self.n_last = 0
         self._unread: Sequence[int] = ()
         self._n_chunk = 0
@@ -397,6 +398,10 @@ class BoundedCache:
         self.n_prompt = self.n_prompt_cells = n_prompt
         self.stats.cells_used = self.stats.cells_peak = labels.size
         kv_evict.forget(self.context.ptr, self.seq)
+
+    def holds(self, labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether tokens at these positions are `held`."""
+        return np.searchsorted(self.held, labels, side="right") % 2 == 1
 
     def decode(self, token: int) -> None:
         """Make room for one more token and decode it."""

@@ -32,16 +32,16 @@ def evict_by(
     ------
     ScopeError
         If so many cells must stay that none can be chosen, or as `choose` does: those that other
-        sequences share, and the first `BoundedCache.n_held`.
+        sequences share, and those that are held (`BoundedCache.held`).
     """
     ids, shared = cache.sync()
-    stays = shared | (cache.ledger.labels < cache.n_held)
+    stays = shared | cache.holds(cache.ledger.labels)
     cache.scorer.observed = None
     if policy.needs_scores:
         cache.score(policy, ids)
     started = time.perf_counter()
     if limit <= stays.sum():
-        why = "shared with other sequences" if shared.any() else "the system prompt's"
+        why = "shared with other sequences" if shared.any() else "those of prompts that stay"
         raise ScopeError(
             f"{int(stays.sum())} of {cache.capacity} cells are {why}, so that the others are not "
             "enough: give a larger --budget"

@@ -12,7 +12,8 @@ from scope_cpp.engine.generate import longest_output
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.request import Request
 from scope_cpp.engine.prompts import prompt_tokens
-from scope_cpp.engine.settings import Settings, Sizes, resolve
+from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import Sizes, resolve
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scope_cpp.engine import attention, capability
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Row as Entry
-from scope_cpp.engine.context_params import context_params
 from scope_cpp.engine.footprint import Footprint, Use, measure
 from scope_cpp.engine.generate import Warn
 from scope_cpp.engine.interrupts import whole_step
@@ -122,7 +121,7 @@ class ParallelEngine(Closable):
         )
         self._cells = Cells(
             model,
-            context_params(resolved, n_cells),
+            resolved.context_params(n_cells),
             n_parallel=n_parallel,
             n_cells=n_cells,
             prefix_cells=prefix_cells,
