@@ -46,6 +46,8 @@ class View:
         after RoPE; for a policy that sets `Policy.needs_keys` or `Policy.needs_values`, else
         None. They are of all layers and KV heads even where whole cells are evicted (L = H = 1).
         Quantized caches may hold both rotated, which changes no length and no angle.
+    n_held
+        Rows of each head that are not here and stay whatever is selected; `limit` is without them.
     layer, n_layers
         Which layer of how many the arrays are of, if a selection is made layer by layer: for a
         policy with `Policy.uneven`, and where layers hold different numbers of rows; else None.
@@ -59,6 +61,7 @@ class View:
     limit: int
     keys: FloatArray | None = None
     values: FloatArray | None = None
+    n_held: int = 0
     layer: int | None = None
     n_layers: int = 1
 

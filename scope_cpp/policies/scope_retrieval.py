@@ -152,8 +152,8 @@ class ScopeRetrieval(OneBudget):
 
     def select(self, view: View) -> BoolArray:
         """Keep the recent tokens and fill up with the rows that are worth most."""
-        heavy, recent = self._pool()
-        keep = min(view.limit, heavy + recent)
+        _, recent = self._pool()
+        keep = self._keep(view)
         safe = view.newest(min(keep, recent))
         return keep_best(view, self.worth(view), safe, keep)
 

@@ -69,6 +69,10 @@ class OneBudget(DecodePolicy):
         most = self.usual_interval if budget is None else budget // 8
         return max(1, min(self.usual_interval, most))
 
+    def _keep(self, view: View) -> int:
+        """Rows to keep of a view: all kinds, less those that are held."""
+        return max(1, min(view.limit, sum(self._pool()) - view.n_held))
+
     def _cells(self) -> int:
         if self.interval is None:
             raise ValueError(f"{self.name}: interval is not known before resolve()")
@@ -100,8 +104,8 @@ class Unified(ScoredDecodePolicy, OneBudget):
 
     def select(self, view: View) -> BoolArray:
         """Keep the recent tokens and fill up with heavy hitters, which give way first."""
-        heavy, recent = self._pool()
-        keep = min(view.limit, heavy + recent)
+        _, recent = self._pool()
+        keep = self._keep(view)
         newest = min(keep, recent + self.grace)
         safe = view.newest(newest)
         if self.sinks:

@@ -276,6 +276,17 @@ def test_no_policy_gives_up_the_system_prompt(tiny: Tiny, policy: str, granulari
             say(talk, "long " * 40)
 
 
+@pytest.mark.parametrize("policy", [None, "h2o"])
+def test_what_is_held_makes_no_selection_more_frequent(tiny: Tiny, policy: str | None) -> None:
+    """An interval makes room for as many tokens, whatever cannot go."""
+    fields = {"policy": policy, "options": ("interval=8",), "system": "be good " * 9}
+    with converse(tiny(), 230, n_predict=150, **fields) as talk:
+        say(talk, WORDS[0])
+        say(talk, WORDS[1])
+        assert talk.stats.evicted > 100
+        assert talk.cache.stats.selections <= talk.stats.evicted / 8 + 2
+
+
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_the_latest_messages_stay_while_they_take_half(tiny: Tiny, granularity: str) -> None:
     """By default; an older message has to be of use, as answers have."""

@@ -68,4 +68,5 @@ def _part(view: View, layers: slice, rows: NDArray[np.intp], limit: int) -> View
         keys=None if view.keys is None else view.keys[layers].take(rows, axis=2),
         values=None if view.values is None else view.values[layers].take(rows, axis=2),
         limit=limit,
+        n_held=view.limit - limit,
     )
