@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scope_cpp.engine.model import Model
@@ -84,11 +85,34 @@ def test_rows_that_share_write_as_if_alone(model: Model, kind: str) -> None:
         assert (stats.n_prompt, stats.n_shared) == (120, 100 if i else 0)
 
 
-@pytest.mark.parametrize("kind", TOUCHING)
 @pytest.mark.parametrize("type_k", ["f16", "q8_0"])
-def test_rows_that_copy_write_as_if_alone(model: Model, kind: str, type_k: str) -> None:
-    rows = rows_alike(5, type_k=type_k, **TOUCHING[kind])
-    with engine(model, 3, 512, type_k=type_k) as made:
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+def test_copies_are_the_same_bits(model: Model, type_k: str, flash_attn: str) -> None:
+    """In other cells; V lies transposed without flash attention."""
+    dials = {"type_k": type_k, "flash_attn": flash_attn}
+    rows = rows_alike(2, **dials, **TOUCHING["scope-retrieval"])
+    with engine(model, 2, 512, **dials) as made:
+        made.submit(rows[0], 0)
+        while made.caches == [] or made.caches[0].n_past < 120:
+            made.step()
+        made.submit(rows[1], 1)
+        made.step()
+        first, second = (cache.seq for cache in made.caches)
+        ptr = made.context.ptr
+        ids = [kv_evict.cells(ptr, seq)[1][:100] for seq in (first, second)]
+        assert not set(ids[0]) & set(ids[1])
+        for values in (False, True):
+            held = [
+                kv_evict.rows(ptr, seq, cells, values=values)
+                for seq, cells in zip((first, second), ids, strict=True)
+            ]
+            assert np.array_equal(*held) and held[0].any()
+
+
+@pytest.mark.parametrize("kind", TOUCHING)
+def test_rows_that_copy_write_as_if_alone(model: Model, kind: str) -> None:
+    rows = rows_alike(5, **TOUCHING[kind])
+    with engine(model, 3, 512) as made:
         for i, row in enumerate(rows):
             made.submit(row, i)
 
