@@ -125,9 +125,10 @@ class ScopeRetrieval(OneBudget):
         folded["busy"] = np.minimum(look, 1, out=look)
         folded["looks"], folded["price"] = acc["looks"], acc["price"]
         before = acc.reshape(-1)[sharp]
-        new = sharp[before["busy"] < SILENT]
+        silent = before["busy"] < SILENT
+        new = sharp[silent]
         folded.reshape(-1)["looks"][new] += 1
-        of_prompt = new[before["price"][before["busy"] < SILENT] == 1]
+        of_prompt = new[before["price"][silent] == 1]
         n_found = np.bincount(of_prompt // acc.shape[-1], minlength=total.size)
         for name, more in (("found", n_found.reshape(total.shape)), ("seen", n)):
             folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + more

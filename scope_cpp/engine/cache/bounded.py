@@ -57,7 +57,7 @@ class BoundedCache:
         Tokens so far, those of them that are the prompt, and the cells that it kept.
     held
         Positions of tokens whose cells no selection gives up: int32, pairs of start and stop,
-        ascending. None unless it is set.
+        ascending. Empty unless it is set.
     n_last
         Tokens of the last batch that `read` decoded.
     ledger
