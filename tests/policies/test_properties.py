@@ -13,6 +13,9 @@ from scope_cpp.policies import View
 
 from .table import HORIZON, POLICIES, Row, records
 
+# what ODD_VALUES are for
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
 every_policy = pytest.mark.parametrize("row", POLICIES, ids=lambda row: row.label)
 ODD_VALUES = np.array([0, 0, 1, 1, np.nan, np.inf, -np.inf, 3e38, -3e38], dtype=np.float32)
 
