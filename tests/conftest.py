@@ -56,13 +56,27 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Path of a tiny model of the given `TinyModel` fields."""
-    folder = tmp_path_factory.mktemp("tiny")
-    written: dict[tuple[tuple[str, Any], ...], Path] = {}
+    return _written_once(tmp_path_factory.mktemp("tiny"), write_tiny_model)
+
+
+@pytest.fixture(scope="session")
+def tiny_arch(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Path of a tiny model of an architecture of tests/architectures: ``tiny_arch(arch="lfm2")``.
+
+    Further arguments are those of `write_architecture`.
+    """
+    from tests.architectures.maker import write_architecture  # loads libllama
+
+    return _written_once(tmp_path_factory.mktemp("architectures"), write_architecture)
+
+
+def _written_once(folder: Path, write: Callable[..., Path]) -> Tiny:
+    written: dict[str, Path] = {}
 
     def get(**fields: Any) -> Path:
-        key = tuple(sorted(fields.items()))
+        key = repr(sorted(fields.items()))
         if key not in written:
-            written[key] = write_tiny_model(folder / f"{len(written)}.gguf", **fields)
+            written[key] = write(folder / f"{len(written)}.gguf", **fields)
         return written[key]
 
     return get
