@@ -147,8 +147,10 @@ def write_file(writer: GGUFWriter) -> None:
     writer.close()
 
 
-def add_vocabulary(writer: GGUFWriter) -> int:
+def add_vocabulary(writer: GGUFWriter, n_min: int = 0) -> int:
     """Add a SentencePiece vocabulary that covers every text, and return its size.
+
+    It has at least `n_min` tokens; those beyond its own are unused.
 
     It has ``<unk>``, ``<s>``, ``</s>``, the 256 byte tokens (without which llama.cpp cannot
     tokenize unknown characters), printable ASCII and a few merged pieces. No space is put before
@@ -162,6 +164,9 @@ def add_vocabulary(writer: GGUFWriter) -> int:
     tokens = control + byte + normal
     # a merge with a higher score happens first; single characters are never merged into
     scores = [0.0] * (len(tokens) - len(_MERGES)) + [-1.0 - rank for rank in range(len(_MERGES))]
+    more = range(n_min - len(tokens))
+    tokens += [(f"<unused{i}>", TokenType.UNUSED) for i in more]
+    scores += [0.0 for _ in more]
     writer.add_tokenizer_model("llama")
     writer.add_token_list([piece for piece, _ in tokens])
     writer.add_token_types([kind for _, kind in tokens])

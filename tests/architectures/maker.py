@@ -13,18 +13,21 @@ from tests.architectures.layout import tensor_shapes
 from tests.architectures.table import ARCHITECTURES, PLAIN, Value
 from tests.architectures.weights import random_weights
 
-# tensors that no published model of any architecture needs
-_OMITTED = r"^rope_freqs|\.(input_)?scale$|attn_(q|k|v|qkv)\.bias|dense_[23]"
+_QUANTIZED_ONLY = r"\.(input_)?scale$"  # scales that tensors of some types have besides
+_UNPREFIXED = ("tokenizer.", "xielu.")
 
 
-def write_architecture(path: str | Path, arch: str, *, seed: int = 0, **keys: Value) -> Path:
-    """Write a random model of an architecture of ``ARCHITECTURES``.
+def write_architecture(
+    path: str | Path, arch: str, *, seed: int | None = None, **keys: Value
+) -> Path:
+    """Write a random model of one of ``ARCHITECTURES``.
 
     Parameters
     ----------
+    seed
+        Of the weights, in place of the table's.
     **keys
-        Metadata besides that of the table, with ``__`` for a dot:
-        ``attention__sliding_window=64``.
+        Metadata in place of the table's, with ``__`` for a dot: ``attention__sliding_window=64``.
 
     Returns
     -------
@@ -32,31 +35,38 @@ def write_architecture(path: str | Path, arch: str, *, seed: int = 0, **keys: Va
         `path`.
     """
     entry = ARCHITECTURES[arch]
-    given = {name.replace("__", "."): value for name, value in keys.items()}
+    given = {key.replace("__", "."): value for key, value in keys.items()}
     metadata = {**PLAIN, **entry.keys, **given}
+    file_arch = entry.arch or arch
 
     def describe(writer: GGUFWriter) -> None:
         writer.add_file_type(LlamaFileType.ALL_F32)
-        for name, value in metadata.items():
-            _add(writer, f"{arch}.{name}", value)
-        add_vocabulary(writer)
+        for key, value in metadata.items():
+            _add(writer, key if key.startswith(_UNPREFIXED) else f"{file_arch}.{key}", value)
+        add_vocabulary(writer, entry.n_vocab)
 
-    shapes = tensor_shapes(arch, describe)
+    shapes = {
+        name: shape
+        for name, shape in tensor_shapes(file_arch, describe).items()
+        if _wanted(name, entry.omit, entry.keep)
+    }
+    rng = np.random.default_rng(entry.seed if seed is None else seed)
     tied = "output.weight" not in shapes
-    rng = np.random.default_rng(seed)
-    writer = GGUFWriter(path, arch)
+    writer = GGUFWriter(path, file_arch)
     describe(writer)
     for name, shape in shapes.items():
-        if re.search(_OMITTED, name) or (entry.omit and re.search(entry.omit, name)):
-            continue
         writer.add_tensor(name, random_weights(rng, name, shape, entry.peaky, tied=tied))
     write_file(writer)
     return Path(path)
 
 
+def _wanted(name: str, omit: str, keep: str) -> bool:
+    if keep and re.search(keep, name):
+        return True
+    return not re.search(f"{_QUANTIZED_ONLY}|{omit}" if omit else _QUANTIZED_ONLY, name)
+
+
 def _add(writer: GGUFWriter, key: str, value: Value) -> None:
-    if value is None:
-        return
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

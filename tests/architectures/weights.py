@@ -41,6 +41,10 @@ def _sharp(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
     return np.sqrt(peaky) * _matrix(rng, shape, peaky)
 
 
+def _small(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
+    return 0.1 * _matrix(rng, shape, peaky)
+
+
 def _bias(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
     return 0.3 * rng.standard_normal(shape, np.float32)
 
@@ -85,6 +89,7 @@ _RULES = (
     (r"^token_embd\.", _embedding),
     (r"^output\.weight", _output),
     (r"rope_f", _factors),
+    (r"altup_.*coef", _small),
     (r"attn_[qk]_norm", _sharp_norm),
     (r"\.ssm_a$", _decay),
     (r"\.ssm_d$", _around_one),
