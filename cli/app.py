@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import re
 import sys
@@ -33,13 +35,38 @@ _REMEDIES = (
 class ScopeCommand(TyperCommand):
     """A command with our help, which refuses an undeclared ``-nkvo`` instead of reading ``-n kvo``.
 
+    Its parameters are made when they are asked for: a process runs one command of many.
+
     Attributes
     ----------
     first
         Spellings of the options that ``--help`` shows; none: all of them.
+    function
+        What it runs; its parameters are groups of flags.
     """
 
     first: ClassVar[tuple[str, ...]] = ()
+    function: ClassVar[Callable[..., None]]
+
+    @functools.cached_property
+    def _made(self) -> Any:
+        """The command as typer makes it."""
+        app = typer.Typer(add_completion=False)
+        app.command()(as_command(self.function))
+        return typer.main.get_command(app)
+
+    @property
+    def params(self) -> Any:
+        """Options and arguments."""
+        return self._made.params
+
+    @params.setter
+    def params(self, _: Any) -> None:
+        """Pass over those of the placeholder in `add_command`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the function."""
+        return ctx.invoke(self._made.callback, **ctx.params)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
@@ -81,8 +108,9 @@ def add_command(
     app: typer.Typer, function: Callable[..., None], kind: type[ScopeCommand] = ScopeCommand
 ) -> None:
     """Make a command of a function whose parameters are groups of flags."""
-    first = getattr(function, "first", ())
-    app.command(cls=type(kind.__name__, (kind,), {"first": first}))(as_command(function))
+    fields = {"first": getattr(function, "first", ()), "function": staticmethod(function)}
+    own = type(kind.__name__, (kind,), fields)
+    app.command(function.__name__, cls=own, help=inspect.getdoc(function))(lambda: None)
 
 
 class Commands(TyperGroup):

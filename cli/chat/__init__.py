@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .editor import Editor
     from .screen import Screen
 
-INTERRUPTED = 130
-
 
 @shows_first("-hf", "-p", "-sys", "--session", "--budget", "--policy", "-n", "--temp", "-ngl", "-t")
 def chat(
@@ -48,8 +46,9 @@ def chat(
     """
     from .. import convert, process, shipped, terminal
     from ..interrupt import exit_at_once
-    from .loop import Chat, Notices
+    from . import loop
     from .opening import Opening, first_message, is_alone
+    from .talk import INTERRUPTED, Chat, Notices
     from .views import settings
 
     path = convert.model_path(model, ctx, shipped.path)
@@ -77,12 +76,12 @@ def chat(
             )
             if alone:
                 assert first is not None
-                code = talking.single(first)
+                code = loop.single(talking, first)
             else:
                 talking.greet(path)
                 if output.verbose:
                     talking.say(settings(conversation))
-                code = talking.run(_editor(), first)
+                code = loop.run(talking, _editor(), first)
     if code:
         raise typer.Exit(code)
 

@@ -11,7 +11,7 @@ from scope_cpp.errors import UsageError
 from . import views
 
 if TYPE_CHECKING:
-    from .loop import Chat
+    from .talk import Chat
 
 TOPICS = ("settings", "sampling", "system", "messages", "template", "tokens")
 _POLICY_FIELDS = ("prefill", "granularity")
@@ -23,27 +23,6 @@ class Command(NamedTuple):
     usage: str
     help: str
     run: Callable[[Chat, str], None]
-
-
-def parse(line: str) -> tuple[str, str] | None:
-    """Return the name and the rest of a command, None for a message.
-
-    Two slashes begin a message that begins with one; see `message_of`.
-    """
-    if not line.startswith("/") or line.startswith("//") or "\n" in line.strip():
-        return None
-    name, _, rest = line[1:].strip().partition(" ")
-    return name, rest.strip()
-
-
-def message_of(line: str) -> str:
-    """Return the message that a line stands for."""
-    return line[1:] if line.startswith("//") else line
-
-
-def line_of(message: str) -> str:
-    """Return the line that stands for a message."""
-    return "/" + message if message.startswith("/") else message
 
 
 def find(name: str) -> Command:

@@ -354,7 +354,10 @@ class Conversation(Closable):
         from scope_cpp.engine import session
 
         self._end_answer()
-        session.load(self, path)
+        loaded, before = session.load(self, path), self.context
+        loaded.warn = self.warn
+        vars(self).update(vars(loaded))
+        before.close()
 
     @classmethod
     def resume(cls, model: Model, path: str | Path, **more: Any) -> Conversation:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -20,16 +20,14 @@ from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams
 from scope_cpp.engine.session_file import SessionFile, write
-from scope_cpp.engine.session_state import export_state, import_state
+from scope_cpp.engine.session_state import Held, export_state, import_state
 from scope_cpp.engine.session_values import COMPUTE, differences, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 
-if TYPE_CHECKING:
-    from scope_cpp.engine.conversation import Conversation
-
 T = TypeVar("T")
+C = TypeVar("C", bound=Held)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Session:
     meta: dict[str, Any]
 
 
-def save(conversation: Conversation, path: str | Path) -> None:
+def save(conversation: Held, path: str | Path) -> None:
     """Write a conversation to a file, in place of one that was saved there before.
 
     Raises
@@ -82,14 +80,14 @@ def save(conversation: Conversation, path: str | Path) -> None:
     write(path, header, arrays)
 
 
-def load(conversation: Conversation, path: str | Path) -> None:
-    """Replace what a conversation holds by what was saved, its budget too.
+def load(conversation: C, path: str | Path) -> C:
+    """Open what was saved, its budget too, to go on in place of a conversation.
 
     Raises
     ------
     ScopeError
         If the file is none of ours, is damaged, or was saved with something else: the message
-        says with what. The conversation is as it was.
+        says with what.
     """
     with SessionFile(path) as file:
         session = _parse(file)
@@ -99,7 +97,7 @@ def load(conversation: Conversation, path: str | Path) -> None:
                 f"{path} was saved with {saved}, this conversation has {here}: give {flag}"
             )
         # what it warns of was said when this conversation was opened
-        loaded = _take_up(
+        return _take_up(
             type(conversation),
             conversation.model,
             file,
@@ -107,19 +105,15 @@ def load(conversation: Conversation, path: str | Path) -> None:
             conversation.settings,
             warn=lambda _: None,
         )
-    loaded.warn = conversation.warn
-    before = conversation.context
-    vars(conversation).update(vars(loaded))
-    before.close()
 
 
 def resume(
-    make: type[Conversation],
+    make: Callable[..., C],
     model: Model,
     path: str | Path,
     compute: Settings | None = None,
     **more: Any,
-) -> Conversation:
+) -> C:
     """Open a conversation as it was saved, with settings of its own.
 
     Parameters
@@ -201,29 +195,28 @@ def _require_model(path: str | Path, session: Session, model: Model) -> None:
 
 
 def _take_up(
-    make: type[Conversation],
+    make: Callable[..., C],
     model: Model,
     file: SessionFile,
     session: Session,
     compute: Settings,
     **more: Any,
-) -> Conversation:
+) -> C:
     """Read and check the rest of a file, in a conversation of its own."""
     arrays = _read_all(file)
     same = {name: getattr(compute, name) for name in COMPUTE}
     with _naming(file), ExitStack() as opened:
         Sampler(model, session.sampling).close()  # refuses what fits no vocabulary
-        conversation = opened.enter_context(
-            make(
-                model,
-                settings=replace(session.settings, budget=session.n_cells, **same),
-                sampling=session.sampling,
-                template=session.template,
-                n_predict=session.n_predict,
-                stop=session.stop,
-                **more,
-            )
+        conversation = make(
+            model,
+            settings=replace(session.settings, budget=session.n_cells, **same),
+            sampling=session.sampling,
+            template=session.template,
+            n_predict=session.n_predict,
+            stop=session.stop,
+            **more,
         )
+        opened.callback(conversation.close)
         import_state(conversation, session.meta, arrays)
         opened.pop_all()
     return conversation

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.ledger import Ledger, numbers, of_numbers
 from scope_cpp.engine.cache.marks import Mark
 from scope_cpp.engine.cache.state import CacheState, restore, snapshot
 from scope_cpp.engine.cache.stats import CacheStats
+from scope_cpp.engine.context import Context
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.session_values import COMPUTE, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.sizes import conversation_policies
 from scope_cpp.engine.turns import Clock, Progress, Region, Turn
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.scores.foresight import Asked
-
-if TYPE_CHECKING:
-    from scope_cpp.engine.cache.bounded import BoundedCache
-    from scope_cpp.engine.conversation import Conversation
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -38,10 +38,41 @@ _PARTS = ("tokens", "answer", "trimmed")
 _OF_ALL = ("budget", "ctx_size", "type_k", "type_v", "flash_attn")
 
 
+class Held(Protocol):
+    """What of a conversation is saved (`scope_cpp.engine.conversation`)."""
+
+    model: Model
+    sampling: SamplingParams
+    template: str | None
+    n_predict: int | None
+    stop: tuple[str, ...]
+
+    @property
+    def settings(self) -> Settings:
+        """Settings from the next answer on."""
+
+    @property
+    def context(self) -> Context:
+        """Its context."""
+
+    @property
+    def cache(self) -> BoundedCache:
+        """Its cells."""
+
+    def progress(self) -> Progress:
+        """How far it is."""
+
+    def take(self, progress: Progress) -> None:
+        """Go on from there."""
+
+    def close(self) -> None:
+        """Free what it has."""
+
+
 # writing
 
 
-def export_state(conversation: Conversation) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def export_state(conversation: Held) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the state of a conversation: for the header, and as arrays."""
     state, progress = snapshot(conversation.cache), conversation.progress()
     turns, marks = progress.turns, [mark for mark, _ in state.marks]
@@ -98,7 +129,7 @@ def _mark_values(mark: Mark, now: Asked | None) -> dict[str, Any]:
 # reading
 
 
-def import_state(conversation: Conversation, meta: dict[str, Any], arrays: Arrays) -> None:
+def import_state(conversation: Held, meta: dict[str, Any], arrays: Arrays) -> None:
     """Let a new conversation, with the settings that were saved, take over a state.
 
     Raises
@@ -145,7 +176,7 @@ def import_state(conversation: Conversation, meta: dict[str, Any], arrays: Array
     conversation.take(Progress(messages, list(attempts), turns, clock))
 
 
-def _record(conversation: Conversation, n_queries: int, n_bytes: int) -> None:
+def _record(conversation: Held, n_queries: int, n_bytes: int) -> None:
     """Record as many queries as the saved context did, if the policies were others before."""
     cache, context = conversation.cache, conversation.context
     if n_queries == context.n_recorded:
@@ -263,7 +294,7 @@ def _messages(values: Any) -> list[dict[str, str]]:
     return list(values)
 
 
-def _settings(values: Any, conversation: Conversation) -> Settings:
+def _settings(values: Any, conversation: Held) -> Settings:
     """Settings of a turn: the conversation's own object where they are the same."""
     here = conversation.settings
     same = {name: getattr(here, name) for name in (*COMPUTE, *_OF_ALL)}
@@ -273,7 +304,7 @@ def _settings(values: Any, conversation: Conversation) -> Settings:
 
 
 def _turns(
-    conversation: Conversation, meta: dict[str, Any], arrays: Arrays, marks: list[Mark]
+    conversation: Held, meta: dict[str, Any], arrays: Arrays, marks: list[Mark]
 ) -> list[Turn]:
     found = _array(arrays, "tokens", np.int32, (None,))
     _require(((found >= 0) & (found < conversation.model.n_vocab)).all(), "tokens")

@@ -305,12 +305,16 @@ def test_a_seed_that_is_drawn_stays(model: Model, rows: Path, tmp_path: Path) ->
 
 
 def test_two_at_once_are_refused(model: Model, rows: Path, tmp_path: Path) -> None:
+    refused = []
+
     def other() -> bool:
         with pytest.raises(ScopeError, match="another process writes to it"):
             batch(model, rows, tmp_path / "out.jsonl")
+        refused.append(True)
         return True
 
     batch(model, rows, tmp_path / "out.jsonl", stop=other)
+    assert refused
 
 
 # which rows, in which order

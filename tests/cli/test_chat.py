@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scope_cli.chat import commands, heatmap
+from scope_cli.chat import commands, heatmap, lines
 from scope_cli.chat.editor import is_open, whole
 from scope_cli.chat.files import MOST_BYTES, read_text_file
-from scope_cli.chat.loop import Chat, Notices
+from scope_cli.chat.loop import run as run_chat
 from scope_cli.chat.screen import Plain
+from scope_cli.chat.talk import Chat, Notices
 
 from scope_cpp.engine.conversation import Conversation, Pool
 from scope_cpp.engine.model import Model
@@ -70,7 +71,7 @@ def talk(conversation: Conversation, capsys: pytest.CaptureFixture[str]) -> Talk
     def call(*lines: str | type[BaseException], **more: Any) -> tuple[int, Keyboard, str]:
         keyboard = Keyboard(lines)
         chat = Chat(conversation, Plain(safe=True), Notices(), plain=True, **more)
-        code = chat.run(keyboard)  # type: ignore[arg-type]
+        code = run_chat(chat, keyboard)  # type: ignore[arg-type]
         return code, keyboard, capsys.readouterr().err
 
     return call
@@ -208,11 +209,11 @@ def test_an_answer_without_text_says_why(run: Run, tiny: Path) -> None:
 
 
 def test_parse() -> None:
-    assert commands.parse("/set temp 0.2 ") == ("set", "temp 0.2")
-    assert commands.parse("//etc") is None
-    assert commands.parse("/read this\nand that") is None
-    assert commands.message_of("//etc") == "/etc"
-    assert commands.message_of(commands.line_of("/etc")) == "/etc"
+    assert lines.command("/set temp 0.2 ") == ("set", "temp 0.2")
+    assert lines.command("//etc") is None
+    assert lines.command("/read this\nand that") is None
+    assert lines.message("//etc") == "/etc"
+    assert lines.message(lines.line_of_message("/etc")) == "/etc"
 
 
 @pytest.mark.parametrize(("typed", "near"), [("undoo", "/undo"), ("budgt", "/budget")])

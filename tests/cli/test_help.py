@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 from scope_cli import derive, help_page
-from scope_cli.groups import variable
+from scope_cli.groups import as_command, variable
 from scope_cli.main import app
 
 import scope_cpp
@@ -165,6 +165,22 @@ def test_every_text_is_a_whole_sentence(path: tuple[str, ...]) -> None:
         assert "None" not in help_page.text_of(param)
     for part in (COMMANDS[path].help or "").split("\n\n"):
         assert part.strip().startswith("scope ") or part.strip().endswith(".")
+
+
+@pytest.mark.parametrize(("page", "made"), [([], []), (["inspect"], ["inspect"])])
+def test_only_the_command_that_is_asked_for_is_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch, page: list[str], made: list[str]
+) -> None:
+    """To make all of them takes longer than everything else that help does."""
+    seen = []
+
+    def note(function: Any) -> Any:
+        seen.append(function.__name__)
+        return as_command(function)
+
+    monkeypatch.setattr("scope_cli.app.as_command", note)
+    assert run(*page, "--help").exit_code == 0
+    assert seen == made
 
 
 def test_no_help_page_needs_numpy_the_native_library_or_rich() -> None:

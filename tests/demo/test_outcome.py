@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -39,9 +41,8 @@ def test_quarters_hold_every_question_once(n: int) -> None:
     text = "".join(f". A{i + 1}={1 if ok else 2}" for i, ok in enumerate(right))
     quarters = written(sheet([1] * n), text).quarters()
     bounds = [-(-q * n // 4) for q in range(5)]
-    for quarter, low, high in zip(quarters, bounds, bounds[1:], strict=False):
-        part = right[low:high]
-        assert quarter == (part.mean() if part.size else None)
+    parts = [right[low:high] for low, high in pairwise(bounds)]
+    assert list(quarters) == [part.mean() if part.size else None for part in parts]
 
 
 def test_an_unfinished_text_counts_as_far_as_it_came() -> None:

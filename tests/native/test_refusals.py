@@ -163,6 +163,9 @@ def test_values_of_a_transposed_v_need_no_words(tiny: Tiny) -> None:
 
 def test_stopping_is_never_refused(tmp_path: Path, tiny: Tiny) -> None:
     refused = write_refused("mamba", tmp_path / "model.gguf")
-    for path in (refused, tiny()):
+    for path, n_window in ((refused, 0), (tiny(), 4)):
         with Session(path, flash=None) as session:
+            kv_evict.init(session.ctx, n_window)
             kv_evict.init(session.ctx, 0)
+            with pytest.raises(kv_evict.NativeError, match="init was not called"):
+                kv_evict.n_queries(session.ctx, 0)

@@ -154,7 +154,9 @@ def test_a_broken_line_is_named(tmp_path, line):
 
 
 def test_files_of_other_makers_are_read(shared_dir):
-    for sample in read_samples(shared_dir / "data" / "reference_draft_large_samples.jsonl"):
+    samples = read_samples(shared_dir / "data" / "reference_draft_large_samples.jsonl")
+    assert len(samples) > 10
+    for sample in samples:
         assert list(sample.answers) == solve(sample.prompt)
         assert sum(map(bool, sample.refers)) > 10
 

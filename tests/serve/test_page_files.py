@@ -10,6 +10,7 @@ import scope_cpp.serve
 PAGE = Path(scope_cpp.serve.__file__).parent / "page"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in PAGE.iterdir()}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+assert SCRIPTS
 
 
 def test_nothing_of_other_hosts() -> None:

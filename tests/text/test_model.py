@@ -242,3 +242,5 @@ def test_closing_twice_is_fine(tiny_path: Path) -> None:
     other = Model.load(tiny_path)
     other.close()
     other.close()
+    with pytest.raises(ScopeError, match="is closed: load it again"):
+        other.tokenize("a")

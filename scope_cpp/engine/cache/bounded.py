@@ -6,17 +6,15 @@ decoded, so that the cells in use never exceed the capacity, not even for a mome
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scope_cpp.engine.cache.eviction import Keep, evict, evict_by
-from scope_cpp.engine.cache.ledger import Ledger, pooled
-from scope_cpp.engine.cache.marks import Marks
-from scope_cpp.engine.cache.scorer import Scorer, ring_size
+from scope_cpp.engine.cache.eviction import HeldCells, Keep
+from scope_cpp.engine.cache.ledger import pooled
+from scope_cpp.engine.cache.scorer import ring_size
 from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.footprint import Use, measure
@@ -28,7 +26,7 @@ from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step
 Observed = NDArray[Any]
 
 
-class BoundedCache:
+class BoundedCache(HeldCells):
     """Cells of one sequence within a capacity.
 
     Parameters
@@ -51,25 +49,10 @@ class BoundedCache:
 
     Attributes
     ----------
-    stats
-        Counters since the start, or since `begin_turn`.
-    n_past, n_prompt, n_prompt_cells
-        Tokens so far, those of them that are the prompt, and the cells that it kept.
-    held
-        Positions of tokens whose cells no selection gives up: int32, pairs of start and stop,
-        ascending. Empty unless it is set.
     n_last
         Tokens of the last batch that `read` decoded.
-    ledger
-        What the rows hold, as of the last call that looked at the cells (`sync`, `positions`).
-    scorer
-        What turns recorded queries into the ledger's scores.
     footprint
         What the context takes, and what choosing among its cells does.
-    marks
-        Points to go back to (`scope_cpp.engine.cache.rewind`).
-    since
-        Tokens since the last selection.
     """
 
     def __init__(
@@ -85,24 +68,11 @@ class BoundedCache:
         seq: int = 0,
         n_queries: int = 0,
     ) -> None:
-        self.context, self.capacity, self.seq = context, capacity, seq
-        self.decode_policy, self.prefill_policy = decode, prefill
-        self.whole_cells, self.n_predict, self.bounded = whole_cells, n_predict, bounded
-        self.stats = CacheStats()
-        self.n_past = 0
-        self.n_prompt = 0
-        self.n_prompt_cells = 0
-        self.held = np.empty(0, np.int32)
+        super().__init__(context, capacity, seq, whole_cells, n_predict)
+        self.decode_policy, self.prefill_policy, self.bounded = decode, prefill, bounded
         self.n_last = 0
         self._unread: Sequence[int] = ()
         self._n_chunk = 0
-        self.since = 0
-        self.marks = Marks()
-        self.scorer = Scorer(context, seq, whole_cells)
-        ptr = context.ptr
-        n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
-        n_head_scored = kv_evict.n_head(ptr) if whole_cells else n_head_kv
-        self.ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
         self.ledger.hold(decode.row)
         if bounded:
             self.scorer.ring = max(n_queries, self._n_recorded())
@@ -153,7 +123,7 @@ class BoundedCache:
             return chunk
         room = self.capacity - len(chunk)
         if self.stats.cells_used > room:
-            evict_by(self, policy, lambda view: policy.select(view, final=False), room)
+            self.evict_by(policy, lambda view: policy.select(view, final=False), room)
         if self._reads_prompt:
             reader = policy if policy.needs_scores else self.decode_policy
             self._score_if_due(reader, len(chunk))
@@ -185,7 +155,7 @@ class BoundedCache:
         """Choose what of the prompt stays, and begin the output."""
         policy = self.prefill_policy
         if self.bounded and self._must_drop(policy):
-            evict_by(self, policy, lambda view: policy.select(view, final=True), self.capacity)
+            self.evict_by(policy, lambda view: policy.select(view, final=True), self.capacity)
         self.n_prompt_cells = self.stats.cells_used
         self.since = 0
         self._begin_scores()
@@ -360,7 +330,7 @@ class BoundedCache:
         """Let the decode policy choose what goes, if `n` more cells are not there."""
         room = self.capacity - n
         if self.stats.cells_used > room:
-            evict_by(self, self.decode_policy, self.decode_policy.select, room)
+            self.evict_by(self.decode_policy, self.decode_policy.select, room)
 
     def evict(self, choose: Callable[[NDArray[np.int32], Observed], Keep]) -> int:
         """Free the cells of rows that `choose` does not keep; return how many cells that were.
@@ -372,7 +342,7 @@ class BoundedCache:
         if shared.any():
             raise ScopeError("cells that another sequence has can't be given up")
         keep = np.broadcast_to(choose(*self.ledger.ranked(self.whole_cells)), self.ledger.pos.shape)
-        return evict(self, keep & (self.ledger.pos >= 0), ids)
+        return self.free(keep & (self.ledger.pos >= 0), ids)
 
     def observed(self, policy: Policy, n: int) -> Observed:
         """Scores as `policy` would make them of the last `n` queries; nothing is changed."""
@@ -399,10 +369,6 @@ class BoundedCache:
         self.stats.cells_used = self.stats.cells_peak = labels.size
         kv_evict.forget(self.context.ptr, self.seq)
 
-    def holds(self, labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Whether tokens at these positions are `held`."""
-        return np.searchsorted(self.held, labels, side="right") % 2 == 1
-
     def decode(self, token: int) -> None:
         """Make room for one more token and decode it."""
         with whole_step():
@@ -422,7 +388,7 @@ class BoundedCache:
                 raise ScopeError(f"all {self.capacity} cells are in use: give a larger --budget")
             return
         if full or self.decode_policy.due(self._step()):
-            evict_by(self, self.decode_policy, self.decode_policy.select, self.capacity - 1)
+            self.evict_by(self.decode_policy, self.decode_policy.select, self.capacity - 1)
 
     def _step(self) -> Step:
         return Step(
@@ -453,29 +419,6 @@ class BoundedCache:
         """Score before the next queries overwrite others, where the policy sums over all."""
         if self.scorer.is_due(policy, n_next):
             self.score(policy, self.sync()[0])
-
-    def sync(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Let the ledger follow llama.cpp; return the cells, int32 (n,), and which are shared.
-
-        bool (n,): those that another sequence has too.
-        """
-        labels, ids, shared = kv_evict.cells(self.context.ptr, self.seq)
-        self.ledger.sync(labels)
-        return ids, shared
-
-    def score(self, policy: Policy, ids: NDArray[np.int32]) -> None:
-        """Fold the attention of queries that were not scored yet into the ledger."""
-        started = time.perf_counter()
-        self.scorer.fold(policy, self.ledger, ids, self.capacity - self.n_prompt_cells)
-        self.stats.score_seconds += time.perf_counter() - started
-
-    def positions(self) -> NDArray[np.int32]:
-        """Return the true positions of the rows of each head: int32 (layer, KV head, n).
-
-        -1 where a row is dead: the layer keeps fewer than another one.
-        """
-        self.sync()
-        return self.ledger.pos
 
     # -- state ----------------------------------------------------------------------------
 

@@ -1,0 +1,280 @@
+"""A conversation on the screen: messages in, answers shown as they are written, then saved."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from scope_cpp.engine.speedup import Growth
+from scope_cpp.errors import ScopeError
+from scope_cpp.printable import printable
+
+from .. import terminal
+from ..interrupt import Interrupts
+from ..report import line_of
+from . import heatmap
+from .frame import keys_kept
+from .lines import line_of_message
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from scope_cpp.engine.conversation import Answer, Conversation
+
+INTERRUPTED = 130
+
+
+class Leave(Exception):
+    """The chat ends with this exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Outcome(NamedTuple):
+    """What became of a turn.
+
+    Attributes
+    ----------
+    kept
+        Whether there is an answer, whole or in part; if not, the conversation is as before.
+    error
+        Why there is no whole answer; it has been shown.
+    """
+
+    kept: bool
+    error: ScopeError | None = None
+
+
+class Notices:
+    """Warnings of the engine: those that come during an answer wait for its end."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] | None = None
+
+    def warn(self, line: str) -> None:
+        """Show a warning, now or later."""
+        if self._waiting is None:
+            terminal.warning(line)
+        else:
+            self._waiting.append(line)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold warnings back until the block ends."""
+        self._waiting = []
+        try:
+            yield
+        finally:
+            waiting, self._waiting = self._waiting, None
+            for line in waiting:
+                terminal.warning(line)
+
+
+class Chat:
+    """A conversation and a screen.
+
+    Parameters
+    ----------
+    conversation
+    screen
+        Where answers appear.
+    notices
+        What the conversation warns through.
+    session
+        File that the conversation is saved to after each turn.
+    plain
+        Whether colours are to be left out.
+    statistics
+        Whether a line of statistics follows each answer.
+
+    Attributes
+    ----------
+    attached : list of str
+        Texts that go before the next message.
+    own_files : set of Path
+        Files that were saved or loaded here, and may be written over.
+    line : str
+        What the user's next line begins with.
+    editing : bool
+        Whether that line is the last message, to be changed.
+    interrupted : bool
+        Whether Ctrl-C was pressed last.
+    unsaved : bool
+        Whether the session's file lacks something.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        screen: Screen,
+        notices: Notices,
+        *,
+        session: Path | None = None,
+        plain: bool = False,
+        statistics: bool = True,
+    ) -> None:
+        self.conversation, self.screen, self.notices = conversation, screen, notices
+        self.session, self.plain, self.statistics = session, plain, statistics
+        self.attached: list[str] = []
+        self.own_files = set() if session is None else {session}
+        self.line = ""
+        self.editing = self.interrupted = self.unsaved = False
+        self._growth = Growth()
+
+    # -- answers
+
+    def ask(self, text: str) -> Outcome:
+        """Send a message, behind what was attached, and show the answer."""
+        message = "\n\n".join([*self.attached, text] if text.strip() else self.attached)
+        outcome = self.answer(lambda: self.conversation.ask(message))
+        if outcome.kept:
+            self.attached.clear()
+        else:
+            self.line = line_of_message(text)
+        return outcome
+
+    def answer_edited(self, text: str) -> None:
+        """Replace the last message and show its answer; taken back, the text is on the line."""
+        if not self.answer(lambda: self.conversation.edit(text)).kept:
+            self.edit(text)
+
+    def edit(self, text: str) -> None:
+        """Let the user change the last message on the next line."""
+        self.editing, self.line = True, text
+
+    def answer(self, begin: Callable[[], Answer]) -> Outcome:
+        """Show an answer as it is written, and what it came to.
+
+        Raises
+        ------
+        Leave
+            After a second Ctrl-C.
+        """
+        with Interrupts() as interrupts:
+            outcome = self._shown(begin, interrupts)
+            if outcome.kept and self.statistics:
+                terminal.note(line_of(self.conversation, self._growth))
+            if outcome.kept and self.session is not None:
+                self._save_quietly(self.session)
+        self.interrupted = interrupts.count > 0
+        if interrupts.count > 1:
+            raise Leave(INTERRUPTED)
+        return outcome
+
+    def _shown(self, begin: Callable[[], Answer], interrupts: Interrupts) -> Outcome:
+        try:
+            with self.notices.held(), keys_kept(self.plain):
+                answer = begin()
+                error = self._write(answer, interrupts)
+        except ScopeError as err:
+            terminal.error(str(err))
+            return Outcome(False, err)
+        kept = bool(answer.text) or answer.finish_reason is not None
+        if error is not None:
+            terminal.error(str(error))
+        elif interrupts.count:
+            say = self.note if answer.text.strip() else terminal.note
+            say("stopped, what is written stays" if kept else "stopped, nothing was sent")
+        elif answer.no_text is not None:
+            terminal.warning(f"no text was written: {answer.no_text}")
+        elif answer.finish_reason == "length":
+            self.note("the answer has its longest length")
+        return Outcome(kept, error)
+
+    def _write(self, answer: Answer, interrupts: Interrupts) -> ScopeError | None:
+        """Show an answer as it comes; return what kept it from being whole."""
+        shown = 0
+        error = None
+        self.screen.begin("reading the prompt…")
+        try:
+            with interrupts.raised():
+                response = next(answer, None)
+            while response is not None:
+                self.screen.write(response.text)
+                shown += len(response.text)
+                self._growth.note(response.stats)
+                response = None if interrupts.count else next(answer, None)
+        except KeyboardInterrupt:
+            pass
+        except ScopeError as err:
+            error = err
+        finally:
+            answer.close()
+            self.screen.write(answer.text[shown:])
+            self.screen.end()
+        return error
+
+    # -- what commands use
+
+    def say(self, text: str | Text) -> None:
+        """Show what a command has to say, on stderr."""
+        if isinstance(text, str):
+            print(printable(text), file=sys.stderr, flush=True)
+        elif self.plain or not terminal.is_terminal():
+            print(text.plain, file=sys.stderr, flush=True)
+        else:
+            from rich.console import Console
+
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Show a line of minor importance, to people only."""
+        if self.statistics:
+            terminal.note(text)
+
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return shutil.get_terminal_size().columns
+
+    def shades(self) -> str:
+        """Marks for maps that stderr can take."""
+        encoding = (getattr(sys.stderr, "encoding", None) or "ascii").lower()
+        return heatmap.SHADES[0 if encoding.startswith("utf") else 1]
+
+    def leave(self, code: int) -> None:
+        """End the chat."""
+        raise Leave(code)
+
+    def greet(self, model: str) -> None:
+        """Say what this is."""
+        settings, stats = self.conversation.settings, self.conversation.stats
+        decode, _ = settings.policies()
+        self.note(f"{model} | {decode.name} | {stats.cells_capacity} cells | /help")
+        if self.conversation.messages:
+            self.greet_again()
+
+    def greet_again(self) -> None:
+        """Say what conversation this is now."""
+        asked = sum(message["role"] == "user" for message in self.conversation.messages)
+        stats = self.conversation.stats
+        self.say(
+            f"{asked} {'turn' if asked == 1 else 'turns'}, "
+            f"{stats.cells_used} of {stats.cells_capacity} cells used"
+        )
+
+    def save(self, path: Path) -> None:
+        """Save the conversation."""
+        self.conversation.save(path)
+        self.own_files.add(path)
+
+    def _save_quietly(self, path: Path) -> None:
+        try:
+            self.save(path)
+        except (ScopeError, OSError) as err:
+            terminal.error(f"the session is not saved: {err}")
+            self.unsaved = True
+        else:
+            self.unsaved = False
+
+    def save_at_end(self) -> None:
+        """Save the session, if there is one, whatever the user presses meanwhile."""
+        if self.session is not None:
+            with Interrupts():
+                self._save_quietly(self.session)
