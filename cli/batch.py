@@ -18,12 +18,11 @@ from .batch_flags import (
     WhichRowsFlags,
 )
 from .flags import BudgetFlags, ComputeFlags, ModelFlags, PlacementFlags
+from .interrupt import INTERRUPTED
 from .ray_flags import RayFlags
 
 if TYPE_CHECKING:
     from scope_cpp.batch.summary import Summary
-
-INTERRUPTED = 130
 
 
 @shows_first("-i", "-o", "-n", "-np", "--cells", "--budget", "--policy", "--temp", "-ngl", "--json")
@@ -60,7 +59,7 @@ def batch(
     path = convert.model_path(model, ctx)
     defaults = defaults_of(budget, policy, compute, sampling, length, template)
     process.prepare(verbose=output.verbose)
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         loaded = ray_flags.load_model(ray, path, placement)
     with loaded:
         job = Job(

@@ -12,13 +12,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
 from . import terminal
+from .interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from scope_cpp.batch.job import Progress
     from scope_cpp.batch.run import Outcome
     from scope_cpp.batch.runner import Status
 
-INTERRUPTED = 130
 
 _BETWEEN_LINES = 10.0  # seconds
 _BETWEEN_FRAMES = 0.1

@@ -7,8 +7,7 @@ import typer
 from .app import shows_first
 from .bench_flags import BenchFlags, BenchOutputFlags, RowFlags
 from .flags import ComputeFlags, ModelFlags
-
-INTERRUPTED = 130
+from .interrupt import INTERRUPTED
 
 
 @shows_first("--test", "-p", "-d", "-n", "-r", "--policy", "--beta", "-np", "--wide", "-t")
@@ -41,7 +40,7 @@ def bench(
         plot.check(output.plot)
     process.prepare(verbose=False)
     note = terminal.note if output.progress or output.verbose else lambda line: None
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         prepared = Bench(request, terminal.warning, note, output.verbose)
     report = prepared.run()
     wide = output.wide and output.output == "table"

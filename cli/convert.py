@@ -31,8 +31,6 @@ from .groups import given
 from .interrupt import exit_at_once
 from .prompt import read_text
 
-INTERRUPTED = 130
-
 _SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 _BIAS = re.compile(r"(\d+)(?:=|(?=[+-]))(.+)")
 
@@ -87,7 +85,7 @@ def _rank(ctx: typer.Context, parameter: str) -> int:
 def _fetch(flags: ModelFlags) -> str:
     from scope_cpp.engine.hub import fetch
 
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         path = fetch(
             flags.hf_repo or "",
             flags.hf_file,

@@ -12,6 +12,7 @@ from .app import shows_first
 from .flags import Config, Json, ModelFlags, Verbose
 from .groups import flag, given
 from .help_page import OUTPUT
+from .interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from scope_cpp.demo.run import Demo
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .demo_screen import Screen
     from .interrupt import Interrupts
 
-INTERRUPTED = 130
 
 _sheet = partial(flag, "What is asked")
 _cache = partial(flag, "KV cache")
@@ -148,7 +148,7 @@ def demo(
     path = convert.model_path(model, ctx, shipped.path)
     request = Request(**given({**asdict(sheet), **asdict(cells)}))
     process.prepare(verbose=output.verbose)
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         loaded = convert.Model.load(path)
     with loaded, Interrupts() as pressed:
         shown = Demo(loaded, request.sheets(loaded), n_threads=output.n_threads or 0)

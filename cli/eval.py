@@ -19,11 +19,11 @@ from .eval_flags import (
     TaskFlags,
 )
 from .flags import ComputeFlags, ModelFlags, PlacementFlags
+from .interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from scope_cpp.eval.result import Result
 
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="eval",
@@ -63,10 +63,10 @@ def run(
     grid = grid_of(rows, compute)
     asked = asked_of(task, output.log_samples)
     process.prepare(verbose=output.verbose)
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         loaded = convert.load_model(path, placement)
     with loaded:
-        with exit_at_once(INTERRUPTED):
+        with exit_at_once():
             evaluation = Evaluation(
                 asked,
                 grid,

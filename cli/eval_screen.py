@@ -10,12 +10,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from . import terminal
+from .interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from scope_cpp.eval.sample import Stop
     from scope_cpp.table import Column
 
-INTERRUPTED = 130
 
 _NOTES = (
     "stopping after the samples that are running; again: at once, without them",

@@ -18,13 +18,12 @@ from .flags import (
     PromptFlags,
     SamplingFlags,
 )
+from .interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from scope_cpp.engine.generate import Generation
 
     from .report import Report
-
-INTERRUPTED = 130
 
 
 @shows_first("-hf", "-p", "-f", "--raw", "-sys", "-n", "--budget", "--policy", "--temp", "-ngl")
@@ -58,13 +57,13 @@ def generate(
     values = convert.sampling_values(sampling)
     n_predict = convert.longest_output(length)
     text = read_prompt(prompt)
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         loaded = convert.load_model(path, placement)
     with loaded:
         if not model.named:
             shipped.introduce()
         text, stops, parse_special = format_prompt(loaded, prompt, text, report.warn)
-        with exit_at_once(INTERRUPTED):
+        with exit_at_once():
             generation = Generation(
                 loaded,
                 text,

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
 
 @contextlib.contextmanager
-def exit_at_once(code: int) -> Iterator[None]:
-    """Let Ctrl-C end the process with `code` while nothing is written yet.
+def exit_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process without a word while nothing is written yet.
 
     llama.cpp logs through a Python callback while it loads a model and makes a context. An
     exception raised there is lost: the user would press Ctrl-C and nothing would happen.
@@ -22,7 +24,7 @@ def exit_at_once(code: int) -> Iterator[None]:
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
         yield
     finally:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from scope_cpp.engine.settings import Settings
     from scope_cpp.figures.figure import Figure
 
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="plot",
@@ -211,7 +210,7 @@ def _watch(
     def run() -> Figure:
         path = convert.model_path(model, ctx, shipped.path)
         text = read_prompt(prompt)
-        with exit_at_once(INTERRUPTED), convert.load_model(path, placement) as loaded:
+        with exit_at_once(), convert.load_model(path, placement) as loaded:
             text, stops, parse_special = format_prompt(loaded, prompt, text, terminal.warning)
             with Generation(
                 loaded,

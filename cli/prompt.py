@@ -72,7 +72,7 @@ def format_prompt(
     named = [name for name in model.control_names if name in text]
     if named:
         warn(
-            f"{' and '.join(named[:3])} in the prompt is plain text, as all of a user's message: "
+            f"the prompt has {', '.join(named[:3])} as plain text, like all of a user's message: "
             "--raw reads control tokens and continues the text without the chat template"
         )
     messages = [{"role": "user", "content": message_of(text, flags.prompt)}]

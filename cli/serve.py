@@ -15,8 +15,6 @@ from .flags import (
 )
 from .serve_flags import LimitFlags, ParallelFlags, ServeOutputFlags, ServerFlags
 
-INTERRUPTED = 130
-
 
 @shows_first(
     "-hf", "--host", "--port", "--api-key", "-np", "--cells", "--budget", "--policy", "-n", "-ngl"
@@ -62,7 +60,7 @@ def serve(
     template = template_of(server.chat_template, server.chat_template_file)
     process.prepare(verbose=output.verbose)
     with ExitStack() as opened:
-        with exit_at_once(INTERRUPTED):
+        with exit_at_once():
             listener = opened.enter_context(bind(options))
             loaded = opened.enter_context(convert.load_model(path, placement))
             if template is not None and (problem := transcript.problem(loaded, template)):

@@ -55,7 +55,7 @@ _SKIPPED = {"help_all"}
 
 def render() -> str:
     """Return the text of docs/cli.md."""
-    app = import_module("scope_cli.main").app
+    app = import_module("scope_cli.program").app
     program = import_module("typer.main").get_command(app)
     return "\n".join([HEADER, *_sections(program.commands), _policies()])
 

@@ -48,7 +48,7 @@ def chat(
     from ..interrupt import exit_at_once
     from . import loop
     from .opening import Opening, first_message, is_alone
-    from .talk import INTERRUPTED, Chat, Notices
+    from .talk import Chat, Notices
     from .views import settings
 
     path = convert.model_path(model, ctx, shipped.path)
@@ -58,12 +58,12 @@ def chat(
     first = first_message(talk, alone)
     screen = _screen(output)
     notices = Notices()
-    with exit_at_once(INTERRUPTED):
+    with exit_at_once():
         loaded = convert.load_model(path, placement)
     with loaded:
         if not model.named:
             shipped.introduce()
-        with exit_at_once(INTERRUPTED):
+        with exit_at_once():
             conversation = opening.open(loaded, notices.warn)
         with conversation:
             talking = Chat(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from scope_cpp.errors import ScopeError
 
 from .. import terminal
-from ..interrupt import Interrupts
+from ..interrupt import INTERRUPTED, Interrupts
 from . import commands, lines
-from .talk import INTERRUPTED, Chat, Leave
+from .talk import Chat, Leave
 
 if TYPE_CHECKING:
     from .editor import Editor

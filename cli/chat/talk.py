@@ -14,7 +14,7 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.printable import printable
 
 from .. import terminal
-from ..interrupt import Interrupts
+from ..interrupt import INTERRUPTED, Interrupts
 from ..report import line_of
 from . import heatmap
 from .frame import keys_kept
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from scope_cpp.engine.conversation import Answer, Conversation
-
-INTERRUPTED = 130
 
 
 class Leave(Exception):

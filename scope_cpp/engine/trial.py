@@ -28,8 +28,8 @@ from scope_cpp.native.library import llama_cpp
 
 _WORKER = Path(__file__).with_name("trial_worker.py")
 
-# of CPU time; a vocabulary of 150,000 tokens is 6 MB of header and takes 0.3 s
-_SECONDS, _SECONDS_PER_HEADER_BYTE, _SECONDS_PER_BYTE = 1.0, 2e-6, 2e-8
+# of CPU time, about twelve times what good files take: small ones 0.05 s, 150,000 tokens 0.3 s
+_SECONDS, _SECONDS_PER_HEADER_BYTE, _SECONDS_PER_BYTE = 0.6, 2e-6, 2e-8
 # of any time: what is waited for is a disk, which may be slow
 _WAIT, _WAIT_PER_BYTE = 60.0, 5e-7
 _BYTES, _BYTES_PER_HEADER_BYTE = 2 << 30, 64

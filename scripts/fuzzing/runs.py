@@ -80,6 +80,8 @@ def run(path: Path, command: Sequence[str]) -> Run:
     """Run ``scope COMMAND PATH …`` and wait for its end."""
     argv = [sys.executable, "-m", "scope_cli", command[0], str(path), *command[1:]]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "SCOPE_THREADS": "1"}
+    # it would have our sources compiled anew by every run, which takes longer than the command
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             argv,

@@ -72,7 +72,7 @@ def test_unpacked_wheel_loads_its_own_library(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     code = """
-import scope_cli.main, scope_cpp
+import scope_cli.program, scope_cpp
 from scope_cpp.native import library
 print(scope_cli.__file__, scope_cpp.__file__, library.llama_cpp.__file__, sep="\\n")
 assert library.llama_cpp.llama_cpp._lib.llama_kv_evict_abi() > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scope_cli.main import app
+from scope_cli.program import app
 from typer.testing import CliRunner, Result
 
 from scope_cpp import child

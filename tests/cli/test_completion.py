@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scope_cli.main import app
+from scope_cli.program import app
 from typer.testing import CliRunner
 
 from scope_cpp.engine.kv_types import KV_TYPES

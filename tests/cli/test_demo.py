@@ -13,7 +13,7 @@ import pytest
 from scope_cli import demo_view as view
 from scope_cli import shipped
 from scope_cli.chat.heatmap import SHADES
-from scope_cli.main import app
+from scope_cli.program import app
 from typer.testing import CliRunner
 
 from scope_cpp.demo.run import Demo

@@ -311,7 +311,7 @@ def test_help_of_every_command(run: Run) -> None:
 
 def test_nothing_of_the_engine_is_imported_for_help() -> None:
     code = (
-        "import sys, scope_cli.main;"
+        "import sys, scope_cli.program;"
         "print([name for name in sys.modules if name.startswith('scope_cpp.e')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,

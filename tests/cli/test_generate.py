@@ -213,7 +213,7 @@ def test_control_tokens_are_read_in_raw_text_only(generate: Generate) -> None:
     got = generate(*text, "-n", 1)
     assert got["usage"]["prompt_tokens"] == n_prompt("-p", "a....b")
     (line,) = got["warnings"]
-    assert "</s> in the prompt is plain text" in line and "--raw" in line
+    assert "the prompt has </s> as plain text" in line and "--raw" in line
 
 
 def test_an_output_without_text_says_why_in_one_line(

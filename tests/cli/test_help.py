@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from scope_cli import derive, help_page
 from scope_cli.groups import as_command, variable
-from scope_cli.main import app
+from scope_cli.program import app
 
 import scope_cpp
 from scope_cpp.engine.sampling_params import SamplingParams
@@ -188,7 +188,7 @@ def test_no_help_page_needs_numpy_the_native_library_or_rich() -> None:
 import os, sys
 sys.modules["numpy"] = sys.modules["scope_cpp.native.library"] = sys.modules["rich"] = None
 from typer.testing import CliRunner
-from scope_cli.main import app
+from scope_cli.program import app
 for page in sys.argv[1:]:
     result = CliRunner().invoke(app, page.split(), prog_name="scope")
     assert result.exit_code == 0, (page, result.output)

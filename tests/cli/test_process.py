@@ -121,6 +121,26 @@ def run_python(code: str) -> Any:
     )
 
 
+@posix
+@pytest.mark.parametrize("module", ["typer", "scope_cli.serve_flags", "numpy"])
+def test_ctrl_c_while_modules_are_loaded_ends_without_a_word(module: str) -> None:
+    code = f"""
+import os, signal, sys
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["scope", "inspect", "no-such.gguf"]
+from scope_cli.main import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 NATIVE = {"llama_cpp", "scope_cpp.native", "scope_cpp.engine.model", "scope_cpp.engine.context"}
 
 
@@ -135,7 +155,7 @@ NATIVE = {"llama_cpp", "scope_cpp.native", "scope_cpp.engine.model", "scope_cpp.
 def test_help_loads_nothing_native(args: list[str], heavy: set[str]) -> None:
     code = f"""
 import sys
-from scope_cli.main import app
+from scope_cli.program import app
 try:
     app({args!r}, prog_name="scope")
 except SystemExit as end:
