@@ -6,6 +6,7 @@ has; a sentence says so where only one of the two was measured.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -15,6 +16,7 @@ from scope_cpp.table import Column, plain
 
 Record = dict[str, Any]
 
+_WIDTH = 80
 _LONGEST = 29  # letters of a row's name: the default policy with its option
 _SETTINGS = ("policy", "prefill", "granularity", "n_prompt", "depth", "n_rows", "budget")
 
@@ -28,8 +30,8 @@ COLUMNS = (
 )
 
 LEGEND = (
-    "at: position of the token that is generated, or tokens of the prompt that is\n"
-    "read; fa: flash attention; speed: beside the faster full cache.\n"
+    "at: position of the token that is generated, or tokens of the prompt that is "
+    "read; fa: flash attention; speed: beside the faster full cache. "
     "--wide shows all columns."
 )
 
@@ -40,9 +42,13 @@ def render(records: Sequence[Record]) -> str:
     for _, group in groupby(records, key=lambda record: record["test_kind"]):
         rows = [record for record in group if record["role"] in ("full", "bounded")]
         parts.append(plain(COLUMNS, [_shown(record) for record in rows]))
-    parts.append("".join(f"{line}\n" for line in verdicts(records)))
-    parts.append(LEGEND + "\n")
+    parts.append("".join(f"{_wrapped(line)}\n" for line in verdicts(records)))
+    parts.append(_wrapped(LEGEND) + "\n")
     return "\n".join(part for part in parts if part)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def verdicts(records: Sequence[Record]) -> Iterator[str]:
