@@ -5,81 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any
 
+from scope_cpp.engine.ranges import INT32_MAX, Range
 from scope_cpp.errors import UsageError
 
 RANDOM_SEED = 0xFFFFFFFF
 
-_INT32_MAX = 2**31 - 1
 _MOST_REPEAT_LAST_N = 2**20  # llama.cpp allocates this many tokens at once
-
-
-@dataclass(frozen=True)
-class Range:
-    """The values that a number may have.
-
-    Attributes
-    ----------
-    kind
-        ``float`` (a whole number will do) or ``int``.
-    low, high
-        Least and greatest value.
-    openai
-        The same where OpenAI's interface allows less; `low` and `high` otherwise.
-    """
-
-    kind: type[float] | type[int]
-    low: float
-    high: float
-    openai: tuple[float, float] | None = None
-
-    @property
-    def wanted(self) -> str:
-        """What to give, in words."""
-        what = "a whole number" if self.kind is int else "a number"
-        return f"{what} within {_shown(self.low)} to {_shown(self.high)}"
-
-    def check(self, name: str, value: Any) -> float | int:
-        """Return `value` as a number of Python's own.
-
-        Raises
-        ------
-        UsageError
-            If it is none of these; the user knows it by `name`.
-        """
-        kind = Integral if self.kind is int else Real
-        number = isinstance(value, kind) and not isinstance(value, bool)
-        if not number or not self.low <= value <= self.high:  # false for NaN
-            raise UsageError(f"{name} is {value!r}: give {self.wanted}")
-        return value if isinstance(value, (int, float)) else self.kind(value)
-
-    def parse(self, text: str) -> float | int:
-        """Return the number that is written in `text`.
-
-        Raises
-        ------
-        ValueError
-            If it is none of these.
-        """
-        number = float(text)
-        value = int(number) if self.kind is int and number.is_integer() else number
-        try:
-            return self.check("", value)
-        except UsageError as err:
-            raise ValueError(str(err)) from None
-
-
-def _shown(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 # The one place that says which sampling values are taken: by flags, files, Python, HTTP and rows.
 # Penalties and biases end where sums of them would not be finite any more in single precision.
 RANGES = {
     "temp": Range(float, 0, 100, openai=(0, 2)),
-    "top_k": Range(int, -1, _INT32_MAX),
+    "top_k": Range(int, -1, INT32_MAX),
     "top_p": Range(float, 0, 1),
     "min_p": Range(float, 0, 1),
     "typical_p": Range(float, 0, 1),
@@ -89,7 +28,7 @@ RANGES = {
     "frequency_penalty": Range(float, -100, 100, openai=(-2, 2)),
     "seed": Range(int, -1, RANDOM_SEED),
 }
-TOKEN = Range(int, 0, _INT32_MAX)
+TOKEN = Range(int, 0, INT32_MAX)
 BIAS = Range(float, -(10**9), 10**9, openai=(-100, 100))
 
 

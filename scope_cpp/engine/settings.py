@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.ranges import INT32_MAX, Range
 from scope_cpp.errors import UsageError
 from scope_cpp.policies import (
     decode_policies,
@@ -28,6 +29,14 @@ DEFAULT_POLICY = "scope-retrieval"
 
 # Cells of a conversation without a budget: at most half of the free memory
 CHAT_CELLS = 8192
+
+# Whole numbers that llama.cpp takes; each thread has buffers of its own
+_NUMBERS = {
+    "n_batch": Range(int, 1, INT32_MAX),
+    "n_ubatch": Range(int, 1, INT32_MAX),
+    "n_threads": Range(int, 0, 4096),
+    "n_threads_batch": Range(int, 0, 4096),
+}
 
 
 @dataclass(frozen=True)
@@ -78,9 +87,10 @@ class Settings:
             raise UsageError(
                 f"--flash-attn {self.flash_attn}: unknown; valid are {', '.join(FLASH_ATTN)}"
             )
-        for name in ("n_batch", "n_ubatch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: give at least 1")
+        for name, allowed in _NUMBERS.items():
+            allowed.check(name, getattr(self, name))
+        if isinstance(self.options, str):
+            raise UsageError(f"options is {self.options!r}: give a list of such texts")
         self.policies()
 
     def policies(self) -> tuple[DecodePolicy, PrefillPolicy]:

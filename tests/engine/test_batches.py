@@ -237,11 +237,22 @@ def test_what_stays_in_a_parallel_engine(
 # the context itself
 
 
-@pytest.mark.parametrize("name", ["n_batch", "n_ubatch"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_batches_of_no_token_are_refused(name: str, value: int) -> None:
-    with pytest.raises(UsageError, match=f"{name} is {value}: give at least 1"):
+@pytest.mark.parametrize("name", ["n_batch", "n_ubatch", "n_threads", "n_threads_batch"])
+@pytest.mark.parametrize("value", [-1, 2**31, 2**40, 1.5, "8", None, True])
+def test_numbers_that_llama_cpp_cannot_take_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is .*: give a whole number within "):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["n_batch", "n_ubatch"])
+def test_batches_of_no_token_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is 0: give a whole number within 1 to"):
+        Settings(**{name: 0})
+
+
+def test_a_text_is_no_list_of_options() -> None:
+    with pytest.raises(UsageError, match="options is 'recent=48': give a list of such texts"):
+        Settings(options="recent=48")  # type: ignore[arg-type]
 
 
 def test_more_tokens_than_a_batch_holds(tiny: Tiny) -> None:
