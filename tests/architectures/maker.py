@@ -10,8 +10,8 @@ from gguf import GGUFWriter, LlamaFileType
 
 from scope_cpp.reference.tiny_model import add_vocabulary, write_file
 from tests.architectures.layout import tensor_shapes
-from tests.architectures.table import ARCHITECTURES, PLAIN, Value
-from tests.architectures.weights import random_weights
+from tests.architectures.table import ARCHITECTURES, PLAIN, SEEDS, Value
+from tests.architectures.weights import output_weights, random_weights
 
 _QUANTIZED_ONLY = r"\.(input_)?scale$"  # scales that tensors of some types have besides
 _UNPREFIXED = ("tokenizer.", "xielu.")
@@ -50,12 +50,16 @@ def write_architecture(
         for name, shape in tensor_shapes(file_arch, describe).items()
         if _wanted(name, entry.omit, entry.keep)
     }
-    rng = np.random.default_rng(entry.seed if seed is None else seed)
-    tied = "output.weight" not in shapes
+    rng = np.random.default_rng(SEEDS.get(arch, 0) if seed is None else seed)
+    output = "output.weight" if "output.weight" in shapes else "token_embd.weight"
     writer = GGUFWriter(path, file_arch)
     describe(writer)
     for name, shape in shapes.items():
-        writer.add_tensor(name, random_weights(rng, name, shape, entry.peaky, tied=tied))
+        if name == output:
+            weights = output_weights(rng, shape)
+        else:
+            weights = random_weights(rng, name, shape, peaky=entry.peaky, embedding=entry.embedding)
+        writer.add_tensor(name, weights)
     write_file(writer)
     return Path(path)
 

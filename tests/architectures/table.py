@@ -31,9 +31,9 @@ class Architecture:
     peaky
         Standard deviation of the attention logits before the softmax. Where the model does not
         divide them by the root of the head size, less keeps it from chaos.
-    seed
-        Of the weights. In a mixture of experts some seeds choose experts by a hair, and then two
-        ways to compute the same thing choose differently.
+    embedding
+        Standard deviation of the tokens' embeddings. Where the model multiplies them, less keeps
+        the token itself from drowning what attention adds.
     n_vocab
         Least number of tokens; 0 for those of the tiny vocabulary.
     generates
@@ -45,7 +45,7 @@ class Architecture:
     omit: str = ""
     keep: str = ""
     peaky: float = 4.0
-    seed: int = 0
+    embedding: float = 1.0
     n_vocab: int = 0
     generates: bool = True
 
@@ -66,28 +66,28 @@ PLAIN: Keys = {
 }
 
 # parts that several architectures share
-_ALL_HEADS = {"attention.head_count_kv": 4}
-_NO_HEADS = {"attention.head_count": 0, "attention.head_count_kv": 0}
-_SECTIONS = {"rope.dimension_sections": [6, 5, 5, 0]}
-_SCALES = {"logit_scale": 1.0, "residual_scale": 1.0, "embedding_scale": 1.0}
-_WIDTH_64 = {"embedding_length": 64, "attention.head_count": 2, "attention.head_count_kv": 2}
+_ALL_HEADS: Keys = {"attention.head_count_kv": 4}
+_NO_HEADS: Keys = {"attention.head_count": 0, "attention.head_count_kv": 0}
+_SECTIONS: Keys = {"rope.dimension_sections": [6, 5, 5, 0]}
+_SCALES: Keys = {"logit_scale": 1.0, "residual_scale": 1.0, "embedding_scale": 1.0}
+_WIDTH_64: Keys = {"embedding_length": 64, "attention.head_count": 2, "attention.head_count_kv": 2}
 
-_EXPERTS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 64}
-_SHARED_EXPERT = {
+_EXPERTS: Keys = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 64}
+_SHARED_EXPERT: Keys = {
     **_EXPERTS,
     "expert_shared_count": 1,
     "expert_shared_feed_forward_length": 64,
     "expert_gating_func": 2,  # a sigmoid
     "interleave_moe_layer_step": 1,
 }
-_DENSE_FIRST = {**_SHARED_EXPERT, "leading_dense_block_count": 1}
+_DENSE_FIRST: Keys = {**_SHARED_EXPERT, "leading_dense_block_count": 1}
 
-_WINDOWED = {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": 2}
-_LISTED = {
+_WINDOWED: Keys = {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": 2}
+_LISTED: Keys = {
     "attention.sliding_window": WINDOW,
     "attention.sliding_window_pattern": [True, False, True, False],
 }
-_GEMMA_4 = {
+_GEMMA_4: Keys = {
     "block_count": 6,
     "attention.sliding_window": WINDOW,
     "attention.sliding_window_pattern": [True, False, True, False, True, False],
@@ -100,9 +100,9 @@ _GEMMA_4 = {
     "rope.dimension_count_swa": 32,
 }
 
-_EVERY_OTHER = {"attention.head_count_kv": [0, 2, 0, 2]}  # the others have a recurrent state
-_CONVOLUTION = {**_EVERY_OTHER, "shortconv.l_cache": 3}
-_DELTA_NET = {
+_EVERY_OTHER: Keys = {"attention.head_count_kv": [0, 2, 0, 2]}  # the others have a recurrent state
+_CONVOLUTION: Keys = {**_EVERY_OTHER, "shortconv.l_cache": 3}
+_DELTA_NET: Keys = {
     "full_attention_interval": 2,
     "ssm.conv_kernel": 4,
     "ssm.inner_size": 128,
@@ -110,22 +110,22 @@ _DELTA_NET = {
     "ssm.time_step_rank": 4,
     "ssm.group_count": 2,
 }
-_MAMBA = {
+_MAMBA: Keys = {
     "ssm.conv_kernel": 4,
     "ssm.inner_size": 256,
     "ssm.state_size": 16,
     "ssm.time_step_rank": 8,
 }
-_MAMBA_2 = {**_MAMBA, "ssm.group_count": 2}
-_NEMOTRON_H = {
+_MAMBA_2: Keys = {**_MAMBA, "ssm.group_count": 2}
+_NEMOTRON_H: Keys = {
     **_MAMBA_2,
     "block_count": 6,
     "attention.head_count_kv": [0, 0, 2, 0, 0, 2],
     "feed_forward_length": [0, 128, 0, 0, 128, 0],
 }
-_RWKV = {**_NO_HEADS, "wkv.head_size": 32}
-_RWKV_6 = {**_RWKV, "time_mix_extra_dim": 16, "time_decay_extra_dim": 16}
-_RWKV_7 = {
+_RWKV: Keys = {**_NO_HEADS, "wkv.head_size": 32}
+_RWKV_6: Keys = {**_RWKV, "time_mix_extra_dim": 16, "time_decay_extra_dim": 16}
+_RWKV_7: Keys = {
     **_RWKV,
     "attention.decay_lora_rank": 16,
     "attention.iclr_lora_rank": 16,
@@ -133,7 +133,7 @@ _RWKV_7 = {
     "attention.gate_lora_rank": 16,
 }
 
-_LATENT = {
+_LATENT: Keys = {
     "attention.head_count_kv": 1,
     "attention.q_lora_rank": 32,
     "attention.kv_lora_rank": 32,
@@ -143,7 +143,7 @@ _LATENT = {
     "attention.value_length_mla": 32,
     "rope.dimension_count": 16,
 }
-_KDA = {
+_KDA: Keys = {
     **_LATENT,
     **_DENSE_FIRST,
     "attention.head_count_kv": [0, 1, 0, 1],
@@ -151,13 +151,13 @@ _KDA = {
     "kda.head_dim": 32,
     "kda.gate_lower_bound": -5.0,
 }
-_INDEXER = {
+_INDEXER: Keys = {
     "attention.indexer.head_count": 4,
     "attention.indexer.key_length": 64,  # as wide as the Hadamard rotation at least
     "attention.indexer.top_k": 64,
 }
-_LATENT_INDEXER = {**_LATENT, **_DENSE_FIRST, **_INDEXER}
-_HYPER = {
+_LATENT_INDEXER: Keys = {**_LATENT, **_DENSE_FIRST, **_INDEXER}
+_HYPER: Keys = {
     "hyper_connection.count": 4,
     "hyper_connection.sinkhorn_iterations": 4,
     "hyper_connection.epsilon": 1e-6,
@@ -165,7 +165,7 @@ _HYPER = {
     "hyper_connection.low_rank": 16,
 }
 
-_ENCODER = {
+_ENCODER: Keys = {
     **_ALL_HEADS,
     **_WINDOWED,
     "tokenizer.ggml.token_type_count": 2,
@@ -180,9 +180,9 @@ def _each(names: str, entry: Architecture) -> dict[str, Architecture]:
 
 _ATTENTION = {
     **_each(
-        "arcee baichuan bloom chatglm codeshell cogvlm command-r deci ernie4_5 exaone "
-        "exaone4 falcon gemma glm4 gpt2 hunyuan-dense internlm2 jais jais2 llama maincoder minicpm "
-        "mistral3 mpt nanbeige nemotron olmo olmo2 openelm orion pangu-embedded phi2 phi3 plamo "
+        "arcee baichuan bitnet bloom chatglm codeshell cogvlm command-r deci ernie4_5 exaone "
+        "exaone4 falcon gemma glm4 gpt2 hunyuan-dense internlm2 jais2 llama maincoder "
+        "mistral3 nanbeige nemotron olmo olmo2 openelm orion pangu-embedded phi2 phi3 plamo "
         "pockettts qwen qwen2 qwen3 refact seed_oss smollm3 stablelm starcoder starcoder2 xverse",
         Architecture(),
     ),
@@ -190,9 +190,8 @@ _ATTENTION = {
     "apertus": Architecture(
         {f"xielu.{name}": 0.8 for name in ("alpha_n", "alpha_p", "beta", "eps")}
     ),
-    "bitnet": Architecture(seed=3),
     "gptneox": Architecture({"use_parallel_residual": True}),
-    "granite": Architecture(_SCALES),
+    **_each("granite minicpm", Architecture(_SCALES)),
     "graniteswitch": Architecture(
         {
             **_SCALES,
@@ -204,19 +203,20 @@ _ATTENTION = {
         peaky=2.0,
     ),
     "hrm_text": Architecture({"hrm.layers_per_stack": 1, "hrm.h_cycles": 2, "hrm.l_cycles": 1}),
-    "talkie": Architecture(_SCALES),
+    **_each("jais mpt", Architecture({"attention.max_alibi_bias": 8.0})),
+    "talkie": Architecture(_SCALES, embedding=0.1),
     # with experts
     **_each("olmoe qwen2moe qwen3moe", Architecture({**_EXPERTS, **_ALL_HEADS})),
-    "arctic": Architecture(_EXPERTS, seed=3),
-    "phimoe": Architecture(_EXPERTS, seed=1),
+    **_each("arctic phimoe", Architecture(_EXPERTS)),
     **_each(
-        "bailingmoe2 deepseek deepseek2-ocr dots1 ernie4_5-moe glm4moe grok hunyuan-moe hy_v3 "
+        "bailingmoe2 deepseek deepseek2-ocr dots1 ernie4_5-moe glm4moe hunyuan-moe hy_v3 "
         "minimax-m2",
         Architecture({**_DENSE_FIRST, **_ALL_HEADS}),
     ),
-    "bailingmoe": Architecture(_DENSE_FIRST, seed=1),
+    "bailingmoe": Architecture(_DENSE_FIRST),
     "dbrx": Architecture({**_EXPERTS, "attention.clamp_kqv": 8.0}),
     "granitemoe": Architecture({**_EXPERTS, **_SCALES}),
+    "grok": Architecture({**_EXPERTS, **_SCALES}),
     "grovemoe": Architecture(
         {
             **_EXPERTS,
@@ -226,20 +226,21 @@ _ATTENTION = {
         }
     ),
     "llama-experts": Architecture(_EXPERTS, arch="llama"),
-    "qwen3vlmoe": Architecture({**_EXPERTS, **_SECTIONS}, seed=6),
+    "qwen3vlmoe": Architecture({**_EXPERTS, **_SECTIONS}),
 }
 
 _WINDOWS = {
-    **_each("cohere2 muse-glimmer plamo3", Architecture({**_WINDOWED, **_SCALES})),
+    **_each("cohere2 muse-glimmer", Architecture({**_WINDOWED, **_SCALES})),
     **_each(
-        "afmoe exaone-moe laguna mellum smallthinker",
+        "exaone-moe laguna mellum smallthinker",
         Architecture({**_WINDOWED, **_DENSE_FIRST}),
     ),
     **_each(
         "granite_swa maple mimo2 spark2_5 step35",
         Architecture({**_LISTED, **_DENSE_FIRST, **_SCALES, "swiglu_clamp_exp": 7.0}),
     ),
-    "cohere2moe": Architecture({**_WINDOWED, **_DENSE_FIRST, **_SCALES}, seed=2),
+    "afmoe": Architecture({**_WINDOWED, **_DENSE_FIRST}, embedding=0.1),
+    "cohere2moe": Architecture({**_WINDOWED, **_DENSE_FIRST, **_SCALES}),
     # the published ones with windows have 64 layers, by which llama.cpp knows them
     "exaone4-windowed": Architecture(
         {**_WINDOWED, **_WIDTH_64, "block_count": 64}, arch="exaone4", peaky=1.5
@@ -247,7 +248,7 @@ _WINDOWS = {
     "gemma2": Architecture(
         {**_WINDOWED, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 20.0}
     ),
-    "gemma3": Architecture({**_WINDOWED, "rope.freq_base_swa": 1000.0}),
+    "gemma3": Architecture({**_WINDOWED, "rope.freq_base_swa": 1000.0}, embedding=0.1),
     # layers 20 and 21 reuse the cells of 18 and 19; of the units of a layer only 5 % are active
     "gemma3n": Architecture(
         {**_WINDOWED, **_WIDTH_64, "block_count": 22, "feed_forward_length": 512}, peaky=0.3
@@ -256,17 +257,20 @@ _WINDOWS = {
     "gemma4": Architecture(
         {**_GEMMA_4, "attention.shared_kv_layers": 2, "embedding_length_per_layer_input": 32},
         peaky=0.5,
+        embedding=0.1,
     ),
     "gemma4-experts": Architecture(
         {**_GEMMA_4, **_EXPERTS, "embedding_length_per_layer_input": 0},
         arch="gemma4",
         keep=r"ffn_(gate_inp|down_exps)\.scale",
         peaky=0.5,
+        embedding=0.1,
     ),
     "gpt-oss": Architecture({**_WINDOWED, **_EXPERTS}),
     # chunks of 8192 tokens, which no key changes
     "llama4": Architecture({**_EXPERTS, "interleave_moe_layer_step": 2}),
     "olmo2-windowed": Architecture(_WINDOWED, arch="olmo2"),
+    "plamo3": Architecture(_WINDOWED, embedding=0.1),
 }
 
 _HYBRID = {
@@ -289,7 +293,7 @@ _HYBRID = {
     "minimax-01": Architecture({**_EXPERTS, **_SCALES, "full_attention_interval": 2}),
     "nemotron_h": Architecture(_NEMOTRON_H),
     "nemotron_h_moe": Architecture({**_NEMOTRON_H, **_SHARED_EXPERT}),
-    "plamo2": Architecture({**_MAMBA, **_EVERY_OTHER, "ssm.group_count": 0}),
+    "plamo2": Architecture({**_MAMBA, **_EVERY_OTHER, "ssm.group_count": 0}, embedding=0.1),
     "qwen35": Architecture({**_DELTA_NET, **_SECTIONS}),
 }
 
@@ -304,7 +308,7 @@ _LATENT_CACHE = {
             "activation.situ_linear_beta": 1.0,
         }
     ),
-    "minicpm3": Architecture({**_LATENT, **_ALL_HEADS}),
+    "minicpm3": Architecture({**_LATENT, **_ALL_HEADS}, embedding=0.1),
 }
 
 _INDEXED = {
@@ -341,8 +345,7 @@ _INDEXED = {
             "attention.key_length_mla_swa": 32,
             "attention.value_length_mla_swa": 32,
             "rope.freq_base_swa": 10000.0,
-        },
-        seed=1,
+        }
     ),
     "glm5-next": Architecture(
         {
@@ -432,6 +435,23 @@ FAMILIES: Mapping[str, Mapping[str, Architecture]] = {
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     name: entry for family in FAMILIES.values() for name, entry in family.items()
+}
+
+# of the weights, where 0 does not do: in a mixture of experts some seeds choose an expert by a
+# hair, and then two ways to compute the same thing choose differently
+SEEDS: Mapping[str, int] = {
+    "arctic": 1,
+    "bailingmoe": 1,
+    "bitnet": 3,
+    "cohere2moe": 1,
+    "deepseek": 2,
+    "dots1": 1,
+    "dots3note": 1,
+    "gpt-oss": 1,
+    "laguna": 1,
+    "minimax-m3": 1,
+    "phimoe": 1,
+    "qwen3vlmoe": 6,
 }
 
 # what llama.cpp names besides, and why there is no model of it here

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
+Make = Callable[[np.random.Generator, Shape], npt.NDArray[np.floating]]
 
-_OUTPUT_SCALE = 3.0  # of the logits: greedy choices then rarely hang on rounding
+_LOGITS = 3.0  # their standard deviation: greedy choices then rarely hang on rounding
 
 
 def random_weights(
-    rng: np.random.Generator, name: str, shape: Shape, peaky: float, *, tied: bool = False
+    rng: np.random.Generator, name: str, shape: Shape, *, peaky: float, embedding: float
 ) -> F32:
     """Weights that keep activations near unit variance and make attention peaked.
 
@@ -22,79 +24,50 @@ def random_weights(
     ----------
     peaky
         Standard deviation of the attention logits before the softmax.
-    tied
-        Whether the embedding of the tokens is the output matrix too.
+    embedding
+        Standard deviation of the tokens' embeddings.
     """
-    if tied and name == "token_embd.weight":
-        return _tied(rng, shape).astype(np.float32)
-    for pattern, make in _RULES:
-        if re.search(pattern, name):
-            return make(rng, shape, peaky).astype(np.float32)
-    raise AssertionError("the last rule takes all")
+    if name == "token_embd.weight":
+        return embedding * rng.standard_normal(shape, np.float32)
+    make = next(make for pattern, make in _RULES if re.search(pattern, name))
+    weights = make(rng, shape).astype(np.float32)
+    return weights * np.float32(np.sqrt(peaky)) if re.search(_SHARP, name) else weights
 
 
-def _matrix(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return rng.standard_normal(shape, np.float32) / np.sqrt(shape[-1])
+def output_weights(rng: np.random.Generator, shape: Shape) -> F32:
+    """The output matrix, which may be that of the embeddings too.
 
-
-def _sharp(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return np.sqrt(peaky) * _matrix(rng, shape, peaky)
-
-
-def _small(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return 0.1 * _matrix(rng, shape, peaky)
-
-
-def _bias(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return 0.3 * rng.standard_normal(shape, np.float32)
-
-
-def _around_one(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return rng.uniform(0.8, 1.2, shape)
-
-
-def _sharp_norm(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return np.sqrt(peaky) * rng.uniform(0.8, 1.2, shape)
-
-
-def _output(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    weights = _tied(rng, shape)
-    weights[:3] = 0.0
-    return weights
-
-
-def _tied(rng: np.random.Generator, shape: Shape) -> F32:
-    weights = _OUTPUT_SCALE * _matrix(rng, shape, 1.0)
-    # control tokens get logits near 0, far below the best, so that a random model does not stop
-    # early; byte tokens are damped, so that it writes mostly printable text
+    Control tokens get logits near 0, far below the best, so that a random model does not stop
+    early; byte tokens are damped, so that it writes mostly printable text.
+    """
+    weights = _matrix(_LOGITS)(rng, shape)
     weights[:3] *= 0.05
     weights[3:259] *= 0.25
-    return weights
+    return weights.astype(np.float32)
 
 
-def _embedding(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return rng.standard_normal(shape, np.float32)
+def _matrix(scale: float) -> Make:
+    """Maps inputs of unit variance to outputs of variance ``scale**2``."""
+    return lambda rng, shape: rng.normal(0.0, scale / np.sqrt(shape[-1]), shape)
 
 
-def _decay(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return -rng.uniform(0.05, 1.0, shape)
+def _normal(std: float) -> Make:
+    return lambda rng, shape: rng.normal(0.0, std, shape)
 
 
-def _factors(rng: np.random.Generator, shape: Shape, peaky: float) -> F32:
-    return rng.uniform(1.0, 4.0, shape)
+def _uniform(low: float, high: float) -> Make:
+    return lambda rng, shape: rng.uniform(low, high, shape)
 
 
-# the first that matches
-_RULES = (
-    (r"^token_embd\.", _embedding),
-    (r"^output\.weight", _output),
-    (r"rope_f", _factors),
-    (r"altup_.*coef", _small),
-    (r"attn_[qk]_norm", _sharp_norm),
-    (r"\.ssm_a$", _decay),
-    (r"\.ssm_d$", _around_one),
-    (r"norm.*\.weight|scale", _around_one),
-    (r"\.bias$|sinks", _bias),
-    (r"attn_(q|k|qkv)\.weight", _sharp),
-    (r"", _matrix),
+# in Q and in K: their product then has the scale `peaky`
+_SHARP = r"attn_(q|k|qkv)\.weight|attn_[qk]_norm\.weight"
+
+# the first that matches; vectors near one are not all equal, so that a forgotten one shows
+_RULES: tuple[tuple[str, Make], ...] = (
+    (r"\.bias$|sinks", _normal(0.3)),
+    (r"rope_f", _uniform(1.0, 4.0)),
+    (r"altup_.*coef", _matrix(0.1)),
+    (r"\.ssm_a$", _uniform(-1.0, -0.05)),
+    (r"norm|scale|_ln\.|\.ssm_d$", _uniform(0.8, 1.2)),
+    (r"", _matrix(1.0)),
 )
