@@ -29,9 +29,9 @@ def load_failure(path: Path, errors: Sequence[str]) -> str:
 
 def _known_reason(cause: str) -> str | None:
     if "unknown model architecture" in cause:
-        name = cause.rpartition(": ")[2]
+        name = cause.rpartition(": ")[2].strip("'")  # of two lines only the first is there
         return (
-            f"this build of llama.cpp does not support the architecture {name}: give another "
+            f"this build of llama.cpp does not support the architecture {name!r}: give another "
             "model, or update scope-cpp"
         )
     if "not within the file bounds" in cause:
