@@ -18,12 +18,13 @@ from pathlib import Path
 from fuzzing.bases import bases
 from fuzzing.gguf import parse
 from fuzzing.mutations import Mutation, mutations
-from fuzzing.runs import COMMANDS, Run, run, summary
+from fuzzing.runs import COMMANDS, Run, compile_sources, run, summary
 
 
 def main() -> int:
     """Run from the command line; return 1 if anything was wrong."""
     args = _arguments()
+    compile_sources()
     with tempfile.TemporaryDirectory(prefix="scope-fuzz-") as name:
         folder = args.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)

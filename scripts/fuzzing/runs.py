@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from scope_cpp.printable import harmless
@@ -76,12 +78,16 @@ class Run:
         return found
 
 
+def compile_sources() -> None:
+    """Compile our sources, as an installation does; a run would spend up to two seconds on it."""
+    for name in ("scope_cpp", "scope_cli"):
+        compileall.compile_dir(Path(str(import_module(name).__file__)).parent, quiet=1)
+
+
 def run(path: Path, command: Sequence[str]) -> Run:
     """Run ``scope COMMAND PATH …`` and wait for its end."""
     argv = [sys.executable, "-m", "scope_cli", command[0], str(path), *command[1:]]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "SCOPE_THREADS": "1"}
-    # it would have our sources compiled anew by every run, which takes longer than the command
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             argv,
