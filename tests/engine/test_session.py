@@ -156,6 +156,18 @@ def test_a_running_conversation_takes_over_what_was_saved(
         assert followed(second) == expected
 
 
+def test_a_running_conversation_warns_as_before(model: Model, tmp_path: Path) -> None:
+    with open_conversation(model, {}, budget=300) as first:
+        first.save(tmp_path / "s")
+    lines: list[str] = []
+    with open_conversation(model, {}, budget=400) as second:
+        second.warn = lines.append
+        second.load(tmp_path / "s")
+        second.set_policy(policy="scope-slide", options=("beta1=8", "beta2=8"))
+    (line,) = lines
+    assert line.startswith("beta2 = 8 is below")
+
+
 CHANGES: dict[str, Callable[[Conversation], object]] = {
     "regenerate": lambda conversation: list(conversation.regenerate()),
     "edit": lambda conversation: list(conversation.edit("to be")),
