@@ -114,6 +114,7 @@ class Budget(Figure):
         axes.set_yticks(range(len(rows)), [curve.name for curve in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(self.measure.label)
+        curves.stretch(axes, self.measure, "x")
         axes.grid(axis="x")
         style.legend(canvas, handlelength=2)
 

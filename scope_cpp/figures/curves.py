@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scope_cpp.figures import style
 from scope_cpp.figures.marks import Marks
@@ -76,7 +77,15 @@ def limit(axes: Any, measure: Measure) -> None:
     axes.set_ylabel(measure.label)
     if measure.top is not None:
         axes.set_ylim(-0.03 * measure.top, 1.03 * measure.top)
+    stretch(axes, measure, "y")
     axes.grid(axis="y")
+
+
+def stretch(axes: Any, measure: Measure, axis: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic if the measure asks for it; zeros then lie at its lower end."""
+    least = axes.dataLim.minposx if axis == "x" else axes.dataLim.minposy
+    if measure.log and math.isfinite(least):
+        axes.set(**{f"{axis}scale": "log"})
 
 
 def largest(points: Iterable[Point]) -> float:

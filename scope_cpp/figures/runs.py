@@ -32,6 +32,8 @@ class Measure:
         Largest value that there is; ``None`` for one without an upper end.
     form
         How a terminal writes a value.
+    log
+        Whether a picture has a logarithmic axis.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Measure:
     factor: float
     top: float | None
     form: str
+    log: bool = False
 
     @property
     def heading(self) -> str:
@@ -61,7 +64,7 @@ class Measure:
 
 
 ACCURACY = Measure("accuracy", "%", "question", 100, 100, "{:.1f}%")
-DIVERGENCE = Measure("KL divergence", "nats, lower is better", "token", 1, None, "{:.4f}")
+DIVERGENCE = Measure("KL divergence", "nats, lower is better", "token", 1, None, "{:.4f}", log=True)
 SHIFT = Measure("difference", "lower is better", "token", 1, None, "{:.4f}")
 LOSS = Measure("mean loss", "nats per token, lower is better", "quarter", 1, None, "{:.3f}")
 

@@ -83,6 +83,20 @@ def test_divergences_are_drawn_against_shares_of_the_output(tmp_path: Path) -> N
         budget(run)
 
 
+def test_divergences_have_a_logarithmic_axis_unless_all_are_zero(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for value, scale in ((0.25, "log"), (0.0, "linear")):
+        rows = {row("full"): [[0.0] * 8]}
+        for beta in ("1/12", "1/3"):
+            rows[row(f"h2o, beta {beta}", beta, "h2o", policy="h2o")] = [[value] * 8]
+        run = open_run(str(make_run(tmp_path / scale, rows, task="fidelity")))
+        for shown in (budget(run), questions(run)):
+            with style.canvas(shown.size) as canvas:
+                shown.draw(canvas)
+                canvas.draw_without_rendering()
+                assert {axes.get_yscale() for axes in canvas.axes if axes.get_visible()} == {scale}
+
+
 def test_outputs_of_different_lengths_and_bins(tmp_path: Path) -> None:
     # 26 questions in bins of 3: the last has 2, which only the first sample has
     rows = {row("full"): [[1] * 24 + [1, 0], [0] * 24]}
