@@ -158,7 +158,19 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
         scale = 1.0f;
     }
 
+    if (auto * sinks = layers[ikv].sinks) {
+        // one more cell whose logit is the sink of each head
+        sinks = ggml_reshape_4d(ctx, ggml_scale(ctx, sinks, 1.0f/scale), 1, n_gqa, 1, n_head_kv);
+        sinks = ggml_repeat_4d (ctx, sinks, 1, n_gqa, n_query, n_head_kv);
+        kq    = ggml_concat    (ctx, kq, ggml_reshape_3d(ctx, sinks, 1, n_gqa*n_query, n_head_kv), 0);
+        mask  = ggml_pad       (ctx, mask, 1, 0, 0, 0);
+    }
+
     kq = ggml_soft_max_ext(ctx, kq, mask, scale, 0.0f);
+
+    if (layers[ikv].sinks) {
+        kq = ggml_cont(ctx, ggml_view_3d(ctx, kq, n_kv, kq->ne[1], kq->ne[2], kq->nb[1], kq->nb[2], 0));
+    }
 
     return sum_blocks(ctx, kq, n_out);
 }

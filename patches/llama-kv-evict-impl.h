@@ -50,9 +50,24 @@ ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_hea
 
 // state of one context. the context owns it and finds it through its cparams
 struct llama_kv_evict {
-    llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window, uint32_t n_slots);
+    // what the memory of a context consists of
+    struct memory_parts {
+        llama_kv_cache * kv = nullptr; // of the layers that attend to everything: its cells are chosen
 
-    // the plain attention cache of a context, nullptr with the reason in status otherwise
+        // beside it, null where there is none. llama.cpp bounds them itself
+        llama_kv_cache * window = nullptr; // of the layers that attend to a window
+        llama_memory_i * state  = nullptr; // of the recurrent layers
+
+        // whether these hold what a sequence needs that ends before pos
+        bool can_end(llama_seq_id seq, llama_pos pos) const;
+    };
+
+    llama_kv_evict(llama_context & lctx, const memory_parts & parts, uint32_t n_window, uint32_t n_slots);
+
+    // no kv, with the reason in status, where there is no cache whose cells could be chosen
+    static memory_parts find_parts(const llama_context & lctx, int32_t & status);
+
+    // the cache of a context whose cells can be chosen, nullptr with the reason in status otherwise
     static llama_kv_cache * find_cache(const llama_context & lctx, int32_t & status);
 
     // what can be known without a graph, and what the graph that was reserved has shown
@@ -65,7 +80,7 @@ struct llama_kv_evict {
     bool alloc_records();
 
     // called while llama.cpp builds a graph
-    void hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il);
+    void hook(const llm_graph_context & graph, ggml_tensor * q_cur, ggml_tensor * kq_b, ggml_tensor * sinks, float kq_scale, int il);
 
     // hide the layer's dead rows
     ggml_tensor * hook_mask(const llm_graph_context & graph, ggml_tensor * kq_mask, int il);
@@ -129,6 +144,10 @@ struct llama_kv_evict {
     static void memory(const llama_context & lctx, size_t * out);
     int32_t reserve   (const llama_kv_evict_needs & needs);
 
+    static std::vector<uint32_t> saved_cells(llama_kv_cache & cache, llama_seq_id seq);
+    static bool read_cells(llama_io_read_i & io, llama_kv_cache & cache, llama_seq_id seq, const std::vector<uint32_t> & idxs, uint32_t head);
+
+    void    clear(llama_seq_id seq);
     size_t  state_write(llama_seq_id seq, uint8_t * dst, size_t size);
     int32_t state_read (llama_seq_id seq, const uint8_t * src, size_t size);
 
@@ -137,6 +156,8 @@ struct llama_kv_evict {
 
     llama_context  & lctx;
     llama_kv_cache & kv;
+
+    const memory_parts parts;
 
     const uint32_t n_window;
     const uint32_t n_seq;
@@ -151,6 +172,7 @@ private:
     struct layer {
         ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_slots*n_window + 1], the last row takes what is not wanted
         ggml_tensor * w        = nullptr; // F32 [n_cells, n_head_kv, n_sum_rows()] or null
+        ggml_tensor * sinks    = nullptr; // F32 [n_head] or null: of the model, logits that take their share of each softmax
         float         kq_scale = 0.0f;
         bool          hooked   = false;
     };

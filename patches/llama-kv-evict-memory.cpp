@@ -4,6 +4,7 @@
 #include "llama-model.h"
 
 #include <algorithm>
+#include <map>
 
 // how much memory a context holds, and having it hold all that it will need. a model without memory (no_alloc) goes
 // the same way: its buffers are measured in place of being allocated
@@ -94,8 +95,16 @@ void llama_kv_evict::memory(const llama_context & lctx, size_t * out) {
     const auto add = [out](llama_kv_evict_memory_kind kind, ggml_backend_buffer_type_t buft, size_t size) {
         out[2*kind + !ggml_backend_buft_is_host(buft)] += size;
     };
+    int32_t status;
+    const auto parts = find_parts(lctx, status);
+    const auto cells = parts.kv ? parts.kv->memory_breakdown() : std::map<ggml_backend_buffer_type_t, size_t>();
+
     for (const auto & [buft, size] : lctx.memory_breakdown()) {
-        add(LLAMA_KV_EVICT_MEMORY_CELLS,   buft, size.context);
+        const auto   it      = cells.find(buft);
+        const size_t n_cells = it == cells.end() ? 0 : it->second;
+
+        add(LLAMA_KV_EVICT_MEMORY_CELLS,   buft, n_cells);
+        add(LLAMA_KV_EVICT_MEMORY_BESIDE,  buft, size.context - n_cells);
         add(LLAMA_KV_EVICT_MEMORY_COMPUTE, buft, size.compute);
     }
     if (lctx.buf_output) {

@@ -1,5 +1,7 @@
 #include "llama-kv-evict-impl.h"
 
+#include "llama-hparams.h"
+
 #include "llama-context.h"
 #include "llama-io.h"
 #include "llama-model.h"
@@ -10,7 +12,9 @@
 #include <stdexcept>
 
 // the state of a sequence:
-//   header, the cells it lies in (in order), llama.cpp's own state of the sequence,
+//   header, the cells it lies in (in order), llama.cpp's own state of these cells;
+//   where there is a window cache, how many cells of it are seen, where its search for a free one starts, which they
+//   are, and llama.cpp's own state of them; where there are recurrent layers, llama.cpp's own state of these;
 //   then the positions of the recorded queries and, layer by layer, the queries;
 //   without flash attention also what their weights were summed over, and the sums;
 //   then whether there are dead rows and, layer by layer in the order of positions, which
@@ -20,7 +24,7 @@ namespace {
 constexpr uint32_t STATE_MAGIC = 0x4556454b; // "KEVE"
 
 // increased whenever what is written changes; it was the ABI's version up to 4
-constexpr uint32_t STATE_FORM = 4;
+constexpr uint32_t STATE_FORM = 5;
 
 struct state_header {
     uint32_t magic = STATE_MAGIC;
@@ -143,6 +147,19 @@ bool check_positions(io_read io, uint32_t n_cells, size_t size_ext) {
     return std::adjacent_find(positions.begin(), positions.end()) == positions.end();
 }
 
+// of a sequence there is one state or none. llama.cpp would abort at more
+bool check_recurrent(io_read io) {
+    uint32_t n_states;
+    io.read(&n_states, sizeof(n_states));
+    if (n_states == 0) {
+        return true;
+    }
+
+    llama_pos pos;
+    io.read(&pos, sizeof(pos));
+    return n_states == 1 && pos >= 0 && pos < POS_END;
+}
+
 state_header make_header(const llama_kv_evict & ke) {
     state_header res;
 
@@ -165,15 +182,61 @@ state_header make_header(const llama_kv_evict & ke) {
 
 } // namespace
 
+// the cells of a sequence in the order in which llama.cpp writes them. it leaves out what has left the window, so that is
+// forgotten here: where the next token goes depends on it, which must be the same before and after
+std::vector<uint32_t> llama_kv_evict::saved_cells(llama_kv_cache & cache, llama_seq_id seq) {
+    auto & cur = cache.v_cells[0];
+
+    const llama_pos pos_max = cur.seq_pos_max(seq);
+
+    std::vector<uint32_t> res;
+    std::vector<uint32_t> left;
+    for (const auto & [pos, i] : cur.seq_pos_get(seq)) {
+        (llama_hparams::is_masked_swa(cache.n_swa, cache.swa_type, pos, pos_max) ? left : res).push_back(i);
+    }
+    for (const uint32_t i : left) {
+        cur.seq_rm(i, seq);
+    }
+    std::sort(res.begin(), res.end());
+    return res;
+}
+
+// what was saved of a cache's cells: the same cells again where nobody else lies in them, wherever there is room
+// otherwise. returns which it was
+bool llama_kv_evict::read_cells(llama_io_read_i & io, llama_kv_cache & cache, llama_seq_id seq, const std::vector<uint32_t> & idxs, uint32_t head) {
+    const auto & cur = cache.v_cells[0];
+
+    const bool same = !idxs.empty() && std::all_of(idxs.begin(), idxs.end(), [&](uint32_t i) {
+        return i < cur.size() && (cur.is_empty(i) || (cur.seq_has(i, seq) && cur.seq_count(i) == 1));
+    });
+
+    llama_kv_cache::slot_info sinfo { 0, 0, { 0 }, { idxs } };
+
+    const llama_kv_cache::slot_info_vec_t sinfos { sinfo };
+
+    cache.state_read_sinfo(io, seq, 0, nullptr, same ? &sinfos : nullptr);
+    if (same) {
+        cache.v_heads[0] = head;
+    }
+    return same;
+}
+
+// forget a sequence, in all parts of the memory
+void llama_kv_evict::clear(llama_seq_id seq) {
+    if (parts.state) {
+        parts.state->seq_rm(seq, -1, -1);
+    }
+    if (parts.window) {
+        parts.window->seq_rm(seq, -1, -1);
+    }
+    kv.seq_rm(seq, -1, -1);
+    forget(seq);
+}
+
 size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size) {
     lctx.synchronize();
 
-    // llama.cpp writes the cells in the order of their indices
-    std::vector<uint32_t> idxs;
-    for (const auto & [_, i] : cells().seq_pos_get(seq)) {
-        idxs.push_back(i);
-    }
-    std::sort(idxs.begin(), idxs.end());
+    const auto idxs = saved_cells(kv, seq);
 
     auto header = make_header(*this);
 
@@ -187,6 +250,20 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
     io.write(idxs.data(), idxs.size()*sizeof(idxs[0]));
 
     kv.state_write(io, seq);
+    if (parts.window) {
+        const auto     seen   = saved_cells(*parts.window, seq);
+        const uint32_t n_seen = seen.size();
+        const uint32_t head   = parts.window->v_heads[0];
+
+        io.write(&n_seen, sizeof(n_seen));
+        io.write(&head, sizeof(head));
+        io.write(seen.data(), seen.size()*sizeof(seen[0]));
+
+        parts.window->state_write(io, seq);
+    }
+    if (parts.state) {
+        parts.state->state_write(io, seq);
+    }
 
     if (has_slot(seq)) {
         io.write(pos_row.data() + row_of(seq, 0), n_window*sizeof(llama_pos));
@@ -255,39 +332,54 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
         return LLAMA_KV_EVICT_STATE;
     }
 
-    llama_kv_cache::slot_info sinfo { 0, 0, { 0 }, { {} } };
-    sinfo.idxs[0].resize(header.n_cells);
-    io.read(sinfo.idxs[0].data(), header.n_cells*sizeof(uint32_t));
-
-    // they are written in ascending order. llama.cpp would abort at a cell that comes twice
-    const auto & idxs = sinfo.idxs[0];
-    if (std::adjacent_find(idxs.begin(), idxs.end(), std::greater_equal<>()) != idxs.end()) {
-        return LLAMA_KV_EVICT_STATE;
-    }
-    try {
-        if (!check_positions(io, header.n_cells, kv.has_cell_ext() ? sizeof(llama_kv_cell_ext) : 0)) {
-            return LLAMA_KV_EVICT_STATE;
+    // what llama.cpp is given was looked through before
+    const auto require = [](bool right) {
+        if (!right) {
+            throw std::runtime_error("damaged");
         }
+    };
+    const auto take_cells = [&](const llama_kv_cache & cache, uint32_t n) {
+        require(n <= cache.get_size());
+
+        // they are written in ascending order. llama.cpp would abort at a cell that comes twice
+        std::vector<uint32_t> idxs(n);
+        io.read(idxs.data(), idxs.size()*sizeof(idxs[0]));
+        require(std::adjacent_find(idxs.begin(), idxs.end(), std::greater_equal<>()) == idxs.end());
+        require(check_positions(io, n, cache.has_cell_ext() ? sizeof(llama_kv_cell_ext) : 0));
+        return idxs;
+    };
+
+    std::vector<uint32_t> idxs;
+    try {
+        idxs = take_cells(kv, header.n_cells);
     } catch (const std::exception &) {
         return LLAMA_KV_EVICT_STATE;
     }
-
-    // the same cells again where nobody else lies in them, wherever there is room otherwise
-    const bool same_cells = header.n_cells > 0 && std::all_of(idxs.begin(), idxs.end(), [&](uint32_t i) {
-        return i < cells().size() && (cells().is_empty(i) || owns(seq, i));
-    });
 
     if (!bind(seq)) {
         return LLAMA_KV_EVICT_SLOTS;
     }
 
     lctx.synchronize();
-    kv.seq_rm(seq, -1, -1);
-    forget(seq);
+    clear(seq);
 
-    const llama_kv_cache::slot_info_vec_t sinfos { sinfo };
     try {
-        kv.state_read_sinfo(io, seq, 0, nullptr, same_cells ? &sinfos : nullptr);
+        const bool same_cells = read_cells(io, kv, seq, idxs, header.head);
+
+        if (parts.window) {
+            uint32_t n_seen;
+            uint32_t head;
+            io.read(&n_seen, sizeof(n_seen));
+            io.read(&head, sizeof(head));
+            require(head <= parts.window->get_size());
+
+            const auto seen = take_cells(*parts.window, n_seen);
+            read_cells(io, *parts.window, seq, seen, head);
+        }
+        if (parts.state) {
+            require(check_recurrent(io));
+            parts.state->state_read(io, seq);
+        }
 
         for (const auto & [_, i] : cells().seq_pos_get(seq)) {
             forget_lengths(i);
@@ -326,13 +418,8 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
             throw std::runtime_error("the state goes on after its end");
         }
     } catch (const std::exception &) {
-        kv.seq_rm(seq, -1, -1);
-        forget(seq);
+        clear(seq);
         return LLAMA_KV_EVICT_STATE;
-    }
-
-    if (same_cells) {
-        kv.v_heads[0] = header.head;
     }
 
     return LLAMA_KV_EVICT_OK;

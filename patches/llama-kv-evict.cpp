@@ -18,28 +18,65 @@
 // which caches can be served
 //
 
-llama_kv_cache * llama_kv_evict::find_cache(const llama_context & lctx, int32_t & status) {
+llama_kv_evict::memory_parts llama_kv_evict::find_parts(const llama_context & lctx, int32_t & status) {
     auto * mem = lctx.get_memory();
+
+    status = LLAMA_KV_EVICT_OK;
 
     // the derived class has a third cache that mirrors the cells, so it must be asked first
     if (!mem) {
         status = LLAMA_KV_EVICT_NO_CACHE;
     } else if (dynamic_cast<llama_memory_hybrid_idx *>(mem)) {
         status = LLAMA_KV_EVICT_SPARSE;
-    } else if (dynamic_cast<llama_memory_hybrid *>(mem) || dynamic_cast<llama_memory_hybrid_iswa *>(mem)) {
-        status = LLAMA_KV_EVICT_HYBRID;
-    } else if (dynamic_cast<llama_memory_recurrent *>(mem)) {
+    } else if (auto * both = dynamic_cast<llama_memory_hybrid *>(mem)) {
+        return { both->get_mem_attn(), nullptr, both->get_mem_recr() };
+    } else if (auto * all = dynamic_cast<llama_memory_hybrid_iswa *>(mem)) {
+        return { all->get_mem_attn()->get_base(), all->get_mem_attn()->get_swa(), all->get_mem_recr() };
+    } else if (auto * state = dynamic_cast<llama_memory_recurrent *>(mem)) {
         status = LLAMA_KV_EVICT_RECURRENT;
-    } else if (dynamic_cast<llama_kv_cache_iswa *>(mem)) {
-        status = LLAMA_KV_EVICT_SWA;
+        return { nullptr, nullptr, state };
+    } else if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(mem)) {
+        return { iswa->get_base(), iswa->get_swa(), nullptr };
     } else if (auto * kv = dynamic_cast<llama_kv_cache *>(mem)) {
-        status = check_cache(lctx, *kv);
-        return status == LLAMA_KV_EVICT_OK ? kv : nullptr;
+        return { kv, nullptr, nullptr };
     } else {
         status = LLAMA_KV_EVICT_SPARSE;
     }
 
-    return nullptr;
+    return {};
+}
+
+bool llama_kv_evict::memory_parts::can_end(llama_seq_id seq, llama_pos pos) const {
+    if (pos <= 0) {
+        return true;
+    }
+    if (state && state->seq_pos_max(seq) + 1 != pos) {
+        return false;
+    }
+    if (!window || window->get_layer_ids().empty()) {
+        return true;
+    }
+
+    // a window cache has all positions from its first to its last
+    const llama_pos first = std::max(0, pos + 1 - (llama_pos) window->n_swa);
+    const llama_pos pos_min = window->seq_pos_min(seq);
+
+    return pos_min >= 0 && pos_min <= first && window->seq_pos_max(seq) + 1 >= pos;
+}
+
+llama_kv_cache * llama_kv_evict::find_cache(const llama_context & lctx, int32_t & status) {
+    const auto parts = find_parts(lctx, status);
+
+    if (!parts.kv) {
+        return nullptr;
+    }
+    if (parts.kv->layers.empty()) {
+        status = parts.state ? LLAMA_KV_EVICT_RECURRENT : LLAMA_KV_EVICT_SWA;
+        return nullptr;
+    }
+
+    status = check_cache(lctx, *parts.kv);
+    return status == LLAMA_KV_EVICT_OK ? parts.kv : nullptr;
 }
 
 int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_cache & kv) {
@@ -51,10 +88,13 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     if (kv.other) {
         return LLAMA_KV_EVICT_SPARSE;
     }
-    if (kv.swa_type != LLAMA_SWA_TYPE_NONE || hparams.swa_type != LLAMA_SWA_TYPE_NONE) {
+    if (kv.swa_type != LLAMA_SWA_TYPE_NONE) {
         return LLAMA_KV_EVICT_SWA;
     }
-    if (hparams.is_mla() || kv.layers.empty() || !kv.layers[0].v) {
+    if (kv.map_layer_ids.size() > kv.layers.size()) {
+        return LLAMA_KV_EVICT_REUSE;
+    }
+    if (hparams.is_mla() || !kv.layers[0].v) {
         return LLAMA_KV_EVICT_MLA;
     }
     if (hparams.n_head_kv(kv.layers[0].il) == 0) {
@@ -101,8 +141,8 @@ int32_t llama_kv_evict::check_hooks() const {
 // life
 //
 
-llama_kv_evict::llama_kv_evict(llama_context & lctx, llama_kv_cache & kv, uint32_t n_window, uint32_t n_slots) :
-    lctx(lctx), kv(kv), n_window(n_window),
+llama_kv_evict::llama_kv_evict(llama_context & lctx, const memory_parts & parts, uint32_t n_window, uint32_t n_slots) :
+    lctx(lctx), kv(*parts.kv), parts(parts), n_window(n_window),
     n_seq        (lctx.n_seq_max()),
     n_slots      (n_slots),
     n_head       (lctx.get_model().hparams.n_head       (kv.layers[0].il)),
@@ -130,11 +170,10 @@ int32_t llama_kv_evict::init(llama_context & lctx, int32_t n_window, int32_t n_s
     std::shared_ptr<llama_kv_evict> next;
 
     if (n_window > 0) {
-        auto * kv = find_cache(lctx, status);
-        if (!kv) {
+        if (!find_cache(lctx, status)) {
             return status;
         }
-        next = std::make_shared<llama_kv_evict>(lctx, *kv, n_window, n_slots);
+        next = std::make_shared<llama_kv_evict>(lctx, find_parts(lctx, status), n_window, n_slots);
         if (!next->alloc_records()) {
             return LLAMA_KV_EVICT_ALLOC;
         }
@@ -283,7 +322,7 @@ void llama_kv_evict::set_query_rows(const llama_ubatch & ubatch, int64_t * rows,
     }
 }
 
-void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool bias, float kq_scale, int il) {
+void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, ggml_tensor * kq_b, ggml_tensor * sinks, float kq_scale, int il) {
     const auto it = kv.map_layer_ids.find(il);
     if (it == kv.map_layer_ids.end()) {
         return;
@@ -292,9 +331,10 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
     auto & layer = layers[it->second];
 
     layer.kq_scale = kq_scale;
+    layer.sinks    = sinks;
     layer.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
 
-    has_bias |= bias;
+    has_bias |= kq_b != nullptr;
 
     if (!layer.hooked) {
         return;
@@ -330,9 +370,16 @@ uint32_t llama_kv_evict_hook_n_nodes(const llama_cparams & cparams) {
     return cparams.kv_evict ? cparams.kv_evict->hook_n_nodes() : 0;
 }
 
-void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, bool has_bias, float kq_scale, int il) {
+// contexts that this thread makes are to be bounded
+static thread_local bool makes_bounded = false;
+
+uint32_t llama_kv_evict_hook_n_window_max(uint32_t size_base) {
+    return makes_bounded ? UINT32_MAX : size_base;
+}
+
+void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, ggml_tensor * kq_b, ggml_tensor * sinks, float kq_scale, int il) {
     if (graph.cparams.kv_evict) {
-        graph.cparams.kv_evict->hook(graph, q_cur, has_bias, kq_scale, il);
+        graph.cparams.kv_evict->hook(graph, q_cur, kq_b, sinks, kq_scale, il);
     }
 }
 
@@ -427,13 +474,13 @@ const char * llama_kv_evict_strerror(int32_t status) {
         case LLAMA_KV_EVICT_OK:         return "ok";
         case LLAMA_KV_EVICT_NO_CACHE:   return "the model has no KV cache (an encoder)";
         case LLAMA_KV_EVICT_RECURRENT:  return "the model is recurrent: its state has a fixed size and no KV cells";
-        case LLAMA_KV_EVICT_HYBRID:     return "the model mixes attention with recurrent layers";
-        case LLAMA_KV_EVICT_SWA:        return "the model uses sliding-window attention, whose mask needs the true position of each cell";
+        case LLAMA_KV_EVICT_SWA:        return "all layers of the model attend to a window only, which llama.cpp bounds itself";
+        case LLAMA_KV_EVICT_REUSE:      return "layers of the model attend to the cells of other layers";
         case LLAMA_KV_EVICT_MLA:        return "the model uses latent attention (MLA), whose cache has no V";
         case LLAMA_KV_EVICT_SPARSE:     return "a second cache or an indexer of the model mirrors the KV cells";
         case LLAMA_KV_EVICT_STREAMS:    return "the cache has one stream per sequence: create the context with kv_unified";
         case LLAMA_KV_EVICT_ALIBI:      return "the model uses ALiBi, whose bias needs the true position of each cell";
-        case LLAMA_KV_EVICT_BIAS:       return "the model adds a bias or sinks to its attention weights";
+        case LLAMA_KV_EVICT_BIAS:       return "the model adds a bias to its attention weights";
         case LLAMA_KV_EVICT_HEADS:      return "the number or the size of heads differs between the model's layers";
         case LLAMA_KV_EVICT_HEAD_BYTES: return "a head's row is not a multiple of 4 bytes in this KV type: use f16";
         case LLAMA_KV_EVICT_UNHOOKED:   return "a layer of the model attends by a path that is not hooked";
@@ -494,6 +541,14 @@ int32_t llama_kv_evict_n_layer(const llama_context * ctx) {
     return kv ? kv->get_layer_ids().size() : 0;
 }
 
+int32_t llama_kv_evict_layer_ids(const llama_context * ctx, int32_t * out) {
+    const auto * kv  = cache_of(ctx);
+    const auto   ids = kv ? kv->get_layer_ids() : std::vector<uint32_t>();
+
+    std::copy(ids.begin(), ids.end(), out);
+    return ids.size();
+}
+
 int32_t llama_kv_evict_n_head(const llama_context * ctx) {
     const auto * kv = cache_of(ctx);
     return kv ? ctx->get_model().hparams.n_head(kv->get_layer_ids()[0]) : 0;
@@ -522,6 +577,27 @@ size_t llama_kv_evict_n_bytes(const llama_context * ctx) {
         }
     }
     return res;
+}
+
+int32_t llama_kv_evict_beside(const llama_context * ctx) {
+    int32_t status;
+    const auto parts = llama_kv_evict::find_parts(*ctx, status);
+
+    const bool has_window = parts.window && !parts.window->get_layer_ids().empty();
+
+    return (has_window ? LLAMA_KV_EVICT_WINDOWS : 0) + (parts.state ? LLAMA_KV_EVICT_STATES : 0);
+}
+
+void llama_kv_evict_make_bounded(bool bounded) {
+    makes_bounded = bounded;
+}
+
+bool llama_kv_evict_can_end(const llama_context * ctx, llama_seq_id seq, llama_pos pos) {
+    int32_t status;
+    const auto parts = llama_kv_evict::find_parts(*ctx, status);
+
+    // of other memories llama.cpp knows itself
+    return !parts.kv || (seq >= 0 && (uint32_t) seq < ctx->n_seq_max() && parts.can_end(seq, pos));
 }
 
 int32_t llama_kv_evict_head_size(const llama_context * ctx, bool values) {

@@ -13,20 +13,20 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 5
+#define LLAMA_KV_EVICT_ABI 6
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
     // the model or the context can't be served
     LLAMA_KV_EVICT_NO_CACHE     =  -1, // encoder: there is no KV cache
     LLAMA_KV_EVICT_RECURRENT    =  -2, // recurrent state, no KV cells
-    LLAMA_KV_EVICT_HYBRID       =  -3, // attention mixed with recurrent layers
-    LLAMA_KV_EVICT_SWA          =  -4, // sliding-window attention
+    LLAMA_KV_EVICT_SWA          =  -4, // all attention is to a window
     LLAMA_KV_EVICT_MLA          =  -5, // latent attention: no V cache
     LLAMA_KV_EVICT_SPARSE       =  -6, // an indexer or a second cache mirrors the cells
     LLAMA_KV_EVICT_STREAMS      =  -7, // one stream per sequence: needs kv_unified
+    LLAMA_KV_EVICT_REUSE        =  -8, // a layer attends to the cells of another one
     LLAMA_KV_EVICT_ALIBI        =  -9, // the bias depends on the label of a cell
-    LLAMA_KV_EVICT_BIAS         = -10, // KQ bias or attention sinks
+    LLAMA_KV_EVICT_BIAS         = -10, // KQ bias
     LLAMA_KV_EVICT_HEADS        = -11, // heads differ between layers
     LLAMA_KV_EVICT_HEAD_BYTES   = -12, // a head's row is not a multiple of 4 bytes in this KV type
     LLAMA_KV_EVICT_UNHOOKED     = -13, // a layer with a cache attends by a path without the hook
@@ -58,6 +58,7 @@ LLAMA_API void    llama_kv_evict_release(struct llama_context * ctx, llama_seq_i
 LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
 LLAMA_API int32_t llama_kv_evict_n_head   (const struct llama_context * ctx); // query heads
 LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
+LLAMA_API int32_t llama_kv_evict_layer_ids(const struct llama_context * ctx, int32_t * out); // of the model, [n_layer]
 LLAMA_API int32_t llama_kv_evict_n_cells  (const struct llama_context * ctx); // allocated
 LLAMA_API int32_t llama_kv_evict_n_used   (const struct llama_context * ctx);
 LLAMA_API size_t  llama_kv_evict_n_bytes  (const struct llama_context * ctx); // buffers of the memory, of any kind
@@ -66,7 +67,8 @@ LLAMA_API int32_t llama_kv_evict_head_size(const struct llama_context * ctx, boo
 // bytes that the context holds beside the weights, by kind: out[LLAMA_KV_EVICT_N_MEMORY][2], in main memory and in that of
 // devices. of a model without memory (no_alloc) what it would hold. needs no llama_kv_evict_init()
 enum llama_kv_evict_memory_kind {
-    LLAMA_KV_EVICT_MEMORY_CELLS,   // K and V, and what the cells are
+    LLAMA_KV_EVICT_MEMORY_CELLS,   // K and V of the cells that are chosen
+    LLAMA_KV_EVICT_MEMORY_BESIDE,  // window caches and recurrent states, which llama.cpp bounds itself; other memories as a whole
     LLAMA_KV_EVICT_MEMORY_COMPUTE, // intermediate results of llama_decode()
     LLAMA_KV_EVICT_MEMORY_OUTPUT,  // logits
     LLAMA_KV_EVICT_MEMORY_QUERIES, // recorded queries, and the sums of their weights
@@ -89,6 +91,21 @@ struct llama_kv_evict_needs {
 
 // allocate the memory for these needs now, in a full cache: it does not grow any more
 LLAMA_API int32_t llama_kv_evict_reserve(struct llama_context * ctx, const struct llama_kv_evict_needs * needs);
+
+// what there is beside the cells that are chosen: a sum of LLAMA_KV_EVICT_WINDOWS and LLAMA_KV_EVICT_STATES
+enum llama_kv_evict_beside {
+    LLAMA_KV_EVICT_WINDOWS = 1, // a cache of the layers that attend to a window
+    LLAMA_KV_EVICT_STATES  = 2, // states of recurrent layers
+};
+LLAMA_API int32_t llama_kv_evict_beside(const struct llama_context * ctx);
+
+// contexts that this thread makes from now on are to be bounded: a window cache is then as large as the windows and a batch
+// need, however few cells are beside it. otherwise it has no more cells than these, as in stock llama.cpp
+LLAMA_API void llama_kv_evict_make_bounded(bool bounded);
+
+// whether a sequence can be cut, or copied, to end before pos: its windows are still there, and its recurrent states are
+// those of just that position. needs no llama_kv_evict_init()
+LLAMA_API bool llama_kv_evict_can_end(const struct llama_context * ctx, llama_seq_id seq, llama_pos pos);
 
 // the sequence's cells in the order of their positions; shared (may be NULL): 1 = belongs to another sequence too
 // returns how many there are; writes at most n_max of them
@@ -138,7 +155,8 @@ LLAMA_API int32_t llama_kv_evict_set_dead(struct llama_context * ctx, llama_seq_
 LLAMA_API int32_t llama_kv_evict_get_dead(struct llama_context * ctx, llama_seq_id seq,
         const int32_t * cells, int32_t n_cells, int8_t * dead);
 
-// the sequence's cells, where they lie, which rows are dead, and the recorded queries: after set(), decoding goes on bit by bit as it would have
+// the sequence's cells, where they lie, which rows are dead, its windows and recurrent states, and the recorded queries: after
+// set(), decoding goes on bit by bit as it would have. get() forgets what has left the windows: see can_end()
 LLAMA_API size_t  llama_kv_evict_state_size(struct llama_context * ctx, llama_seq_id seq);
 LLAMA_API int32_t llama_kv_evict_state_get (struct llama_context * ctx, llama_seq_id seq,       uint8_t * dst, size_t size);
 LLAMA_API int32_t llama_kv_evict_state_set (struct llama_context * ctx, llama_seq_id seq, const uint8_t * src, size_t size);

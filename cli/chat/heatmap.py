@@ -39,11 +39,11 @@ def choose(conversation: Conversation, words: Sequence[str]) -> tuple[str, NDArr
     UsageError
         For a layer or head that the model does not have.
     """
-    heads = conversation.model.n_head_kv_by_layer
+    heads = {one.layer: one.n_head_kv for one in conversation.model.cell_layers}
     numbers = [_number(word) for word in words]
     if len(numbers) > 2:
         raise UsageError("/heatmap takes a layer and a KV head: /heatmap 0 1")
-    layers = [layer for layer, n in enumerate(heads) if n]
+    layers = list(heads)
     if numbers:
         if numbers[0] not in layers:
             raise UsageError(f"no layer {numbers[0]} with a cache: give {_range(layers)}")

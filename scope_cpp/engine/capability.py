@@ -6,13 +6,15 @@ class the architecture has, and which of its layers call the hook when the graph
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.context_params import CELLS_MULTIPLE, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 
@@ -29,13 +31,16 @@ class Verdict:
         Why not; empty if they can.
     generates
         Whether the model can generate at all, with the full cache if need be.
+    memory
+        What the model remembers by, in words.
     n_layer, n_head_kv
-        Layers with a KV cache and KV heads in each; 0 if unsupported.
+        Layers whose cells are evicted, and KV heads in each; 0 if unsupported.
     """
 
     supported: bool
     reason: str = ""
     generates: bool = True
+    memory: str = "none"
     n_layer: int = 0
     n_head_kv: int = 0
 
@@ -58,17 +63,44 @@ def probe(
     )
     with Model.load(path, no_alloc=True) as model:
         try:
-            with Context(model, params) as context:
-                kv_evict.init(context.ptr, 1)
-                return Verdict(
-                    supported=True,
-                    n_layer=kv_evict.n_layer(context.ptr),
-                    n_head_kv=kv_evict.n_head_kv(context.ptr),
-                )
-        except kv_evict.NativeError as err:
-            return Verdict(False, kv_evict.strerror(err.status))
+            context = Context(model, params)
         except ScopeError as err:
             return Verdict(False, str(err), generates=False)
+        with context:
+            memory = _memory(context)
+            try:
+                kv_evict.init(context.ptr, 1)
+            except kv_evict.NativeError as err:
+                return Verdict(False, kv_evict.strerror(err.status), memory=memory)
+            return Verdict(
+                supported=True,
+                memory=memory,
+                n_layer=kv_evict.n_layer(context.ptr),
+                n_head_kv=kv_evict.n_head_kv(context.ptr),
+            )
+
+
+def _memory(context: Context) -> str:
+    """What a context remembers by, in words."""
+    windows, states = kv_evict.beside(context.ptr)
+    parts = ["attention to all tokens"] if kv_evict.n_layer(context.ptr) else []
+    parts += ["sliding windows"] * windows + ["recurrent states"] * states
+    parts = parts or ["attention of another kind"]
+    return " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def refusal(path: str | Path, type_k: str, type_v: str, flash_attn: str) -> str:
+    """Why a model's cache can't be bounded; empty if it can.
+
+    Raises
+    ------
+    ScopeError
+        If the model can't generate at all.
+    """
+    verdict = probe(path, type_k, type_v, flash_attn)
+    if not verdict.generates:
+        raise ScopeError(verdict.reason)
+    return verdict.reason
 
 
 def require(path: str | Path, arch: str, type_k: str, type_v: str, flash_attn: str) -> None:
@@ -79,11 +111,37 @@ def require(path: str | Path, arch: str, type_k: str, type_v: str, flash_attn: s
     ScopeError
         If `probe` says no.
     """
-    verdict = probe(path, type_k, type_v, flash_attn)
-    if not verdict.generates:
-        raise ScopeError(verdict.reason)
-    if not verdict.supported:
-        raise ScopeError(
-            f"{Path(path).name} ({arch}) can't be run with a bounded cache: {verdict.reason}; "
-            "--policy full runs it with the full cache"
-        )
+    if reason := refusal(path, type_k, type_v, flash_attn):
+        raise _refused(path, arch, reason)
+
+
+def fall_back(
+    settings: Settings, model: Model, reason: str, warn: Callable[[str], None]
+) -> Settings:
+    """Return what a model runs with whose cache can't be bounded: the full cache, said in a line.
+
+    Parameters
+    ----------
+    reason
+        See `refusal`; nothing is changed where it is empty.
+
+    Raises
+    ------
+    ScopeError
+        If the user asked for what bounds it: a policy, its options or a budget.
+    """
+    if not reason or settings.policies()[0].name == "full":
+        return settings
+    budget = None if settings.budget == "auto" else settings.budget
+    asked = settings.policy, budget, settings.options
+    if any(asked) or settings.prefill != Settings.prefill:
+        raise _refused(model.path, model.arch, reason)
+    warn(f"{model.path.name} ({model.arch}) runs with the full cache: {reason}")
+    return replace(settings, policy="full")
+
+
+def _refused(path: str | Path, arch: str, reason: str) -> ScopeError:
+    return ScopeError(
+        f"{Path(path).name} ({arch}) can't be run with a bounded cache: {reason}; "
+        "--policy full runs it with the full cache"
+    )

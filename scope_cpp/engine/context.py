@@ -54,7 +54,11 @@ class Context(Closable):
         begin_computing()
         logs.clear()
         needs = model.ptr
-        address = llama_cpp.llama_init_from_model(needs, _native_params(params))
+        kv_evict.make_bounded(True)
+        try:
+            address = llama_cpp.llama_init_from_model(needs, _native_params(params))
+        finally:
+            kv_evict.make_bounded(False)
         if not address:
             raise ScopeError(f"no context of {params.n_cells} cells: {_reason()}")
         self.n_batch = int(llama_cpp.llama_n_batch(address))
@@ -84,6 +88,14 @@ class Context(Closable):
         """The context's ``llama_memory_t``."""
         ptr = self.ptr
         return part(llama_cpp.llama_get_memory(ptr), ptr)
+
+    @property
+    def cuts_anywhere(self) -> bool:
+        """Whether a sequence can be cut, or copied, at any position.
+
+        It can where cells are all that is kept of it: no windows, no recurrent states.
+        """
+        return kv_evict.n_cells(self.ptr) > 0 and not any(kv_evict.beside(self.ptr))
 
     @property
     def n_cells(self) -> int:
@@ -215,10 +227,13 @@ class Context(Closable):
     def remove(self, seq: int, start: int = 0, stop: int = -1) -> bool:
         """Free the cells of a sequence at positions ``start`` to ``stop - 1``; -1 is no end.
 
-        False, with nothing changed, where llama.cpp can't remove a part of a sequence.
+        False, with nothing changed, where the rest would not be what it was: recurrent states
+        can't go back, and windows only as far as their tokens are still there.
         """
         ptr = self.ptr
         with ptr.lock:
+            if start > 0 and stop < 0 and not kv_evict.can_end(ptr, seq, start):
+                return False
             memory = llama_cpp.llama_get_memory(ptr)
             return bool(llama_cpp.llama_memory_seq_rm(memory, seq, start, stop))
 
@@ -306,6 +321,7 @@ def _native_params(params: ContextParams) -> Any:
     native.n_seq_max = params.n_seq_max
     native.n_outputs_max = params.n_outputs or params.n_seq_max
     native.kv_unified = True
+    native.swa_full = False
     native.type_k, native.type_v = params.type_k, params.type_v
     native.flash_attn_type = FLASH_ATTN[params.flash_attn]
     native.offload_kqv = params.offload_kqv

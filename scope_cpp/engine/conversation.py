@@ -111,6 +111,7 @@ class Conversation(Closable):
         self._attempts: list[int] = []
         self._clock = Clock()
         self._warned_length = False
+        settings = _runnable(settings, model, warn)
         capacity = conversation_cells(settings, model)
         decode, prefill = conversation_policies(settings, capacity, n_predict)
         if transcript.is_plain(model, template):
@@ -120,8 +121,6 @@ class Conversation(Closable):
             warn(ENDLESS)
         self._check_opening(self._messages, capacity, decode, n_predict)
         settings = attention.resolve(settings, model, bounded=evicts(decode, prefill))
-        if evicts(decode, prefill):
-            _require(model, settings)
         for line in decode.warnings():
             warn(line)
         self.cached = CachedTurns(model, settings, capacity, decode, prefill, n_predict)
@@ -504,6 +503,15 @@ def chat(
 
 def _system_message(text: str | None) -> list[dict[str, str]]:
     return [{"role": "system", "content": text}] if text else []
+
+
+def _runnable(settings: Settings, model: Model, warn: Warn) -> Settings:
+    """As they are, or with the full cache where the model's can't be bounded."""
+    if not evicts(*settings.policies()):
+        return settings
+    resolved = attention.resolve(settings, model, bounded=True)
+    kinds = resolved.type_k, resolved.type_v, resolved.flash_attn
+    return capability.fall_back(settings, model, capability.refusal(model.path, *kinds), warn)
 
 
 def _require(model: Model, settings: Settings) -> None:

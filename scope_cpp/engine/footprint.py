@@ -48,6 +48,8 @@ class Footprint:
     ----------
     kv
         K and V of all cells that llama.cpp allocated.
+    fixed
+        Windows and recurrent states beside the cells; of a cache that can't be bounded all of it.
     compute
         llama.cpp's intermediate results, the logits, the CPU's working memory, samplers and graphs.
     queries
@@ -60,6 +62,7 @@ class Footprint:
     """
 
     kv: int = 0
+    fixed: int = 0
     compute: int = 0
     queries: int = 0
     selection: int = 0
@@ -68,7 +71,7 @@ class Footprint:
     @property
     def total(self) -> int:
         """All of them."""
-        return self.kv + self.compute + self.queries + self.selection
+        return self.kv + self.fixed + self.compute + self.queries + self.selection
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def measure(context: Context, use: Use | None, *, asked: bool = True) -> Footpri
         queries += use.n_rows * _asked_bytes(context, use) if asked else 0
     return Footprint(
         kv=bytes_of["cells"],
+        fixed=bytes_of["beside"],
         compute=bytes_of["compute"] + bytes_of["output"] + _ggml_bytes(context),
         queries=queries,
         selection=selection,

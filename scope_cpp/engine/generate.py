@@ -309,7 +309,11 @@ class Generation(Closable):
         settings = attention.resolve(settings, model, bounded=self.sizes.bounded)
         if self.sizes.bounded:
             kinds = settings.type_k, settings.type_v, settings.flash_attn
-            capability.require(model.path, model.arch, *kinds)
+            reason = capability.refusal(model.path, *kinds)
+            if reason:
+                settings = capability.fall_back(self.settings, model, reason, warn)
+                self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
+                settings = attention.resolve(settings, model, bounded=False)
         for line in self.sizes.warnings:
             warn(line)
         if never_ends(sampling, self.n_predict):

@@ -21,9 +21,10 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.native.library import llama_cpp
 
 # names here, and in `Footprint`
-_PARTS_FULL = {"kv_bytes_full": "kv", "memory_bytes_full": "total"}
+_PARTS_FULL = {"kv_bytes_full": "kv", "fixed_bytes_full": "fixed", "memory_bytes_full": "total"}
 _PARTS_BUDGET = {
     "kv_bytes_budget": "kv",
+    "fixed_bytes_budget": "fixed",
     "compute_bytes_budget": "compute",
     "query_bytes_budget": "queries",
     "selection_bytes_budget": "selection",
@@ -45,19 +46,22 @@ class Inspection:
         Shape; `n_head_kv` by layer, 0 for a layer without attention.
     n_ctx_train, n_vocab, chat_template
         Training length in tokens, size of the vocabulary, and whether there is a chat template.
+    memory
+        What the model remembers by, in words.
     supported, reason
         Whether the cache can be bounded, and if not, why.
     bounded_layers
         Indices of the layers whose cells can be evicted.
     type_k, type_v, bytes_per_cell
-        KV types, and the bytes of one cell in all layers. ``None`` here and in what follows where
+        KV types, and the bytes of one cell in these layers. ``None`` here and in what follows where
         the cache can't be bounded: it is no plain attention cache, to which the formula applies.
-    ctx_size, kv_bytes_full
-        Full length in tokens, and the bytes that a full cache of it allocates.
+    ctx_size, kv_bytes_full, fixed_bytes_full
+        Full length in tokens, and the bytes that a full cache of it allocates: for its cells, and
+        for windows and recurrent states, which do not grow.
     memory_bytes_full
         Bytes of all that such a cache and what belongs to it take beside the weights.
-    budget_cells, kv_bytes_budget
-        Cells of the budget for that length, and the bytes that are allocated for them.
+    budget_cells, kv_bytes_budget, fixed_bytes_budget
+        Cells of the budget for that length, and the bytes that are allocated likewise.
     compute_bytes_budget, query_bytes_budget, selection_bytes_budget, memory_bytes_budget
         What belongs to these cells under the default policy, see `Footprint`, and all together.
     """
@@ -76,6 +80,7 @@ class Inspection:
     n_ctx_train: int
     n_vocab: int
     chat_template: bool
+    memory: str
     supported: bool
     reason: str
     bounded_layers: tuple[int, ...]
@@ -84,9 +89,11 @@ class Inspection:
     bytes_per_cell: int | None
     ctx_size: int
     kv_bytes_full: int | None
+    fixed_bytes_full: int | None
     memory_bytes_full: int | None
     budget_cells: int | None
     kv_bytes_budget: int | None
+    fixed_bytes_budget: int | None
     compute_bytes_budget: int | None
     query_bytes_budget: int | None
     selection_bytes_budget: int | None
@@ -137,6 +144,7 @@ def examine(
             taken |= {name: getattr(bounded, part) for name, part in _PARTS_BUDGET.items()}
         return Inspection(
             **_facts(model),
+            memory=verdict.memory,
             supported=verdict.supported,
             reason=verdict.reason,
             bounded_layers=_bounded_layers(model, verdict),
@@ -163,6 +171,7 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
         ("training length", f"{found.n_ctx_train} tokens"),
         ("vocabulary", f"{found.n_vocab} tokens"),
         ("chat template", "yes" if found.chat_template else "no"),
+        ("memory", found.memory),
         ("bounded cache", _verdict(found)),
     ]
     return rows + _memory(found)
@@ -192,7 +201,7 @@ def _facts(model: Model) -> dict[str, Any]:
 def _bounded_layers(model: Model, verdict: Verdict) -> tuple[int, ...]:
     if not verdict.supported:
         return ()
-    return tuple(layer for layer, heads in enumerate(model.n_head_kv_by_layer) if heads)
+    return tuple(layer.layer for layer in model.cell_layers)
 
 
 def _forecast(
@@ -215,7 +224,9 @@ def _verdict(found: Inspection) -> str:
     if not found.supported:
         return f"no: {found.reason}"
     n = len(found.bounded_layers)
-    return "yes, all layers" if n == found.n_layer else f"yes, {n} of {found.n_layer} layers"
+    if n == found.n_layer:
+        return "yes, all layers"
+    return f"yes, {n} of {found.n_layer} layers; what the others remember does not grow"
 
 
 def _memory(found: Inspection) -> list[tuple[str, str]]:
@@ -224,12 +235,14 @@ def _memory(found: Inspection) -> list[tuple[str, str]]:
     size = dial.format_bytes
     parts = {
         "KV": found.kv_bytes_budget,
+        "windows and states": found.fixed_bytes_budget,
         "computing": found.compute_bytes_budget,
         "queries": found.query_bytes_budget,
         "choosing": found.selection_bytes_budget,
     }
     told = ", ".join(f"{name} {size(n)}" for name, n in parts.items() if n)
-    full = f"KV {size(found.kv_bytes_full)}, computing {size(_beside(found))}"
+    fixed = f"windows and states {size(n)}, " if (n := found.fixed_bytes_full) else ""
+    full = f"KV {size(found.kv_bytes_full)}, {fixed}computing {size(_computing(found))}"
     return [
         ("KV per cell", f"{size(found.bytes_per_cell)} (K {found.type_k}, V {found.type_v})"),
         ("full cache", f"{size(found.memory_bytes_full or 0)} for {found.ctx_size} tokens"),
@@ -239,8 +252,9 @@ def _memory(found: Inspection) -> list[tuple[str, str]]:
     ]
 
 
-def _beside(found: Inspection) -> int:
-    return (found.memory_bytes_full or 0) - (found.kv_bytes_full or 0)
+def _computing(found: Inspection) -> int:
+    kv, fixed = found.kv_bytes_full or 0, found.fixed_bytes_full or 0
+    return (found.memory_bytes_full or 0) - kv - fixed
 
 
 def _spans(n_head_kv: Sequence[int]) -> str:

@@ -30,20 +30,21 @@ KV_TYPES = {
 }
 
 
+class CellLayer(NamedTuple):
+    """What a cell has in one layer: the layer's number, its KV heads, the values of their rows."""
+
+    layer: int
+    n_head_kv: int
+    head_dim_k: int
+    head_dim_v: int
+
+
 class KVShape(Protocol):
     """What `bytes_per_cell` needs to know of a model."""
 
     @property
-    def n_head_kv_by_layer(self) -> Sequence[int]:
-        """KV heads of each layer; 0 for a layer without attention."""
-
-    @property
-    def head_dim_k(self) -> int:
-        """Values in one head's K."""
-
-    @property
-    def head_dim_v(self) -> int:
-        """Values in one head's V."""
+    def cell_layers(self) -> Sequence[CellLayer]:
+        """The layers in which a cell has rows."""
 
 
 def kv_type(name: str) -> KVType:
@@ -61,7 +62,7 @@ def kv_type(name: str) -> KVType:
 
 
 def bytes_per_cell(model: KVShape, type_k: str = "f16", type_v: str = "f16") -> int:
-    """Return the bytes that one cell takes in the K and V of all layers.
+    """Return the bytes that one cell takes in the K and V of all its layers.
 
     Raises
     ------
@@ -69,8 +70,11 @@ def bytes_per_cell(model: KVShape, type_k: str = "f16", type_v: str = "f16") -> 
         For an unknown type, or one whose block does not divide the head size (llama.cpp would
         refuse the context without saying why to its caller).
     """
-    per_head = _row_bytes(type_k, model.head_dim_k) + _row_bytes(type_v, model.head_dim_v)
-    return sum(model.n_head_kv_by_layer) * per_head
+    return sum(
+        layer.n_head_kv
+        * (_row_bytes(type_k, layer.head_dim_k) + _row_bytes(type_v, layer.head_dim_v))
+        for layer in model.cell_layers
+    )
 
 
 def _row_bytes(name: str, head_dim: int) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from scope_cpp.engine import logs, trial
-from scope_cpp.engine.context_params import SPLIT_MODES
+from scope_cpp.engine.context import Context
+from scope_cpp.engine.context_params import CELLS_MULTIPLE, SPLIT_MODES, ContextParams
 from scope_cpp.engine.gguf_header import Header, read_header
+from scope_cpp.engine.kv_types import CellLayer
 from scope_cpp.engine.load_failure import load_failure
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
@@ -66,6 +69,7 @@ class Model(Closable):
         free = partial(llama_cpp.llama_model_free, address)
         self._pointer = ptr = own(Pointer(address), free)
         self._vocab: Pointer | None = part(llama_cpp.llama_model_get_vocab(ptr), ptr)
+        self._cell_layers: tuple[CellLayer, ...] | None = None
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.n_layer = int(llama_cpp.llama_model_n_layer(ptr))
         self.n_embd = int(llama_cpp.llama_model_n_embd(ptr))
@@ -200,6 +204,41 @@ class Model(Closable):
     def _head_dim(self, what: str) -> int:
         stated = self.header.get(f"attention.{what}_length")
         return int(stated or (self.n_embd // self.n_head if self.n_head else 0))
+
+    @property
+    def has_fixed_state(self) -> bool:
+        """Whether it remembers by more than cells: by windows or by recurrent states."""
+        ptr = self.ptr
+        recurrent = llama_cpp.llama_model_is_recurrent(ptr) or llama_cpp.llama_model_is_hybrid(ptr)
+        return bool(recurrent) or int(llama_cpp.llama_model_n_swa(ptr)) > 0
+
+    @property
+    def cell_layers(self) -> tuple[CellLayer, ...]:
+        """The layers in which a cell of the cache has rows.
+
+        Where windows or recurrent states belong to the memory, llama.cpp is asked, once: a layer
+        that has these only has no rows. Where it has no cells that can be chosen, all that attend.
+        """
+        if self._cell_layers is None:
+            found = self._ask_cell_layers() if self.has_fixed_state else ()
+            sizes = self.head_dim_k, self.head_dim_v
+            self._cell_layers = found or tuple(
+                CellLayer(layer, n, *sizes) for layer, n in enumerate(self.n_head_kv_by_layer) if n
+            )
+        return self._cell_layers
+
+    def _ask_cell_layers(self) -> tuple[CellLayer, ...]:
+        """As a context has them; none if there can be no context."""
+        with ExitStack() as stack:
+            twin = self if self.no_alloc else stack.enter_context(self.unallocated())
+            try:
+                context = stack.enter_context(Context(twin, ContextParams(CELLS_MULTIPLE)))
+            except ScopeError:
+                return ()
+            ptr = context.ptr
+            n, k = kv_evict.n_head_kv(ptr), kv_evict.head_size(ptr)
+            v = kv_evict.head_size(ptr, values=True)
+            return tuple(CellLayer(i, n, k, v) for i in kv_evict.layer_ids(ptr).tolist())
 
     @property
     def n_ff(self) -> int:

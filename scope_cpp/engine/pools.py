@@ -13,7 +13,6 @@ from scope_cpp.engine.cached_turns import CachedTurns
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.turns import Region, count_cells
 from scope_cpp.errors import UsageError
-from scope_cpp.native import kv_evict
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def find_pools(cached: CachedTurns) -> list[Pool]:
     pos = cached.cache.positions()
     lengths = [region.stop - region.start for region in regions]
     counts = count_cells(pos, regions) if pos.shape[0] else lengths
-    size = kv_evict.n_bytes(cached.context.ptr) // max(1, cached.context.n_cells)
+    size = cached.cache.footprint.kv // max(1, cached.context.n_cells)
     return [
         Pool(region.kind, region.turn, n_tokens, n_cells, n_cells * size)
         for region, n_tokens, n_cells in zip(regions, lengths, counts, strict=True)
@@ -53,21 +52,22 @@ def _joined(regions: Sequence[Region]) -> list[Region]:
 
 
 def find_kept(cache: BoundedCache, model: Model, layer: int, head: int) -> NDArray[np.bool_]:
-    """Whether each position has its row in a layer and KV head: bool (n_past,).
+    """Whether each position has its row in a layer of the model and a KV head: bool (n_past,).
 
     Raises
     ------
     UsageError
         If there is no such layer or head.
     """
-    pos = cache.positions()
-    n_layer, n_head = pos.shape[:2] if pos.shape[0] else (model.n_layer, 1)
-    if not (0 <= layer < n_layer and 0 <= head < n_head):
+    heads = {one.layer: one.n_head_kv for one in model.cell_layers}
+    if not 0 <= head < heads.get(layer, 0):
+        layers = ", ".join(map(str, heads))
         raise UsageError(
-            f"there is no layer {layer} with KV head {head}: layers are 0 to {n_layer - 1}, "
-            f"KV heads 0 to {n_head - 1}"
+            f"there is no layer {layer} with KV head {head}: layers with a cache are {layers}, "
+            f"KV heads 0 to {max(heads.values(), default=0) - 1}"
         )
+    pos = cache.positions()
     marks = np.full(cache.n_past, not pos.shape[0])
     if pos.shape[0]:
-        marks[pos[layer, head]] = True
+        marks[pos[list(heads).index(layer), head]] = True
     return marks

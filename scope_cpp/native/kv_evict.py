@@ -16,9 +16,11 @@ from scope_cpp.native.finite import require_finite
 from scope_cpp.native.library import library_path, llama_cpp
 from scope_cpp.native.lifetime import Pointer
 
-ABI = 5
+ABI = 6
 # STATE_FORM of llama-kv-evict-state.cpp: what a saved sequence looks like
-STATE_FORM = 4
+STATE_FORM = 5
+# enum llama_kv_evict_beside
+WINDOWS, STATES = 1, 2
 SHARED = -23
 QUERIES = -22
 INT32_MIN = -(2**31)
@@ -51,7 +53,7 @@ _size = ctypes.c_size_t
 
 
 # enum llama_kv_evict_memory_kind, in its order
-MEMORY_KINDS = ("cells", "compute", "output", "queries", "scratch")
+MEMORY_KINDS = ("cells", "beside", "compute", "output", "queries", "scratch")
 
 
 class Needs(ctypes.Structure):
@@ -131,6 +133,7 @@ _release = _bind("release", None, _ctx, _i32)
 _memory = _bind("memory", None, _ctx, _ptr)
 _reserve = _bind("reserve", _i32, _ctx, _ptr)
 _n_layer = _bind("n_layer", _i32, _ctx)
+_layer_ids = _bind("layer_ids", _i32, _ctx, _ptr)
 _n_head = _bind("n_head", _i32, _ctx)
 _n_head_kv = _bind("n_head_kv", _i32, _ctx)
 _head_size = _bind("head_size", _i32, _ctx, ctypes.c_bool)
@@ -151,6 +154,9 @@ _state_size = _bind("state_size", _size, _ctx, _i32)
 _state_get = _bind("state_get", _i32, _ctx, _i32, _ptr, _size)
 _state_set = _bind("state_set", _i32, _ctx, _i32, _ptr, _size)
 _forget = _bind("forget", None, _ctx, _i32)
+_beside = _bind("beside", _i32, _ctx)
+_make_bounded = _bind("make_bounded", None, ctypes.c_bool)
+_can_end = _bind("can_end", ctypes.c_bool, _ctx, _i32, _i32)
 _abort_on = _bind("abort_on", None, _ctx, _ptr)
 _tokenize = _bind(
     "tokenize", _i32, _vocab, ctypes.c_char_p, _i32, _ptr, _i32, ctypes.c_bool, ctypes.c_bool
@@ -188,7 +194,8 @@ def init(ctx: Any, n_window: int, n_slots: int = 0) -> None:
 def memory(ctx: Any) -> dict[str, tuple[int, int]]:
     """Bytes that a context holds beside the weights: of each kind, in main memory and on devices.
 
-    Of a model that was loaded without memory: what it would hold.
+    ``cells`` are those that are chosen, ``beside`` windows and recurrent states. Of a model that
+    was loaded without memory: what it would hold.
     """
     out = (_size * (2 * len(MEMORY_KINDS)))()
     _memory(ctx, out)
@@ -216,8 +223,16 @@ def release(ctx: Any, seq: int) -> None:
 
 # int32_t llama_kv_evict_n_layer(const struct llama_context * ctx);
 def n_layer(ctx: Any) -> int:
-    """Layers of the KV cache."""
+    """Layers whose cells are chosen: those that attend to everything and have a KV cache."""
     return int(_n_layer(ctx))
+
+
+# int32_t llama_kv_evict_layer_ids(const struct llama_context * ctx, int32_t * out);
+def layer_ids(ctx: Any) -> Int32:
+    """Which layers of the model these are: int32 (layer,)."""
+    ids = np.empty(n_layer(ctx), np.int32)
+    _layer_ids(ctx, _address(ids))
+    return ids
 
 
 # int32_t llama_kv_evict_n_head(const struct llama_context * ctx);
@@ -246,7 +261,7 @@ def n_used(ctx: Any) -> int:
 
 # size_t llama_kv_evict_n_bytes(const struct llama_context * ctx);
 def n_bytes(ctx: Any) -> int:
-    """Bytes of the buffers of K and V."""
+    """Bytes of the buffers of K and V, windows and recurrent states included."""
     return int(_n_bytes(ctx))
 
 
@@ -417,6 +432,31 @@ def forget(ctx: Any, seq: int) -> None:
 def abort_on(ctx: Any, flag: Int32) -> None:
     """End `llama_decode` with status 2 once `flag`, int32 (1,), is set; it outlives the context."""
     _abort_on(ctx, _address(flag))
+
+
+# int32_t llama_kv_evict_beside(const struct llama_context * ctx);
+def beside(ctx: Any) -> tuple[bool, bool]:
+    """Whether there are windows, and recurrent states, beside the cells that are chosen."""
+    flags = int(_beside(ctx))
+    return bool(flags & WINDOWS), bool(flags & STATES)
+
+
+# void llama_kv_evict_make_bounded(bool bounded);
+def make_bounded(bounded: bool) -> None:
+    """Let contexts that this thread makes have window caches of the size that windows need.
+
+    Otherwise these have no more cells than the cache beside them, as in stock llama.cpp.
+    """
+    _make_bounded(bounded)
+
+
+# bool llama_kv_evict_can_end(const struct llama_context * ctx, llama_seq_id seq, llama_pos pos);
+def can_end(ctx: Any, seq: int, pos: int) -> bool:
+    """Whether a sequence can be cut, or copied, to end before a position.
+
+    Its windows must still be there, and its recurrent states be those of just that position.
+    """
+    return bool(_can_end(ctx, seq, pos))
 
 
 # int32_t llama_kv_evict_tokenize(const struct llama_vocab * vocab,

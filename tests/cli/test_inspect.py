@@ -26,6 +26,7 @@ def test_object(run: Run, tiny: Path) -> None:
         "n_ctx_train": 512,
         "n_vocab": 381,
         "chat_template": True,
+        "memory": "attention to all tokens",
         "supported": True,
         "reason": "",
         "bounded_layers": [0, 1],
@@ -34,8 +35,10 @@ def test_object(run: Run, tiny: Path) -> None:
         "bytes_per_cell": per_cell,
         "ctx_size": 1000,
         "kv_bytes_full": 1024 * per_cell,
+        "fixed_bytes_full": 0,
         "budget_cells": 250,
         "kv_bytes_budget": 256 * per_cell,
+        "fixed_bytes_budget": 0,
     }
     assert {key: got[key] for key in expected} == expected
     parts = ("kv", "compute", "query", "selection")
@@ -64,7 +67,7 @@ def test_text(run: Run, tmp_path: Path) -> None:
         assert words in out
 
 
-@pytest.mark.parametrize(("name", "word"), {**LOADABLE, "lfm2": "recurrent layers"}.items())
+@pytest.mark.parametrize(("name", "word"), LOADABLE.items())
 def test_models_that_cannot_be_bounded(run: Run, tmp_path: Path, name: str, word: str) -> None:
     path = write_refused(name, tmp_path / "m.gguf")
     got = json.loads(run("inspect", path, "--json").stdout)

@@ -175,21 +175,29 @@ class AttentionLog:
             self._parts.setdefault(int(name.rpartition("-")[2]), []).append(part)
         return name.startswith("kq_soft_max-")
 
-    def weights(self, n_head_kv: int, queries: Sequence[int], n_cells: int) -> F32:
+    def weights(
+        self,
+        n_head_kv: int,
+        queries: Sequence[int],
+        n_cells: int,
+        layers: Sequence[int] | None = None,
+    ) -> F32:
         """Sum over `queries` (numbers of tokens) and the heads of each KV group.
+
+        Of all layers that attend, or of some.
 
         Returns
         -------
         float32 (layer, KV head, cell)
         """
-        layers = []
-        for layer in sorted(self._parts):
+        sums = []
+        for layer in sorted(self._parts) if layers is None else layers:
             rows = np.concatenate(
                 [_widen(part, n_cells)[:, :, :n_cells] for part in self._parts[layer]], axis=1
             )
             chosen = rows[:, list(queries)].sum(axis=1)
-            layers.append(chosen.reshape(n_head_kv, -1, n_cells).sum(axis=1))
-        return np.stack(layers)
+            sums.append(chosen.reshape(n_head_kv, -1, n_cells).sum(axis=1))
+        return np.stack(sums)
 
 
 def _widen(part: F32, n_cells: int) -> F32:

@@ -14,19 +14,15 @@ from tests.conftest import Tiny
 from tests.native.harness import KV_TYPES, PLAIN, Session, random_tokens
 from tests.reference.refused import LOADABLE, write_refused
 
-NO_CACHE, RECURRENT, HYBRID, SWA, MLA = -1, -2, -3, -4, -5
+NO_CACHE, RECURRENT, MLA = -1, -2, -5
 STREAMS, ALIBI, HEAD_BYTES = -7, -9, -12
 
 STATUS = {
-    "gemma2": SWA,
-    "gemma3": SWA,
-    "gpt-oss": SWA,
     "deepseek2": MLA,
     "mamba": RECURRENT,
     "mpt": ALIBI,
     "bloom": ALIBI,
     "bert": NO_CACHE,
-    "lfm2": HYBRID,
 }
 
 SUPPORTED: list[dict[str, Any]] = [

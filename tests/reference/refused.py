@@ -23,15 +23,11 @@ _WIDTH, _HEADS, _HEAD, _FF, _CONTEXT, _LAYERS = 64, 2, 32, 64, 256, 2
 _SPAN = _HEADS * _HEAD
 
 LOADABLE = {
-    "gemma2": "sliding window",
-    "gemma3": "sliding window",
-    "gpt-oss": "sliding window",
     "deepseek2": "MLA",
     "mamba": "recurrent",
     "mpt": "ALiBi",
     "bloom": "ALiBi",
     "bert": "encoder",
-    "lfm2": "hybrid",
 }
 
 UNLOADABLE = {
@@ -129,52 +125,6 @@ def _model(n_vocab: int, *layers: Mapping[str, tuple[int, ...]], **top: tuple[in
     return {"token_embd.weight": (n_vocab, _WIDTH), **blocks, **extra}
 
 
-def _gemma2(n_vocab: int) -> tuple[dict[str, Field], Shapes]:
-    post = {"post_attention_norm.weight": (_WIDTH,), "post_ffw_norm.weight": (_WIDTH,)}
-    fields: dict[str, Field] = {
-        "attention.sliding_window": 64,
-        "attention.key_length": _HEAD,
-        "attention.value_length": _HEAD,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-    }
-    return fields, _model(n_vocab, _SEPARATE_QKV | _GATED | post, output_norm__weight=(_WIDTH,))
-
-
-def _gemma3(n_vocab: int) -> tuple[dict[str, Field], Shapes]:
-    fields, shapes = _gemma2(n_vocab)
-    for layer in range(_LAYERS):
-        shapes |= {f"blk.{layer}.attn_{name}_norm.weight": (_HEAD,) for name in "qk"}
-    return fields | {"attention.sliding_window_pattern": 2}, shapes
-
-
-def _gpt_oss(n_vocab: int) -> tuple[dict[str, Field], Shapes]:
-    n_expert = 4
-    layer: Shapes = _SEPARATE_QKV | {
-        "attn_output.bias": (_WIDTH,),
-        "attn_sinks.weight": (_HEADS,),
-        "post_attention_norm.weight": (_WIDTH,),
-        "ffn_gate_inp.weight": (n_expert, _WIDTH),
-        "ffn_gate_inp.bias": (n_expert,),
-    }
-    for name, outputs, inputs in (
-        ("gate", _FF, _WIDTH),
-        ("up", _FF, _WIDTH),
-        ("down", _WIDTH, _FF),
-    ):
-        layer[f"ffn_{name}_exps.weight"] = (n_expert, outputs, inputs)
-        layer[f"ffn_{name}_exps.bias"] = (n_expert, outputs)
-    fields: dict[str, Field] = {
-        "attention.sliding_window": 64,
-        "rope.dimension_count": _HEAD,
-        "expert_count": n_expert,
-        "expert_used_count": 2,
-        "expert_feed_forward_length": _FF,
-    }
-    top = {"output_norm__weight": (_WIDTH,), "output__weight": (n_vocab, _WIDTH)}
-    return fields, _model(n_vocab, layer, **top)
-
-
 def _deepseek2(n_vocab: int) -> tuple[dict[str, Field], Shapes]:
     q_rank, kv_rank, rope, plain, value = 32, 32, 32, 32, 32
     layer: Shapes = _GATED | {
@@ -265,32 +215,12 @@ def _bert(n_vocab: int) -> tuple[dict[str, Field], Shapes]:
     return {"attention.causal": False, "tokenizer.ggml.token_type_count": 2}, shapes
 
 
-def _lfm2(n_vocab: int) -> tuple[dict[str, Field], Shapes]:
-    kernel = 3
-    convolution: Shapes = _GATED | {
-        "attn_norm.weight": (_WIDTH,),
-        "shortconv.conv.weight": (_WIDTH, kernel),
-        "shortconv.in_proj.weight": (3 * _WIDTH, _WIDTH),
-        "shortconv.out_proj.weight": (_WIDTH, _WIDTH),
-    }
-    norms: Shapes = {f"attn_{name}_norm.weight": (_HEAD,) for name in "qk"}
-    # what is an embedding norm by its name is the final norm in this architecture
-    shapes = _model(
-        n_vocab, convolution, _SEPARATE_QKV | _GATED | norms, token_embd_norm__weight=(_WIDTH,)
-    )
-    return {"attention.head_count_kv": [0, _HEADS], "shortconv.l_cache": kernel}, shapes
-
-
 _DESCRIPTIONS: dict[str, Description] = {
-    "gemma2": _gemma2,
-    "gemma3": _gemma3,
-    "gpt-oss": _gpt_oss,
     "deepseek2": _deepseek2,
     "mamba": _mamba,
     "mpt": _mpt,
     "bloom": _bloom,
     "bert": _bert,
-    "lfm2": _lfm2,
 }
 
 

@@ -104,7 +104,8 @@ def rollback(cache: BoundedCache, n_tokens: int) -> None:
     intact = (ledger.pos[:, :, last] == ledger.labels[last]).all()
     if n_tokens < 0 or int(last.sum()) != n_tokens + 1 or not intact:
         raise ScopeError(f"{n_tokens} tokens can't be taken back: some were evicted")
-    cache.context.remove(cache.seq, n_past)
+    if not cache.context.remove(cache.seq, n_past):
+        raise ScopeError(f"{n_tokens} tokens can't be taken back: a window or a state is past them")
     cache.n_past = n_past
     cache.stats.cells_used -= n_tokens
     cache.since = max(0, cache.since - n_tokens)

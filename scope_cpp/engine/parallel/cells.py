@@ -23,6 +23,11 @@ from scope_cpp.native.library import llama_cpp
 MOST_RESTING = 8
 
 
+def most_resting(model: Model) -> int:
+    """Prompts of a model that rest at once: each takes windows and states of its own."""
+    return 0 if model.has_fixed_state else MOST_RESTING
+
+
 def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[int], int]:
     """Return what tells the bytes that so many cells for `n_parallel` rows take.
 
@@ -38,7 +43,7 @@ def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[
             settings,
             n_recorded=usual_ring(settings, n_cells),
             n_parallel=n_parallel,
-            n_resting=MOST_RESTING,
+            n_resting=most_resting(forecast.model),
         )
         return found(n_cells)
 
@@ -64,8 +69,10 @@ class Cells:
     ----------
     context
     countable
-        Whether llama.cpp's cells can be looked at. Where not (recurrent state, sliding windows)
-        nothing is shared and nothing rests.
+        Whether llama.cpp's cells can be looked at.
+    shares
+        Whether rows that begin alike share cells, and prompts rest. Windows and recurrent states
+        can't be cut where a prompt ends, so there every row reads its own.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class Cells:
         prefix_cells: int,
         use: Use | None,
     ) -> None:
-        n_resting = MOST_RESTING if prefix_cells >= LEAST else 0
+        n_resting = most_resting(model) if prefix_cells >= LEAST else 0
         if n_cells < 1:
             raise UsageError(f"{n_cells} cells in all: give at least 1")
         _check_rows(n_parallel, min(_most_rows(n_resting), params.n_batch, n_cells))
@@ -87,6 +94,7 @@ class Cells:
         n_seqs = sequences(n_parallel, n_resting)
         self.context = Context(model, replace(params, n_seq_max=n_seqs, n_slots=n_parallel))
         self.countable = kv_evict.n_cells(self.context.ptr) > 0
+        self.shares = self.context.cuts_anywhere
         if self.countable:
             with suppress(kv_evict.NativeError):  # a bounded row is refused by name
                 if use is not None:
@@ -165,7 +173,7 @@ class Cells:
 
         They must not share its cells where it may give them up: these are its `own`.
         """
-        if self.countable and len(tokens) >= LEAST:
+        if self.shares and len(tokens) >= LEAST:
             self._prefixes.add(seq, tokens)
             if own:
                 self._own.add(seq)
@@ -177,7 +185,7 @@ class Cells:
     def finish(self, seq: int, tokens: Sequence[int]) -> None:
         """Take the cells of a row that has ended; those of its first `tokens` may rest."""
         tokens = tokens[: self._prefix_cells]
-        if not self._n_resting or not self.countable or len(tokens) < LEAST:
+        if not self._n_resting or not self.shares or len(tokens) < LEAST:
             self.clear(seq)
             return
         self.note(seq, tokens)

@@ -20,7 +20,7 @@ from scope_cpp.engine.generate import Warn
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.cells import Cells
-from scope_cpp.engine.parallel.demand import Room, assess, usual_ring
+from scope_cpp.engine.parallel.demand import Demand, Room, assess, usual_ring
 from scope_cpp.engine.parallel.request import Event, Request
 from scope_cpp.engine.parallel.row import Row
 from scope_cpp.engine.settings import Settings
@@ -147,9 +147,7 @@ class ParallelEngine(Closable):
             self.check_open()
             if key in self._rows:
                 raise UsageError(f"there is a row {key!r} already: give each a key of its own")
-            demand = assess(request, self.model, self._room)
-            if demand.sizes.bounded:
-                self._require_eviction()
+            demand = self._assess(request)
             row = Row(key, request, demand, self.model, self._warn_once)
             for line in demand.sizes.warnings:
                 self._warn_once(line)
@@ -158,7 +156,19 @@ class ParallelEngine(Closable):
 
     def worst_case(self, request: Request) -> int:
         """Return the most cells that a row may need: prompt and pools. Raises as `submit`."""
-        return assess(request, self.model, self._room).n_cells
+        return self._assess(request).n_cells
+
+    def _assess(self, request: Request) -> Demand:
+        """As `assess`; with the full cache where the model's can't be bounded."""
+        demand = assess(request, self.model, self._room)
+        if demand.sizes.bounded:
+            if self._refusal is None:
+                self._refusal = capability.refusal(self.model.path, *self._kinds)
+            given = request.settings or self.settings
+            settings = capability.fall_back(given, self.model, self._refusal, self._warn_once)
+            if settings is not given:
+                demand = assess(replace(request, settings=settings), self.model, self._room)
+        return demand
 
     def cancel(self, key: Hashable) -> None:
         """Forget a row, waiting or running; its cells are free at once. Unknown: nothing."""
@@ -174,18 +184,6 @@ class ParallelEngine(Closable):
     def abort(self) -> None:
         """Let the step that runs and all later ones fail their rows; any thread may call it."""
         self.context.abort()
-
-    def _require_eviction(self) -> None:
-        """Refuse a bounded row where cells can't be evicted; llama.cpp is asked once."""
-        if self._refusal is None:
-            try:
-                capability.require(self.model.path, self.model.arch, *self._kinds)
-            except ScopeError as err:
-                self._refusal = str(err)
-            else:
-                self._refusal = ""
-        if self._refusal:
-            raise ScopeError(self._refusal)
 
     def _warn_once(self, line: str) -> None:
         if line not in self._warned:

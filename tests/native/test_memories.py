@@ -1,0 +1,269 @@
+"""Models whose memory has more than the cells that are chosen: windows, recurrent states, sinks.
+
+Their windowed and recurrent layers must not notice what is evicted; their other layers attend to
+what each head kept, as if the rest had never been.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from scope_cpp.native import kv_evict
+from scope_cpp.native.library import llama_cpp
+from tests.architectures.table import ARCHITECTURES, WINDOW
+from tests.conftest import Tiny
+from tests.native.harness import AttentionLog, Session, error, random_tokens
+from tests.native.heads import Rows, random_keep, remove_cells
+
+every_arch = pytest.mark.parametrize("arch", ARCHITECTURES)
+ATTENTION = {"flash": {"flash": True}, "plain": {"flash": False, "kv": "f32"}}
+every_attention = pytest.mark.parametrize("attention", ATTENTION)
+
+N_PROMPT, N_OUTPUT, INTERVAL = 75, 60, 20
+N_KEPT, N_RECENT, N_QUERIES = 40, 12, 8
+TOKENS = random_tokens(N_PROMPT + N_OUTPUT + INTERVAL)
+
+# of the logits, relative: flash attention rounds to f16, the plain one in f32 does not
+TOLERANCE = {"flash": 5e-3, "plain": 2e-4}
+
+WINDOWED = [name for name, made in ARCHITECTURES.items() if "attention.sliding_window" in made.keys]
+RECURRENT = [name for name in ARCHITECTURES if name not in WINDOWED]
+
+
+@contextmanager
+def opened(
+    path: Path, attention: str = "flash", n_cells: int = 256, n_seq: int = 1, **more: Any
+) -> Iterator[Session]:
+    """A context as the engine makes it."""
+    fields = {"n_ubatch": 32, **ATTENTION[attention], **more}
+    kv_evict.make_bounded(True)
+    try:
+        session = Session(path, n_cells, n_seq=n_seq, more={"swa_full": False}, **fields)
+    finally:
+        kv_evict.make_bounded(False)
+    with session:
+        yield session
+
+
+def begin(session: Session, seq: int = 0) -> Rows:
+    """Decode a prompt in several batches."""
+    kv_evict.init(session.ctx, N_QUERIES)
+    return read(session, seq)
+
+
+def read(session: Session, seq: int = 0) -> Rows:
+    for start in range(0, N_PROMPT, 30):
+        session.decode(TOKENS[start : min(start + 30, N_PROMPT)], start, seq)
+    return Rows(session.ctx, seq)
+
+
+def evict(rows: Rows, seed: int) -> npt.NDArray[np.bool_]:
+    """Keep another set of rows in every head; return which of all positions."""
+    rows.note_decoded()
+    ids = kv_evict.cells(rows.ctx, rows.seq)[1]
+    keep = random_keep(rows.held[:, :, ids], N_KEPT, N_RECENT, np.random.default_rng(seed))
+    rows.evict(keep)
+    return keep
+
+
+class Masked(AttentionLog):
+    """Attention of a full cache, with other cells hidden from every KV head of some layers.
+
+    Its weights are taken away after the softmax, and the others made as large as if they had not
+    been there, which is right with sinks too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = ctypes.CDLL(llama_cpp.llama_cpp._lib._name)
+        self._write = base.ggml_backend_tensor_set
+        self._write.restype = None
+        self._write.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_size_t] * 2
+        self.hidden: dict[int, npt.NDArray[np.bool_]] = {}  # layer: (KV head, cell)
+
+    def hide(self, layers: npt.NDArray[np.int32], keep: npt.NDArray[np.bool_]) -> None:
+        """Hide what is not kept, (layer, KV head, cell)."""
+        for layer, kept in zip(layers.tolist(), keep, strict=True):
+            self.hidden[layer] = ~kept
+
+    def watch(self, tensor: int, ask: bool, more: int | None) -> bool:
+        wanted = super().watch(tensor, ask, more)
+        layer = int(self._name(tensor).decode().rpartition("-")[2]) if wanted and not ask else -1
+        if layer in self.hidden:
+            weights = self._parts[layer][-1].copy()
+            n_head_kv, n = self.hidden[layer].shape
+            hidden = np.zeros((n_head_kv, weights.shape[2]), np.bool_)
+            hidden[:, :n] = self.hidden[layer]
+            groups = weights.reshape(n_head_kv, -1, *weights.shape[1:])
+            lost = (groups * hidden[:, None, None]).sum(axis=-1, keepdims=True)
+            groups *= ~hidden[:, None, None] / (1 - lost)
+            self._write(tensor, weights.ctypes.data, 0, weights.nbytes)
+        return wanted
+
+
+@every_arch
+@every_attention
+def test_recording_changes_no_bit(tiny_arch: Tiny, arch: str, attention: str) -> None:
+    logits = []
+    for recording in (False, True):
+        with opened(tiny_arch(arch=arch), attention) as session:
+            if recording:
+                kv_evict.init(session.ctx, N_QUERIES)
+            logits += [session.decode(TOKENS[:N_PROMPT], 0)]
+            logits += [session.decode_each(TOKENS[N_PROMPT : N_PROMPT + 20], N_PROMPT)]
+    assert np.array_equal(logits[0], logits[2]) and np.array_equal(logits[1], logits[3])
+
+
+@every_arch
+@every_attention
+def test_scores_are_the_weights_of_the_attention(
+    tiny_arch: Tiny, arch: str, attention: str
+) -> None:
+    path, log = tiny_arch(arch=arch), AttentionLog()
+    with opened(path, "plain", on_tensor=log.watch) as session:
+        read(session)
+    with opened(path, attention) as session:
+        begin(session)
+        layers, ids = kv_evict.layer_ids(session.ctx), kv_evict.cells(session.ctx, 0)[1]
+        n_head_kv = kv_evict.n_head_kv(session.ctx)
+        for n in (1, N_QUERIES):
+            scores = kv_evict.scores(session.ctx, 0, n, ids)
+            queries = range(N_PROMPT - n, N_PROMPT)
+            # window layers have as many cells here: each text is in the order of its tokens
+            expected = log.weights(n_head_kv, queries, N_PROMPT, layers.tolist())
+            assert scores.sum() > 1
+            atol = 1e-4 if attention == "plain" else 5e-3 * n
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=atol)
+
+
+@every_arch
+@every_attention
+def test_evicting_is_hiding_from_the_layers_that_see_everything(
+    tiny_arch: Tiny, arch: str, attention: str
+) -> None:
+    path, masked = tiny_arch(arch=arch), Masked()
+    with (
+        opened(path, attention) as session,
+        opened(path, "plain", on_tensor=masked.watch) as full,
+    ):
+        rows, _ = begin(session), read(full)
+        worst, changed = 0.0, 0.0
+        for step, start in enumerate(range(N_PROMPT, N_PROMPT + N_OUTPUT, INTERVAL)):
+            masked.hide(kv_evict.layer_ids(session.ctx), evict(rows, step))
+            assert kv_evict.n_used(session.ctx) == N_KEPT
+            tokens = TOKENS[start : start + INTERVAL]
+            logits = session.decode_each(tokens, start)
+            worst = max(worst, error(logits, full.decode_each(tokens, start)))
+        assert worst < TOLERANCE[attention]
+    with opened(path, attention) as session:
+        read(session)
+        unbounded = session.decode_each(TOKENS[N_PROMPT : start + INTERVAL], N_PROMPT)
+        changed = error(logits, unbounded[-INTERVAL:])
+    assert changed > 10 * TOLERANCE["flash"], "nothing was lost: this shows nothing"
+
+
+@every_arch
+@every_attention
+def test_a_saved_sequence_goes_on_bit_by_bit(tiny_arch: Tiny, arch: str, attention: str) -> None:
+    path = tiny_arch(arch=arch)
+    with opened(path, attention) as session:
+        rows = begin(session)
+        evict(rows, 0)
+        session.decode_each(TOKENS[N_PROMPT : N_PROMPT + 15], N_PROMPT)
+        start = N_PROMPT + 15
+        saved = kv_evict.state_get(session.ctx, 0)
+        expected = session.decode_each(TOKENS[start : start + 40], start)
+    with opened(path, attention) as session:
+        kv_evict.init(session.ctx, N_QUERIES)
+        session.decode(random_tokens(50, seed=9), 0)  # what is there is replaced
+        kv_evict.state_set(session.ctx, 0, saved)
+        assert kv_evict.state_get(session.ctx, 0) == saved
+        assert np.array_equal(session.decode_each(TOKENS[start : start + 40], start), expected)
+
+
+@every_arch
+def test_a_damaged_state_leaves_nothing_of_the_sequence(tiny_arch: Tiny, arch: str) -> None:
+    with opened(tiny_arch(arch=arch)) as session:
+        begin(session)
+        saved = kv_evict.state_get(session.ctx, 0)
+        for cut in (saved[:-1], saved[: len(saved) // 2], saved + b"\0" * 4):
+            with pytest.raises(kv_evict.NativeError, match="not a state"):
+                kv_evict.state_set(session.ctx, 0, cut)
+        assert kv_evict.state_get(session.ctx, 0) == saved
+
+
+@every_arch
+def test_two_sequences_are_each_as_if_alone(tiny_arch: Tiny, arch: str) -> None:
+    path = tiny_arch(arch=arch)
+    expected = []
+    for seed in (0, 1):
+        with opened(path, "plain") as session:
+            evict(begin(session), seed)
+            expected.append(session.decode_each(TOKENS[N_PROMPT : N_PROMPT + 30], N_PROMPT))
+    with opened(path, "plain", n_seq=2) as session:
+        rows = [begin(session), read(session, 1)]
+        for seed, one in enumerate(rows):
+            evict(one, seed)
+        found = [
+            session.decode_batch([(token, pos, (0,)), (token, pos, (1,))])
+            for pos, token in enumerate(TOKENS[N_PROMPT : N_PROMPT + 30], N_PROMPT)
+        ]
+    for seq in (0, 1):
+        assert error(np.stack([both[seq] for both in found]), expected[seq]) < TOLERANCE["plain"]
+
+
+@pytest.mark.parametrize("arch", WINDOWED)
+def test_a_window_is_as_large_as_it_must_be(tiny_arch: Tiny, arch: str) -> None:
+    """However few cells are beside it: 2,000 tokens go through 256 cells."""
+    path = tiny_arch(arch=arch, attention__sliding_window=400, context_length=4096)
+    with opened(path) as session:
+        rows = begin(session)
+        for pos in range(N_PROMPT, 1000):
+            if kv_evict.n_used(session.ctx) == 250:
+                rows.note_decoded()
+                remove_cells(session.ctx, kv_evict.cells(session.ctx, 0)[1][:100])
+            assert np.isfinite(session.decode([TOKENS[pos % len(TOKENS)]], pos)).all()
+        assert kv_evict.n_cells(session.ctx) == 256
+        assert kv_evict.can_end(session.ctx, 0, 1000)
+
+
+@pytest.mark.parametrize("arch", WINDOWED)
+def test_a_window_can_be_cut_as_far_as_it_goes_back(tiny_arch: Tiny, arch: str) -> None:
+    with opened(tiny_arch(arch=arch), n_cells=512) as session:
+        begin(session)
+        assert all(kv_evict.can_end(session.ctx, 0, pos) for pos in range(N_PROMPT + 1))
+        session.decode_each(random_tokens(512 - N_PROMPT), N_PROMPT)
+        # the window cache has 256 cells here
+        can = [kv_evict.can_end(session.ctx, 0, pos) for pos in range(1, 513)]
+        first = can.index(True) + 1
+        assert first + 1 - WINDOW == 512 - 256
+        assert all(can[first - 1 :]) and not kv_evict.can_end(session.ctx, 0, 513)
+
+
+@pytest.mark.parametrize("arch", RECURRENT)
+def test_a_recurrent_state_ends_where_it_is(tiny_arch: Tiny, arch: str) -> None:
+    with opened(tiny_arch(arch=arch)) as session:
+        begin(session)
+        can = [pos for pos in range(N_PROMPT + 2) if kv_evict.can_end(session.ctx, 0, pos)]
+        assert can == [0, N_PROMPT]
+
+
+@every_arch
+def test_memory_beside_the_cells_is_told(tiny_arch: Tiny, arch: str) -> None:
+    with opened(tiny_arch(arch=arch)) as session:
+        kv_evict.init(session.ctx, 1)
+        held = kv_evict.memory(session.ctx)
+        n_layer = kv_evict.n_layer(session.ctx)
+        sizes = kv_evict.head_size(session.ctx), kv_evict.head_size(session.ctx, values=True)
+        per_cell = n_layer * kv_evict.n_head_kv(session.ctx) * sum(sizes) * 2
+        assert sum(held["cells"]) == 256 * per_cell
+        assert sum(held["beside"]) > 0
+        assert sum(held["cells"]) + sum(held["beside"]) == kv_evict.n_bytes(session.ctx)
