@@ -137,7 +137,7 @@ def fall_back(
     if any(asked) or settings.prefill != Settings.prefill:
         raise _refused(model.path, model.arch, reason)
     warn(f"{model.path.name} ({model.arch}) runs with the full cache: {reason}")
-    return replace(settings, policy="full")
+    return replace(settings, policy="full", budget=None)
 
 
 def _refused(path: str | Path, arch: str, reason: str) -> ScopeError:
