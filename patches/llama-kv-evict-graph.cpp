@@ -17,7 +17,7 @@ static constexpr uint32_t n_layer_nodes = 32;
 // ggml aborts where a graph has no room for a node, or a scheduler none for a node or a leaf. so there is room for
 // what the builders can come to: layer by layer, and inputs
 void llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2) {
-    const size_t n_nodes = n_layer()*(n_layer_nodes + sum_blocks_n_nodes(n_head/n_head_kv*n_block_scores_max)) + 64;
+    const size_t n_nodes = n_readers()*(n_layer_nodes + sum_blocks_n_nodes(n_head/n_head_kv*n_block_scores_max)) + 64;
 
     if (!g.sched) {
         g.sched.reset(ggml_backend_sched_new(lctx.backend_ptrs.data(), lctx.backend_buft.data(), lctx.backend_ptrs.size(), n_nodes, false, false));
@@ -130,18 +130,29 @@ ggml_tensor * llama_kv_evict::build_rows(ggml_context * ctx, ggml_tensor * t, in
 
 ggml_tensor * llama_kv_evict::build_layer_scores(
         ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const {
-    const auto & hparams = lctx.get_model().hparams;
-
     ggml_tensor * k = kv.layers[ikv].k;
-
-    const int64_t n_gqa = n_head/n_head_kv;
 
     // [n_embd_head, n_kv, n_head_kv]
     k = own ? build_rows(ctx, k, n_embd_head_k, own)
             : ggml_view_3d(ctx, k, n_embd_head_k, n_kv, n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
 
+    ggml_tensor * sum = nullptr;
+    for (const auto & reader : layers[ikv].readers) {
+        auto * cur = build_reader_scores(ctx, reader, k, n_query, n_out, rows, mask);
+        sum = sum ? ggml_add(ctx, sum, cur) : cur;
+    }
+    return sum;
+}
+
+ggml_tensor * llama_kv_evict::build_reader_scores(
+        ggml_context * ctx, const reader & reader, ggml_tensor * k, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const {
+    const auto & hparams = lctx.get_model().hparams;
+
+    const int64_t n_kv  = k->ne[1];
+    const int64_t n_gqa = n_head/n_head_kv;
+
     // [n_embd_head, n_gqa*n_query, n_head_kv]: one matrix product per KV head serves its whole group
-    ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].q, rows);
+    ggml_tensor * q = ggml_get_rows(ctx, reader.q, rows);
     q = ggml_reshape_4d(ctx, q, n_embd_head_k, n_gqa, n_head_kv, n_query);
     q = ggml_cont      (ctx, ggml_permute(ctx, q, 0, 1, 3, 2));
     q = ggml_reshape_3d(ctx, q, n_embd_head_k, n_gqa*n_query, n_head_kv);
@@ -149,7 +160,7 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
     ggml_tensor * kq = ggml_mul_mat(ctx, k, q);
     ggml_prec_set_acc(kq, GGML_PREC_F32);
 
-    float scale = layers[ikv].kq_scale;
+    float scale = reader.kq_scale;
 
     if (hparams.attn_soft_cap) {
         const float cap = hparams.f_attn_logit_softcapping;
@@ -158,7 +169,7 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
         scale = 1.0f;
     }
 
-    if (auto * sinks = layers[ikv].sinks) {
+    if (auto * sinks = reader.sinks) {
         // one more cell whose logit is the sink of each head
         sinks = ggml_reshape_4d(ctx, ggml_scale(ctx, sinks, 1.0f/scale), 1, n_gqa, 1, n_head_kv);
         sinks = ggml_repeat_4d (ctx, sinks, 1, n_gqa, n_query, n_head_kv);
@@ -168,7 +179,7 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
 
     kq = ggml_soft_max_ext(ctx, kq, mask, scale, 0.0f);
 
-    if (layers[ikv].sinks) {
+    if (reader.sinks) {
         kq = ggml_cont(ctx, ggml_view_3d(ctx, kq, n_kv, kq->ne[1], kq->ne[2], kq->nb[1], kq->nb[2], 0));
     }
 

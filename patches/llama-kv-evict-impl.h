@@ -101,6 +101,7 @@ struct llama_kv_evict {
     void    write_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const float * src);
 
     uint32_t hook_n_nodes() const;
+    size_t   n_readers   () const; // of all layers
 
     bool    has_seq(llama_seq_id seq) const { return seq >= 0 && (uint32_t) seq < n_seq; }
     int32_t n_queries(llama_seq_id seq) const;
@@ -169,12 +170,18 @@ struct llama_kv_evict {
     const bool     v_trans; // V lies transposed: flash attention is off
 
 private:
-    struct layer {
+    // a layer of the model that attends to the cells of a layer of the cache: that one itself, and in some models later ones
+    struct reader {
+        int32_t       il;
         ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_slots*n_window + 1], the last row takes what is not wanted
-        ggml_tensor * w        = nullptr; // F32 [n_cells, n_head_kv, n_sum_rows()] or null
         ggml_tensor * sinks    = nullptr; // F32 [n_head] or null: of the model, logits that take their share of each softmax
         float         kq_scale = 0.0f;
         bool          hooked   = false;
+    };
+
+    struct layer {
+        std::vector<reader> readers; // the layer itself is the first
+        ggml_tensor       * w = nullptr; // F32 [n_cells, n_head_kv, n_sum_rows()] or null
     };
 
     // what a row of sums holds
@@ -214,7 +221,8 @@ private:
     bool         graph_compute(llama_kv_evict_graph & g);
     int64_t      n_block_scores() const; // queries
     bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out, bool gather);
-    ggml_tensor * build_layer_scores(ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const;
+    ggml_tensor * build_layer_scores (ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const;
+    ggml_tensor * build_reader_scores(ggml_context * ctx, const reader & reader, ggml_tensor * k, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
     ggml_tensor * build_rows  (ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, ggml_tensor * own) const;
     ggml_tensor * build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const;
     bool         build_queries(int64_t n_query);

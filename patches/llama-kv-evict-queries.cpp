@@ -22,7 +22,7 @@ ggml_tensor * llama_kv_evict::build_layer_queries(ggml_context * ctx, uint32_t i
 
     const uint32_t il = kv.layers[ikv].il;
 
-    ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].q, rows);
+    ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].readers[0].q, rows);
     q = ggml_reshape_3d(ctx, q, n_embd_head_k, n_head, n_query);
 
     if (hparams.has_rope(il)) {
@@ -38,7 +38,7 @@ ggml_tensor * llama_kv_evict::build_layer_queries(ggml_context * ctx, uint32_t i
         q = rot ? llama_mul_mat_hadamard(ctx, q, rot) : q;
     }
 
-    return ggml_scale(ctx, q, layers[ikv].kq_scale);
+    return ggml_scale(ctx, q, layers[ikv].readers[0].kq_scale);
 }
 
 bool llama_kv_evict::build_queries(int64_t n_query) {

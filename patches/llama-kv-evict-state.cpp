@@ -268,14 +268,16 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
     if (has_slot(seq)) {
         io.write(pos_row.data() + row_of(seq, 0), n_window*sizeof(llama_pos));
         for (const auto & layer : layers) {
-            io.write_tensor(layer.q, row_of(seq, 0)*layer.q->nb[1], n_window*layer.q->nb[1]);
+            for (const auto & reader : layer.readers) {
+                io.write_tensor(reader.q, row_of(seq, 0)*reader.q->nb[1], n_window*reader.q->nb[1]);
+            }
         }
     } else {
         const std::vector<llama_pos> none(n_window, -1);
-        const std::vector<uint8_t>   zeros(n_window*layers[0].q->nb[1]);
+        const std::vector<uint8_t>   zeros(n_window*layers[0].readers[0].q->nb[1]);
 
         io.write(none.data(), n_window*sizeof(llama_pos));
-        for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        for (size_t i = 0; i < n_readers(); ++i) {
             io.write(zeros.data(), zeros.size());
         }
     }
@@ -387,7 +389,9 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
 
         io.read(pos_row.data() + row_of(seq, 0), n_window*sizeof(llama_pos));
         for (auto & layer : layers) {
-            io.read_tensor(layer.q, row_of(seq, 0)*layer.q->nb[1], n_window*layer.q->nb[1]);
+            for (auto & reader : layer.readers) {
+                io.read_tensor(reader.q, row_of(seq, 0)*reader.q->nb[1], n_window*reader.q->nb[1]);
+            }
         }
 
         // elsewhere the queries serve

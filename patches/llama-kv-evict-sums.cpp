@@ -4,6 +4,7 @@
 #include "llama-context.h"
 
 #include <algorithm>
+#include <map>
 
 // without flash attention the softmax weights are a tensor of the decode graph. their sum over the queries since the
 // last scores() or apply() is kept there, in a row of cells for each sequence, so that scores() need not compute
@@ -32,6 +33,8 @@ public:
 
     ggml_tensor * src = nullptr; // I32 [1, n_head_kv], the row to add to
     ggml_tensor * dst = nullptr; // I64 [1]
+
+    std::map<int32_t, ggml_tensor *> sums; // of each layer of the cache, while the graph is built
 };
 
 // the weights that the queries of a ubatch gave are the columns of one sequence, and few
@@ -99,7 +102,9 @@ void llama_kv_evict::hook_weights(const llm_graph_context & graph, ggml_tensor *
     // the columns of a KV group lie one after the other
     ggml_tensor * cur = sum_blocks(graph.ctx0, ggml_reshape_3d(graph.ctx0, kq, n_kv, kq->ne[1]*kq->ne[2]/n_head_kv, n_head_kv), 1);
 
-    cur = ggml_add(graph.ctx0, ggml_get_rows(graph.ctx0, w, inp->src), cur);
+    // a layer that attends to the cells of an earlier one goes on with what that one has added up
+    auto & sum = inp->sums[it->second];
+    sum = cur  = ggml_add(graph.ctx0, sum ? sum : ggml_get_rows(graph.ctx0, w, inp->src), cur);
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, w, cur, inp->dst));
 }

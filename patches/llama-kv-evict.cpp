@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 
 //
 // which caches can be served
@@ -71,7 +72,7 @@ llama_kv_cache * llama_kv_evict::find_cache(const llama_context & lctx, int32_t 
         return nullptr;
     }
     if (parts.kv->layers.empty()) {
-        status = parts.state ? LLAMA_KV_EVICT_RECURRENT : LLAMA_KV_EVICT_SWA;
+        status = parts.window && !parts.window->layers.empty() ? LLAMA_KV_EVICT_SWA : LLAMA_KV_EVICT_RECURRENT;
         return nullptr;
     }
 
@@ -90,9 +91,6 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     }
     if (kv.swa_type != LLAMA_SWA_TYPE_NONE) {
         return LLAMA_KV_EVICT_SWA;
-    }
-    if (kv.map_layer_ids.size() > kv.layers.size()) {
-        return LLAMA_KV_EVICT_REUSE;
     }
     if (hparams.is_mla() || !kv.layers[0].v) {
         return LLAMA_KV_EVICT_MLA;
@@ -130,8 +128,10 @@ int32_t llama_kv_evict::check_hooks() const {
         return LLAMA_KV_EVICT_BIAS;
     }
     for (const auto & layer : layers) {
-        if (!layer.hooked) {
-            return LLAMA_KV_EVICT_UNHOOKED;
+        for (const auto & reader : layer.readers) {
+            if (!reader.hooked) {
+                return LLAMA_KV_EVICT_UNHOOKED;
+            }
         }
     }
     return LLAMA_KV_EVICT_OK;
@@ -151,6 +151,19 @@ llama_kv_evict::llama_kv_evict(llama_context & lctx, const memory_parts & parts,
     n_embd_head_v(lctx.get_model().hparams.n_embd_head_v(kv.layers[0].il)),
     v_trans      (kv.v_trans),
     layers(kv.layers.size()), slots(n_seq, -1), pos_row(n_slots*n_window, -1), sums(n_seq) {
+    for (size_t ikv = 0; ikv < kv.layers.size(); ++ikv) {
+        layers[ikv].readers.push_back({ (int32_t) kv.layers[ikv].il });
+    }
+    const std::map<int32_t, int32_t> others(kv.map_layer_ids.begin(), kv.map_layer_ids.end());
+    for (const auto & [il, ikv] : others) {
+        if (il != (int32_t) kv.layers[ikv].il) {
+            layers[ikv].readers.push_back({ il });
+        }
+    }
+}
+
+size_t llama_kv_evict::n_readers() const {
+    return std::accumulate(layers.begin(), layers.end(), (size_t) 0, [](size_t n, const layer & cur) { return n + cur.readers.size(); });
 }
 
 llama_kv_evict * llama_kv_evict::get(const llama_context & lctx) {
@@ -213,14 +226,16 @@ bool llama_kv_evict::alloc_records() {
     }
 
     for (const auto & [buft, ikvs] : ikv_of_buft) {
-        ggml_context_ptr ctx { ggml_init({ 2*ikvs.size()*ggml_tensor_overhead(), nullptr, true }) };
+        ggml_context_ptr ctx { ggml_init({ (n_readers() + n_layer())*ggml_tensor_overhead(), nullptr, true }) };
         if (!ctx) {
             return false;
         }
 
         for (const uint32_t ikv : ikvs) {
-            layers[ikv].q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_slots*n_window + 1);
-            ggml_format_name(layers[ikv].q, "kv_evict_q_l%d", kv.layers[ikv].il);
+            for (auto & reader : layers[ikv].readers) {
+                reader.q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_slots*n_window + 1);
+                ggml_format_name(reader.q, "kv_evict_q_l%d", reader.il);
+            }
             if (v_trans) {
                 layers[ikv].w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), n_head_kv, n_sum_rows());
                 ggml_format_name(layers[ikv].w, "kv_evict_w_l%d", kv.layers[ikv].il);
@@ -328,15 +343,16 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
         return;
     }
 
-    auto & layer = layers[it->second];
+    auto & readers = layers[it->second].readers;
+    auto & reader  = *std::find_if(readers.begin(), readers.end(), [il](const struct reader & cur) { return cur.il == il; });
 
-    layer.kq_scale = kq_scale;
-    layer.sinks    = sinks;
-    layer.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
+    reader.kq_scale = kq_scale;
+    reader.sinks    = sinks;
+    reader.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
 
     has_bias |= kq_b != nullptr;
 
-    if (!layer.hooked) {
+    if (!reader.hooked) {
         return;
     }
 
@@ -358,12 +374,12 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
     ggml_tensor * q = ggml_view_2d(graph.ctx0, q_cur, n_embd_head_k*n_head, n_rows, q_cur->nb[2],
             (q_cur->ne[2] - n_rows)*q_cur->nb[2]);
 
-    ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, layer.q, q, inp->rows));
+    ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, reader.q, q, inp->rows));
 }
 
 uint32_t llama_kv_evict::hook_n_nodes() const {
     // of each layer: what records the queries (3 nodes) and hides dead rows (2), and around the sums of weights (5)
-    return n_layer()*(10 + (v_trans ? sum_blocks_n_nodes(n_head/n_head_kv*std::min(n_window, n_sum_max)) : 0)) + 16;
+    return n_readers()*(10 + (v_trans ? sum_blocks_n_nodes(n_head/n_head_kv*std::min(n_window, n_sum_max)) : 0)) + 16;
 }
 
 uint32_t llama_kv_evict_hook_n_nodes(const llama_cparams & cparams) {
@@ -475,7 +491,6 @@ const char * llama_kv_evict_strerror(int32_t status) {
         case LLAMA_KV_EVICT_NO_CACHE:   return "the model has no KV cache (an encoder)";
         case LLAMA_KV_EVICT_RECURRENT:  return "the model is recurrent: its state has a fixed size and no KV cells";
         case LLAMA_KV_EVICT_SWA:        return "all layers of the model attend to a window only, which llama.cpp bounds itself";
-        case LLAMA_KV_EVICT_REUSE:      return "layers of the model attend to the cells of other layers";
         case LLAMA_KV_EVICT_MLA:        return "the model uses latent attention (MLA), whose cache has no V";
         case LLAMA_KV_EVICT_SPARSE:     return "a second cache or an indexer of the model mirrors the KV cells";
         case LLAMA_KV_EVICT_STREAMS:    return "the cache has one stream per sequence: create the context with kv_unified";

@@ -24,7 +24,6 @@ enum llama_kv_evict_status {
     LLAMA_KV_EVICT_MLA          =  -5, // latent attention: no V cache
     LLAMA_KV_EVICT_SPARSE       =  -6, // an indexer or a second cache mirrors the cells
     LLAMA_KV_EVICT_STREAMS      =  -7, // one stream per sequence: needs kv_unified
-    LLAMA_KV_EVICT_REUSE        =  -8, // a layer attends to the cells of another one
     LLAMA_KV_EVICT_ALIBI        =  -9, // the bias depends on the label of a cell
     LLAMA_KV_EVICT_BIAS         = -10, // KQ bias
     LLAMA_KV_EVICT_HEADS        = -11, // heads differ between layers
@@ -118,11 +117,14 @@ LLAMA_API int32_t llama_kv_evict_n_queries(const struct llama_context * ctx, lla
 // softmax weights that the last n_query queries give to these cells, summed over the queries; each query sees what the
 // causal mask shows it. by_head: out[n_layer][n_head][n_cells], for each query head; otherwise
 // out[n_layer][n_head_kv][n_cells], summed over the heads of a KV group
+//
+// where later layers attend to the cells of an earlier one (Gemma 3n), their queries count for it: their weights are
+// added to its own, those of a head to those of the head with its number
 LLAMA_API int32_t llama_kv_evict_scores(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
         const int32_t * cells, int32_t n_cells, bool by_head, float * out);
 
 // the last n_query recorded queries as they would be at position pos (RoPE), times the scale of the attention: their
-// products with K rows are the logits (before a soft cap). out[n_layer][n_head][n_query][head_size]
+// products with K rows are the logits (before a soft cap). of a layer that others read too, its own. out[n_layer][n_head][n_query][head_size]
 LLAMA_API int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
 
 // the rows of K, or of V, in these cells of the sequence, as 32-bit floats: out[n_layer][n_head_kv][n_cells][head_size].

@@ -10,7 +10,16 @@ _OF_TYPE = {  # general.type
     "mmproj": "projector",
     "imatrix": "imatrix",
 }
-_OF_ARCHITECTURE = {"clip": "projector", "controlvector": "vector"}  # general.architecture
+_OF_ARCHITECTURE = {  # general.architecture
+    "clip": "projector",
+    "controlvector": "vector",
+    "t5": "encoder-decoder",
+    "t5encoder": "encoder",
+    "llama-embed": "encoder",
+    "dflash": "draft",
+    "eagle3": "draft",
+    "gemma4-assistant": "draft",
+}
 
 _WHAT = {
     "lora": "a LoRA adapter: give the model{base} instead, with the adapter merged into it "
@@ -18,6 +27,10 @@ _WHAT = {
     "projector": "a projector (mmproj), which turns images or sound into input of a model: "
     "give the model itself",
     "imatrix": "an importance matrix, which helps to quantize a model: give the model itself",
+    "encoder-decoder": "an encoder-decoder, which first reads a text with another part than the "
+    "one that writes: give a model of decoder layers only",
+    "encoder": "an encoder, which makes a vector of a text: it can't generate",
+    "draft": "a draft, which guesses tokens for another model and reads its cells: give that model",
     "vector": "a control vector, which changes how a model writes: give the model itself",
 }
 

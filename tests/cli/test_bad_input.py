@@ -196,6 +196,9 @@ KINDS = [
     ("", {"general.type": "imatrix"}, "importance matrix", "give the model itself"),
     ("", {"imatrix.chunk_count": "7"}, "importance matrix", "give the model itself"),
     ("controlvector", {}, "control vector", "give the model itself"),
+    ("t5", {}, "encoder-decoder", "decoder layers only"),
+    ("t5encoder", {}, "an encoder", "it can't generate"),
+    ("eagle3", {}, "a draft", "give that model"),
 ]
 
 

@@ -17,16 +17,16 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.reference.tiny_model import write_tiny_model
-from tests.architectures.table import ARCHITECTURES
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
 from tests.engine.talk import check_budget, converse, finish, holds, same, say
 from tests.reference.refused import LOADABLE, write_refused
 
-every_arch = pytest.mark.parametrize("arch", ARCHITECTURES)
-# one of each class: windows, sinks and windows, short convolutions, DeltaNet
-CLASSES = ("gemma3", "gpt-oss", "lfm2", "qwen35")
+# one of each class: windows, sinks and windows, short convolutions, DeltaNet, attention and Mamba
+# in the same layer
+CLASSES = ("gemma3", "gpt-oss", "lfm2", "qwen35", "falcon-h1")
+every_class = pytest.mark.parametrize("arch", CLASSES)
 WORDS = ("the rat and the rest", "on it", "there is a hat in the house", "no", "yes")
 # and how many tokens are written with it
 POLICIES = {None: 600, "scope-slide": 300, "h2o": 300, "streaming-llm": 2000}
@@ -57,7 +57,7 @@ def written(made: Generation) -> list[int | None]:
         return [response.token for response in made]
 
 
-@every_arch
+@every_class
 def test_where_all_fits_it_is_the_full_cache(model: Model) -> None:
     """Also of a policy that has recorded and weighed all along, but had nothing to evict."""
     full = written(generation(model, 90, 60, policy="full"))
@@ -74,7 +74,7 @@ def test_where_all_fits_it_is_the_full_cache(model: Model) -> None:
         assert bounded.stats.evicted == 0
 
 
-@every_arch
+@every_class
 @pytest.mark.parametrize("policy", POLICIES)
 def test_two_thousand_tokens_in_few_cells(model: Model, arch: str, policy: str | None) -> None:
     """Also where the window is larger than the budget. llama.cpp is asked after every token."""
@@ -90,7 +90,7 @@ def test_two_thousand_tokens_in_few_cells(model: Model, arch: str, policy: str |
         assert pos.shape[0] == len(model.cell_layers) and pos.max() == 90 + n - 2
 
 
-@pytest.mark.parametrize("arch", CLASSES)
+@every_class
 @pytest.mark.parametrize("policy", [None, "scope-foresight", "full"])
 def test_going_back_is_as_if_it_had_never_been(
     tiny_arch: Tiny, arch: str, policy: str | None
@@ -114,7 +114,7 @@ def test_going_back_is_as_if_it_had_never_been(
         assert same(found, holds(talk))
 
 
-@pytest.mark.parametrize("arch", CLASSES)
+@every_class
 @pytest.mark.parametrize("policy", [None, "full"])
 def test_a_saved_conversation_goes_on(
     tiny_arch: Tiny, tmp_path: Path, arch: str, policy: str | None
@@ -148,7 +148,7 @@ def test_another_window_is_another_model(tiny_arch: Tiny, tmp_path: Path, arch: 
         Conversation.resume(model, tmp_path / "session")
 
 
-@pytest.mark.parametrize("arch", CLASSES)
+@every_class
 def test_rows_at_once_write_what_they_write_alone(model: Model) -> None:
     """They begin alike: each reads its own prompt, since windows and states can't be cut there."""
     prompt = random_tokens(60)
