@@ -113,6 +113,7 @@ class Report:
             "cells_allocated": stats.cells_allocated,
             "memory_bytes": stats.memory_bytes,
             "kv_bytes": stats.kv_bytes,
+            "fixed_bytes": stats.fixed_bytes,
             "compute_bytes": stats.compute_bytes,
             "query_bytes": stats.query_bytes,
             "selection_bytes": stats.selection_bytes,

@@ -60,6 +60,7 @@ def stats(values: Stats) -> str:
             ("attention loss", f"{values.attention_loss:.2%}"),
             ("memory", format_bytes(values.memory_bytes)),
             ("", f"KV {format_bytes(values.kv_bytes)}"),
+            *[("", f"windows and states {format_bytes(n)}") for n in [values.fixed_bytes] if n],
             ("", f"computing {format_bytes(values.compute_bytes)}"),
             ("", f"queries {format_bytes(values.query_bytes)}"),
             ("", f"choosing {format_bytes(values.selection_bytes)}"),

@@ -47,6 +47,8 @@ class Stats:
         Cells that the sequence may use: the budget.
     cells_allocated, kv_bytes
         Cells that llama.cpp allocated (it rounds up to 256), and the bytes of their K and V.
+    fixed_bytes
+        Sliding windows and recurrent states beside these cells.
     compute_bytes
         llama.cpp's intermediate results, and the logits.
     query_bytes
@@ -73,6 +75,7 @@ class Stats:
     cells_capacity: int = 0
     cells_allocated: int = 0
     kv_bytes: int = 0
+    fixed_bytes: int = 0
     compute_bytes: int = 0
     selection_bytes: int = 0
     evicted: int = 0
@@ -88,7 +91,8 @@ class Stats:
     @property
     def memory_bytes(self) -> int:
         """Bytes of all that belongs to the context: everything but the weights and the texts."""
-        return self.kv_bytes + self.compute_bytes + self.query_bytes + self.selection_bytes
+        cache = self.kv_bytes + self.fixed_bytes
+        return cache + self.compute_bytes + self.query_bytes + self.selection_bytes
 
     @property
     def rows_used(self) -> float:
@@ -201,6 +205,7 @@ def counted(cache: BoundedCache) -> dict[str, Any]:
     stats, found = cache.stats, cache.footprint
     return vars(stats) | {
         "kv_bytes": found.kv,
+        "fixed_bytes": found.fixed,
         "compute_bytes": found.compute,
         "query_bytes": found.queries + stats.query_bytes,
         "selection_bytes": found.selection,

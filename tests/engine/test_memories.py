@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scope_cpp.engine.conversation import Conversation
+from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
@@ -72,6 +73,22 @@ def test_where_all_fits_it_is_the_full_cache(model: Model) -> None:
             assert say(bounded, text) == say(whole, text)
         assert bounded.cache.bounded and not whole.cache.bounded
         assert bounded.stats.evicted == 0
+
+
+@every_class
+def test_a_forecast_is_what_it_takes(model: Model) -> None:
+    settings = Settings(budget=200, n_threads=1, n_threads_batch=1)
+    with Forecast(model) as forecast:
+        found = forecast.of_run(settings, 200, bounded=True)
+    with generation(model, 90, 300, budget=200) as made:
+        *_, last = made
+        stats, cache = last.stats, made.cache
+        assert (stats.kv_bytes, stats.fixed_bytes) == (found.kv, found.fixed)
+        assert cache.footprint.fixed > 0
+        assert stats.memory_bytes <= found.total
+        parts = stats.kv_bytes, stats.fixed_bytes, stats.compute_bytes, stats.query_bytes
+        assert stats.memory_bytes == sum(parts) + stats.selection_bytes
+        assert found.kv + found.fixed == kv_evict.n_bytes(made.context.ptr)
 
 
 @every_class
