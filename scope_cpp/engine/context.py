@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 _MOST_CELLS = 2**31 - 1  # llama.cpp counts them, and positions, in 32 bits
 
+_RECURRENT = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+
 # cells that are copied at once: they pass through main memory
 COPIED_CELLS = 64
 
@@ -273,33 +275,41 @@ class Context(Closable):
             self.share(scratch, seq, stop, start)
             self.remove(scratch)
 
-    def read_state(self, seq: int) -> NDArray[np.uint8]:
-        """Return the cells of a sequence, as llama.cpp saves them.
+    @property
+    def has_states(self) -> bool:
+        """Whether recurrent states are all that there is beside the cells."""
+        return kv_evict.n_cells(self.ptr) > 0 and kv_evict.beside(self.ptr) == (False, True)
+
+    def read_state(self, seq: int, *, recurrent: bool = False) -> NDArray[np.uint8]:
+        """Return what is kept of a sequence, as llama.cpp saves it.
+
+        With `recurrent` its recurrent states only, if it `has_states`.
 
         Raises
         ------
         ScopeError
-            If llama.cpp does not give them.
+            If llama.cpp does not give it.
         """
-        ptr = self.ptr
+        ptr, flags = self.ptr, _RECURRENT if recurrent else 0
         with ptr.lock:
-            buffer = np.empty(llama_cpp.llama_state_seq_get_size(ptr, seq), np.uint8)
-            n = llama_cpp.llama_state_seq_get_data(ptr, _bytes(buffer), buffer.size, seq)
+            buffer = np.empty(llama_cpp.llama_state_seq_get_size_ext(ptr, seq, flags), np.uint8)
+            n = llama_cpp.llama_state_seq_get_data_ext(ptr, _bytes(buffer), buffer.size, seq, flags)
         if n != buffer.size:
             raise ScopeError("llama.cpp gives no state of the sequence: it can't be saved")
         return buffer
 
-    def write_state(self, seq: int, state: NDArray[np.uint8]) -> None:
-        """Replace the cells of a sequence by those of `read_state`.
+    def write_state(self, seq: int, state: NDArray[np.uint8], *, recurrent: bool = False) -> None:
+        """Replace what is kept of a sequence by what `read_state` gave, all or the `recurrent`.
 
         Raises
         ------
         ScopeError
-            If they are of another model, damaged, or have no room.
+            If it is of another model, damaged, or has no room.
         """
         ptr, data = self.ptr, np.ascontiguousarray(state)
+        flags = _RECURRENT if recurrent else 0
         with ptr.lock:
-            n = llama_cpp.llama_state_seq_set_data(ptr, _bytes(data), data.size, seq)
+            n = llama_cpp.llama_state_seq_set_data_ext(ptr, _bytes(data), data.size, seq, flags)
         if n != data.size:
             raise ScopeError("the cells have no room in this context, or are of another model")
 

@@ -48,7 +48,7 @@ class Stats:
     cells_allocated, kv_bytes
         Cells that llama.cpp allocated (it rounds up to 256), and the bytes of their K and V.
     fixed_bytes
-        Sliding windows and recurrent states beside these cells.
+        Sliding windows and recurrent states beside these cells, and copies of states to go back to.
     compute_bytes
         llama.cpp's intermediate results, and the logits.
     query_bytes
@@ -205,7 +205,7 @@ def counted(cache: BoundedCache) -> dict[str, Any]:
     stats, found = cache.stats, cache.footprint
     return vars(stats) | {
         "kv_bytes": found.kv,
-        "fixed_bytes": found.fixed,
+        "fixed_bytes": found.fixed + cache.marks.n_bytes,
         "compute_bytes": found.compute,
         "query_bytes": found.queries + stats.query_bytes,
         "selection_bytes": found.selection,

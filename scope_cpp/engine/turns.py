@@ -86,6 +86,11 @@ class Turn:
         """Position after the last token that was read."""
         return self.start + len(self.tokens)
 
+    @property
+    def tail(self) -> list[int]:
+        """Tokens of the last batch."""
+        return self.tokens[len(self.tokens) - self.n_last :]
+
     def all_regions(self) -> list[Region]:
         """Regions of what was read and of the answer."""
         written = Region("answer", self.index, self.stop, self.stop + self.n_decoded)

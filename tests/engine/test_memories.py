@@ -21,7 +21,7 @@ from scope_cpp.reference.tiny_model import write_tiny_model
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
-from tests.engine.talk import check_budget, converse, finish, holds, same, say
+from tests.engine.talk import check_budget, converse, count_decoded, finish, holds, same, say
 from tests.reference.refused import LOADABLE, write_refused
 
 # one of each class: windows, sinks and windows, short convolutions, DeltaNet, attention and Mamba
@@ -247,3 +247,25 @@ def test_plain_models_share_as_before(tmp_path: Path) -> None:
         assert not model.has_fixed_state
         with engine(model, 2, 300, prefix_cells=100) as made:
             assert made._cells.shares
+
+
+@pytest.mark.parametrize("arch", ["lfm2", "qwen35", "falcon-h1"])
+@pytest.mark.parametrize("change", ["regenerate", "undo", "edit"])
+def test_the_last_turn_is_gone_back_over_without_reading_the_others(
+    tiny_arch: Tiny, monkeypatch: pytest.MonkeyPatch, arch: str, change: str
+) -> None:
+    with converse(tiny_arch(arch=arch), 700, policy=None, n_predict=30) as talk:
+        for text in WORDS[:3]:
+            say(talk, text)
+        turn = talk.cached.turns[-1]
+        lengths = count_decoded(monkeypatch)
+        if change == "undo":
+            talk.undo()
+            assert lengths == [] and talk.cache.n_past == turn.start
+        else:
+            finish(talk, talk.regenerate() if change == "regenerate" else talk.edit(WORDS[3]))
+            # its prompt, once to be there again and once for the logits at its end
+            assert sum(lengths) <= 2 * len(turn.tokens) + 30
+        kept = talk.cache.marks.n_bytes
+        assert 0 < kept <= 2 * talk.cache.footprint.fixed
+        assert talk.stats.fixed_bytes == talk.cache.footprint.fixed + kept

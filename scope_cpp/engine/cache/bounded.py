@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.eviction import HeldCells, Keep
 from scope_cpp.engine.cache.ledger import pooled
+from scope_cpp.engine.cache.marks import States
 from scope_cpp.engine.cache.scorer import ring_size
 from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.context import Context
@@ -49,8 +50,8 @@ class BoundedCache(HeldCells):
 
     Attributes
     ----------
-    n_last
-        Tokens of the last batch that `read` decoded.
+    n_last, last_states
+        Tokens of the last batch that `read` decoded; recurrent states before it, if there are any.
     footprint
         What the context takes, and what choosing among its cells does.
     """
@@ -71,6 +72,7 @@ class BoundedCache(HeldCells):
         super().__init__(context, capacity, seq, whole_cells, n_predict)
         self.decode_policy, self.prefill_policy, self.bounded = decode, prefill, bounded
         self.n_last = 0
+        self.last_states: States | None = None
         self._unread: Sequence[int] = ()
         self._n_chunk = 0
         self.ledger.hold(decode.row)
@@ -271,9 +273,20 @@ class BoundedCache(HeldCells):
                     raise ScopeError(f"all {self.capacity} cells are in use")
                 if reads:
                     self._score_if_due(self.decode_policy, len(chunk))
+                if start == len(tokens):
+                    self.last_states = self.states()
                 self._decode(chunk)
                 self._collect(len(chunk))
             self.n_last = len(chunk)
+
+    def states(self) -> States | None:
+        """Recurrent states as they are now, which can't be cut; ``None`` without any."""
+        if not self.context.has_states:
+            return None
+        last = self.marks.all[-1].states if self.marks.all else None
+        if last is not None and last.n_past == self.n_past:
+            return last
+        return States(self.n_past, self.context.read_state(self.seq, recurrent=True))
 
     def begin_output(self, n_predict: int | None) -> None:
         """End a prompt: all that was read and written so far is the prompt of what follows.

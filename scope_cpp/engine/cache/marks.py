@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.stats import CacheStats
@@ -13,6 +14,15 @@ from scope_cpp.policies.scores.foresight import Asked
 
 # Marks that keep a copy of the scores: two turns of a conversation
 WITH_SCORES = 4
+# Marks that keep recurrent states, of up to some hundred MiB: one turn
+WITH_STATES = 2
+
+
+class States(NamedTuple):
+    """Recurrent states of a sequence as they were after its first `n_past` tokens."""
+
+    n_past: int
+    data: NDArray[np.uint8]
 
 
 @dataclass
@@ -31,6 +41,8 @@ class Mark:
         The prompt's queries that weighed the output after it, if any did.
     intact
         Whether all rows from before it are where they were.
+    states
+        Where recurrent states can't be cut: as they were here, or before the last batch before it.
     """
 
     n_past: int
@@ -39,6 +51,7 @@ class Mark:
     scores: NDArray[Any] | None
     asked: Asked | None = None
     intact: bool = True
+    states: States | None = None
 
 
 @dataclass
@@ -52,6 +65,14 @@ class Marks:
         self.all = list(marks)
         for old in self.all[:-WITH_SCORES]:
             old.scores = old.asked = None
+        for old in self.all[:-WITH_STATES]:
+            old.states = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the recurrent states that are kept."""
+        kept = {id(mark.states): mark.states for mark in self.all if mark.states is not None}
+        return sum(states.data.nbytes for states in kept.values())
 
     def add(self, mark: Mark) -> None:
         """Watch over one more, the last of the sequence."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scope_cpp.engine.cache.marks import Mark
+from scope_cpp.engine.cache.marks import Mark, States
 from scope_cpp.engine.cache.scorer import fixed_window
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.errors import ScopeError
@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from scope_cpp.engine.cache.bounded import BoundedCache
 
 
-def mark(cache: BoundedCache) -> Mark:
-    """Make a mark here; of older ones all but the latest lose their scores."""
+def mark(cache: BoundedCache, states: States | None = None) -> Mark:
+    """Make a mark here; of older ones all but the latest lose their scores.
+
+    Parameters
+    ----------
+    states
+        Recurrent states to go back with, if not those of this point.
+    """
     cache.sync()
     scores = cache.ledger.scores.copy()
     mark = Mark(cache.n_past, cache.counters, replace(cache.stats), scores)
     mark.asked = cache.scorer.foresight.asked
+    mark.states = states or cache.states()
     cache.marks.add(mark)
     return mark
 
@@ -34,7 +41,7 @@ def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> boo
         A mark of this cache.
     again
         The last tokens before the mark, which were decoded as one batch: decode them again,
-        for their logits.
+        for their logits, or because the states of the mark are those before it.
 
     Returns
     -------
@@ -48,7 +55,7 @@ def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> boo
         return False
     n_past = mark.n_past - len(again)
     with whole_step():
-        if not cache.context.remove(cache.seq, n_past):
+        if not _cut(cache, n_past, mark.states):
             return False
         cache.sync()
         cache.n_past = n_past
@@ -124,6 +131,16 @@ def rollback_unselected(cache: BoundedCache, n_tokens: int) -> None:
     if cache.bounded and n_tokens > cache.since:
         raise ScopeError(f"{n_tokens} tokens can't be taken back: a selection weighed them")
     rollback(cache, n_tokens)
+
+
+def _cut(cache: BoundedCache, n_past: int, states: States | None) -> bool:
+    """Take the tokens from a position on away, with recurrent states as they were there."""
+    if cache.context.remove(cache.seq, n_past):
+        return True
+    if states is None or states.n_past != n_past:
+        return False
+    cache.context.write_state(cache.seq, states.data, recurrent=True)
+    return cache.context.remove(cache.seq, n_past)
 
 
 def _has_window(cache: BoundedCache) -> bool:

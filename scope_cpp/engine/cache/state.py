@@ -96,7 +96,7 @@ def restore(cache: BoundedCache, state: CacheState) -> None:
         cache.stats = replace(state.stats)
         for mark, was in state.marks:
             mark.intact, mark.scores = was.intact, was.scores
-            mark.asked = was.asked
+            mark.asked, mark.states = was.asked, was.states
         cache.marks.keep([mark for mark, _ in state.marks])
         cache.scorer.foresight.asked = state.asked
 
