@@ -87,6 +87,7 @@ class Forecast:
         n_recorded: int = 0,
         n_parallel: int = 1,
         n_resting: int = 0,
+        n_states: int = 0,
     ) -> Footprint:
         """Return what a context of the user's settings would take.
 
@@ -102,6 +103,8 @@ class Forecast:
             Queries to record of each sequence that is written, beyond those of the policies.
         n_parallel, n_resting
             Sequences that are written at once, and others that lie in the cache.
+        n_states
+            Copies of a text's recurrent states that are kept, where the model has some.
         """
         alone = bounded and n_parallel == 1
         params = attention.resolve(settings, self.model, bounded=alone).context_params(n_cells)
@@ -109,12 +112,17 @@ class Forecast:
             params = replace(params, n_seq_max=sequences(n_parallel, n_resting))
         params = replace(params, n_slots=n_parallel)
         if not bounded:
-            return self.of(params, None)
+            return self._with_states(self.of(params, None), n_states)
         decode, prefill = settings.policies()
         reads = prefill.needs_scores or decode.reads_prompt
         ring = max(n_recorded, ring_size(decode, prefill, reads, n_cells))
         use = Use(decode, prefill, ring, settings.granularity == "cell", n_parallel)
-        return self.of(params, use)
+        return self._with_states(self.of(params, use), n_states)
+
+    def _with_states(self, found: Footprint, n_states: int) -> Footprint:
+        if not (n_states and self.model.is_hybrid):
+            return found
+        return replace(found, fixed=found.fixed * (1 + n_states))
 
     def taken(
         self,
@@ -124,6 +132,7 @@ class Forecast:
         n_recorded: int = 0,
         n_parallel: int = 1,
         n_resting: int = 0,
+        n_states: int = 0,
     ) -> Callable[[int], int]:
         """Return what tells the bytes that so many cells take.
 
@@ -131,7 +140,7 @@ class Forecast:
 
         Parameters
         ----------
-        settings, n_recorded, n_parallel, n_resting
+        settings, n_recorded, n_parallel, n_resting, n_states
             See `of_run`.
         full
             Cells from which on nothing is evicted; ``None`` if there is no such number.
@@ -147,6 +156,7 @@ class Forecast:
                 n_recorded=n_recorded,
                 n_parallel=n_parallel,
                 n_resting=n_resting,
+                n_states=n_states,
             )
             return self.where_cells_lie(found, settings)
 

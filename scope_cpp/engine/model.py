@@ -206,6 +206,12 @@ class Model(Closable):
         return int(stated or (self.n_embd // self.n_head if self.n_head else 0))
 
     @property
+    def is_hybrid(self) -> bool:
+        """Whether some layers attend and others have a recurrent state, and none a window."""
+        ptr = self.ptr
+        return bool(llama_cpp.llama_model_is_hybrid(ptr)) and not llama_cpp.llama_model_n_swa(ptr)
+
+    @property
     def has_fixed_state(self) -> bool:
         """Whether it remembers by more than cells: by windows or by recurrent states."""
         ptr = self.ptr

@@ -15,6 +15,7 @@ from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.sizes import CHAT_QUERIES
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from scope_cpp.reference.tiny_model import write_tiny_model
@@ -266,6 +267,10 @@ def test_the_last_turn_is_gone_back_over_without_reading_the_others(
             finish(talk, talk.regenerate() if change == "regenerate" else talk.edit(WORDS[3]))
             # its prompt, once to be there again and once for the logits at its end
             assert sum(lengths) <= 2 * len(turn.tokens) + 30
+        with Forecast(talk.model) as forecast:
+            run = {"n_recorded": CHAT_QUERIES, "n_states": 2}
+            found = forecast.of_run(talk.settings, 700, bounded=True, **run)
+        assert talk.stats.memory_bytes <= found.total
         kept = talk.cache.marks.n_bytes
         assert 0 < kept <= 2 * talk.cache.footprint.fixed
         assert talk.stats.fixed_bytes == talk.cache.footprint.fixed + kept
