@@ -25,6 +25,7 @@ from scope_cpp.bench.report import COLUMNS, FORMATS, render
 from scope_cpp.bench.request import Request
 from scope_cpp.bench.row import Compute
 from scope_cpp.bench.run import Outcome
+from tests.conftest import Tiny
 
 from .conftest import Run, assert_refused, spawn
 
@@ -249,6 +250,12 @@ def test_wrong_requests(run: Run, tiny: Path, args: list[str], phrase: str) -> N
     if args[0] == "--plot":
         pytest.importorskip("matplotlib")
     assert_refused(bench(run, tiny, *args), 2, phrase)
+
+
+@pytest.mark.parametrize("arch", ["gemma3", "qwen35", "mamba"])
+def test_models_that_do_not_go_back(run: Run, tiny_arch: Tiny, arch: str) -> None:
+    result = run("bench", tiny_arch(arch=arch), "-d", 300, "--budget", 200)
+    assert_refused(result, 1, "take the times of scope generate --json")
 
 
 def test_a_file_that_is_no_model(run: Run, tmp_path: Path) -> None:
