@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scope_cpp.engine import logs, trial
 from scope_cpp.engine.context import Context
@@ -33,6 +33,13 @@ CUT = "\ufdd0"  # a noncharacter, which Unicode keeps for use within a program
 _NO_TOKEN = -1
 _MOST_PIECE = 64  # bytes of nearly every token
 _MAX_NAMED = 8  # characters named in one message
+
+
+class _Memory(NamedTuple):
+    """Layers with cells that can be chosen; windows and recurrent states beside them."""
+
+    layers: tuple[CellLayer, ...] = ()
+    beside: tuple[bool, bool] = (False, False)
 
 
 class Model(Closable):
@@ -69,7 +76,6 @@ class Model(Closable):
         free = partial(llama_cpp.llama_model_free, address)
         self._pointer = ptr = own(Pointer(address), free)
         self._vocab: Pointer | None = part(llama_cpp.llama_model_get_vocab(ptr), ptr)
-        self._cell_layers: tuple[CellLayer, ...] | None = None
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.n_layer = int(llama_cpp.llama_model_n_layer(ptr))
         self.n_embd = int(llama_cpp.llama_model_n_embd(ptr))
@@ -206,45 +212,45 @@ class Model(Closable):
         return int(stated or (self.n_embd // self.n_head if self.n_head else 0))
 
     @property
-    def is_hybrid(self) -> bool:
-        """Whether some layers attend and others have a recurrent state, and none a window."""
-        ptr = self.ptr
-        return bool(llama_cpp.llama_model_is_hybrid(ptr)) and not llama_cpp.llama_model_n_swa(ptr)
-
-    @property
     def has_fixed_state(self) -> bool:
         """Whether it remembers by more than cells: by windows or by recurrent states."""
-        ptr = self.ptr
-        recurrent = llama_cpp.llama_model_is_recurrent(ptr) or llama_cpp.llama_model_is_hybrid(ptr)
-        return bool(recurrent) or int(llama_cpp.llama_model_n_swa(ptr)) > 0
+        return any(self._memory.beside)
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether some layers attend and others have a recurrent state, and none a window."""
+        return bool(self._memory.layers) and self._memory.beside == (False, True)
 
     @property
     def cell_layers(self) -> tuple[CellLayer, ...]:
         """The layers in which a cell of the cache has rows.
 
-        Where windows or recurrent states belong to the memory, llama.cpp is asked, once: a layer
-        that has these only has no rows. Where it has no cells that can be chosen, all that attend.
+        A layer that has a window or a recurrent state only has none. Where there are no cells that
+        can be chosen, it is all layers that attend.
         """
-        if self._cell_layers is None:
-            found = self._ask_cell_layers() if self.has_fixed_state else ()
-            sizes = self.head_dim_k, self.head_dim_v
-            self._cell_layers = found or tuple(
-                CellLayer(layer, n, *sizes) for layer, n in enumerate(self.n_head_kv_by_layer) if n
-            )
-        return self._cell_layers
+        sizes = self.head_dim_k, self.head_dim_v
+        return self._memory.layers or tuple(
+            CellLayer(layer, n, *sizes) for layer, n in enumerate(self.n_head_kv_by_layer) if n
+        )
 
-    def _ask_cell_layers(self) -> tuple[CellLayer, ...]:
-        """As a context has them; none if there can be no context."""
+    @cached_property
+    def _memory(self) -> _Memory:
+        """What llama.cpp says of the memory, where it may have more than cells."""
+        ptr = self.ptr
+        recurrent = llama_cpp.llama_model_is_recurrent(ptr) or llama_cpp.llama_model_is_hybrid(ptr)
+        if not recurrent and llama_cpp.llama_model_n_swa(ptr) <= 0:
+            return _Memory()
         with ExitStack() as stack:
             twin = self if self.no_alloc else stack.enter_context(self.unallocated())
             try:
                 context = stack.enter_context(Context(twin, ContextParams(CELLS_MULTIPLE)))
             except ScopeError:
-                return ()
+                return _Memory()
             ptr = context.ptr
             n, k = kv_evict.n_head_kv(ptr), kv_evict.head_size(ptr)
             v = kv_evict.head_size(ptr, values=True)
-            return tuple(CellLayer(i, n, k, v) for i in kv_evict.layer_ids(ptr).tolist())
+            layers = tuple(CellLayer(i, n, k, v) for i in kv_evict.layer_ids(ptr).tolist())
+            return _Memory(layers, kv_evict.beside(ptr))
 
     @property
     def n_ff(self) -> int:

@@ -18,7 +18,6 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.sizes import CHAT_QUERIES
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
-from scope_cpp.reference.tiny_model import write_tiny_model
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
@@ -243,11 +242,14 @@ def test_what_was_asked_by_hand_is_refused(tmp_path: Path, fields: dict[str, Any
                 open_it()
 
 
-def test_plain_models_share_as_before(tmp_path: Path) -> None:
-    with Model.load(write_tiny_model(tmp_path / "m.gguf")) as model:
-        assert not model.has_fixed_state
-        with engine(model, 2, 300, prefix_cells=100) as made:
-            assert made._cells.shares
+def test_plain_models_share_as_before(tiny_arch: Tiny) -> None:
+    """Also one whose file names a window that llama.cpp does not use."""
+    for path in (tiny_arch(arch="llama"), tiny_arch(arch="exaone4", attention__sliding_window=32)):
+        with Model.load(path) as model:
+            assert not model.has_fixed_state and not model.is_hybrid
+            assert [one.layer for one in model.cell_layers] == [0, 1, 2, 3]
+            with engine(model, 2, 300, prefix_cells=100) as made:
+                assert made._cells.shares
 
 
 @pytest.mark.parametrize("arch", ["lfm2", "qwen35", "falcon-h1"])
