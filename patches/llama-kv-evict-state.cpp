@@ -23,8 +23,9 @@ namespace {
 
 constexpr uint32_t STATE_MAGIC = 0x4556454b; // "KEVE"
 
-// increased whenever what is written changes; it was the ABI's version up to 4
-constexpr uint32_t STATE_FORM = 5;
+// increased whenever what is written changes; it was the ABI's version up to 4. (windows and recurrent states came since:
+// of models that had no states before)
+constexpr uint32_t STATE_FORM = 4;
 
 struct state_header {
     uint32_t magic = STATE_MAGIC;

@@ -31,7 +31,7 @@ def _known_reason(cause: str) -> str | None:
     if "unknown model architecture" in cause:
         name = cause.rpartition(": ")[2].strip("'")  # of two lines only the first is there
         return (
-            f"this build of llama.cpp does not support the architecture {name!r}: give another "
+            f"this build of llama.cpp does not support the architecture '{name}': give another "
             "model, or update scope-cpp"
         )
     if "not within the file bounds" in cause:

@@ -18,7 +18,7 @@ from scope_cpp.native.lifetime import Pointer
 
 ABI = 6
 # STATE_FORM of llama-kv-evict-state.cpp: what a saved sequence looks like
-STATE_FORM = 5
+STATE_FORM = 4
 # enum llama_kv_evict_beside
 WINDOWS, STATES = 1, 2
 SHARED = -23

@@ -24,7 +24,7 @@ def test_a_working_installation(run: Run) -> None:
     assert [check["ok"] for check in got["checks"]] == [True] * 4
     assert {device["kind"] for device in got["devices"]} >= {"CPU"}
     assert got["bindings"] == "0.3.36"
-    assert got["abi"] == 5
+    assert got["abi"] == 6
     assert "CPU" in got["cpu"]
     assert Path(got["library"]).is_dir()
 

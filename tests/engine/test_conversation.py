@@ -222,7 +222,7 @@ def test_kept_tells_which_positions_are_there(tiny: Tiny) -> None:
             assert marks.shape == (talk.cache.n_past,)
             assert np.flatnonzero(marks).tolist() == sorted(rows[layer, head])
         for layer, head in [(2, 0), (0, 2), (-1, 0)]:
-            with pytest.raises(UsageError, match="layers are 0 to 1, KV heads 0 to 1"):
+            with pytest.raises(UsageError, match="layers with a cache are 0, 1, KV heads 0 to 1"):
                 talk.kept(layer, head)
 
 

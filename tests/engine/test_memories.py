@@ -169,13 +169,14 @@ def test_another_window_is_another_model(tiny_arch: Tiny, tmp_path: Path, arch: 
 def test_rows_at_once_write_what_they_write_alone(model: Model) -> None:
     """They begin alike: each reads its own prompt, since windows and states can't be cut there."""
     prompt = random_tokens(60)
+    exact = {"type_k": "f32", "type_v": "f32"}  # a batch of several tokens rounds otherwise
     rows = [
-        request(prompt + random_tokens(5 + i, seed=i), 80, budget=budget, policy=policy)
+        request(prompt + random_tokens(5 + i, seed=i), 80, budget=budget, policy=policy, **exact)
         for i, (policy, budget) in enumerate(
             [(None, 100), ("h2o", 90), ("full", None), (None, None)]
         )
     ]
-    with engine(model, 3, 600, prefix_cells=200) as made:
+    with engine(model, 3, 600, prefix_cells=200, **exact) as made:
         said = run(made, rows)
         assert made.cells_used() == 0 and not made._cells.shares
     for row, events in zip(rows, said, strict=True):
