@@ -5,21 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scope_cpp.engine import logs, trial
-from scope_cpp.engine.context import Context
-from scope_cpp.engine.context_params import CELLS_MULTIPLE, SPLIT_MODES, ContextParams
+from scope_cpp.engine.context_params import CELLS_MULTIPLE, SPLIT_MODES
 from scope_cpp.engine.gguf_header import Header, read_header
 from scope_cpp.engine.kv_types import CellLayer
 from scope_cpp.engine.load_failure import load_failure
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
-from scope_cpp.native.lifetime import Closable, Pointer, own, part
+from scope_cpp.native.lifetime import Closable, Pointer, begin_computing, own, part
 
 _LOAD_MODES = {  # (use_mmap, use_mlock): enum llama_load_mode; AUTO maps where devices allow it
     (True, False): "LLAMA_LOAD_MODE_AUTO",
@@ -40,6 +38,23 @@ class _Memory(NamedTuple):
 
     layers: tuple[CellLayer, ...] = ()
     beside: tuple[bool, bool] = (False, False)
+
+
+def _ask_memory(model: Pointer) -> _Memory:
+    """As a context of a model without memory has it; nothing if there can be none."""
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.kv_unified, params.swa_full = CELLS_MULTIPLE, True, False
+    begin_computing()
+    ctx = llama_cpp.llama_init_from_model(model, params)
+    if not ctx:
+        return _Memory()
+    try:
+        n, k = kv_evict.n_head_kv(ctx), kv_evict.head_size(ctx)
+        v = kv_evict.head_size(ctx, values=True)
+        layers = tuple(CellLayer(i, n, k, v) for i in kv_evict.layer_ids(ctx).tolist())
+        return _Memory(layers, kv_evict.beside(ctx))
+    finally:
+        llama_cpp.llama_free(ctx)
 
 
 class Model(Closable):
@@ -240,17 +255,10 @@ class Model(Closable):
         recurrent = llama_cpp.llama_model_is_recurrent(ptr) or llama_cpp.llama_model_is_hybrid(ptr)
         if not recurrent and llama_cpp.llama_model_n_swa(ptr) <= 0:
             return _Memory()
-        with ExitStack() as stack:
-            twin = self if self.no_alloc else stack.enter_context(self.unallocated())
-            try:
-                context = stack.enter_context(Context(twin, ContextParams(CELLS_MULTIPLE)))
-            except ScopeError:
-                return _Memory()
-            ptr = context.ptr
-            n, k = kv_evict.n_head_kv(ptr), kv_evict.head_size(ptr)
-            v = kv_evict.head_size(ptr, values=True)
-            layers = tuple(CellLayer(i, n, k, v) for i in kv_evict.layer_ids(ptr).tolist())
-            return _Memory(layers, kv_evict.beside(ptr))
+        if self.no_alloc:
+            return _ask_memory(ptr)
+        with self.unallocated() as twin:
+            return _ask_memory(twin.ptr)
 
     @property
     def n_ff(self) -> int:
