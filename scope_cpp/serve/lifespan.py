@@ -183,7 +183,8 @@ class Service:
         self._loop.call_later(seconds, self._cut)
 
     def _cut(self) -> None:
-        assert self._loop is not None
+        if self._loop is None:
+            return  # it has ended within its grace
         self._worker.cut()
         self._loop.call_later(_LAST_SECONDS, self._http.hang_up)
 
