@@ -78,7 +78,8 @@ class Conversation(Closable):
     UsageError
         If a setting is wrong.
     ScopeError
-        If the model's cache can't be bounded, or the system prompt has no room.
+        If a policy or a budget asks for what the model's cache can't do, or the system prompt has
+        no room.
 
     Attributes
     ----------

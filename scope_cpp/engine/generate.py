@@ -289,7 +289,8 @@ class Generation(Closable):
     UsageError
         If the prompt is empty, messages have no template, or a setting is wrong.
     ScopeError
-        If the model's cache can't be bounded, before anything is allocated.
+        If the model's cache can't be bounded although a policy or a budget asks for it, before
+        anything is allocated. Without either it runs with the full cache, and `warn` says so.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ because with flat attention no eviction would change much and a test of it would
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from gguf.quants import quantize
 
 F32 = npt.NDArray[np.float32]
+Value = bool | int | float | str | Sequence[bool] | Sequence[int] | Sequence[float]
 
 ARCHITECTURES = ("llama", "mistral3", "qwen2", "qwen3", "phi3")
 
@@ -132,7 +133,7 @@ def write_tiny_model(path: str | Path, **fields: Any) -> Path:
     if model.chat_template is not None:
         writer.add_chat_template(model.chat_template)
     for key, value in model.metadata:
-        _add_value(writer, key, value)
+        add_value(writer, key, value)
     for name, weights in _tensors(model, n_vocab):
         _add_tensor(writer, name, weights, matrix_type)
     write_file(writer)
@@ -179,15 +180,18 @@ def add_vocabulary(writer: GGUFWriter, n_min: int = 0) -> int:
     return len(tokens)
 
 
-def _add_value(writer: GGUFWriter, key: str, value: bool | int | float | str) -> None:
+def add_value(writer: GGUFWriter, key: str, value: Value) -> None:
+    """Add a key of the metadata, of the type that its value has."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     elif isinstance(value, float):
         writer.add_float32(key, value)
-    else:
+    elif isinstance(value, str):
         writer.add_string(key, value)
+    else:
+        writer.add_array(key, list(value))
 
 
 def _add_shape(writer: GGUFWriter, model: TinyModel) -> None:

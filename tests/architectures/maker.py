@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter, LlamaFileType
 
-from scope_cpp.reference.tiny_model import add_vocabulary, write_file
+from scope_cpp.reference.tiny_model import Value, add_value, add_vocabulary, write_file
 from tests.architectures.layout import tensor_shapes
-from tests.architectures.table import ARCHITECTURES, PLAIN, SEEDS, Value
+from tests.architectures.table import ARCHITECTURES, PLAIN, SEEDS
 from tests.architectures.weights import output_weights, random_weights
 
 _QUANTIZED_ONLY = r"\.(input_)?scale$"  # scales that tensors of some types have besides
@@ -42,7 +42,7 @@ def write_architecture(
     def describe(writer: GGUFWriter) -> None:
         writer.add_file_type(LlamaFileType.ALL_F32)
         for key, value in metadata.items():
-            _add(writer, key if key.startswith(_UNPREFIXED) else f"{file_arch}.{key}", value)
+            add_value(writer, key if key.startswith(_UNPREFIXED) else f"{file_arch}.{key}", value)
         add_vocabulary(writer, entry.n_vocab)
 
     shapes = {
@@ -68,16 +68,3 @@ def _wanted(name: str, omit: str, keep: str) -> bool:
     if keep and re.search(keep, name):
         return True
     return not re.search(f"{_QUANTIZED_ONLY}|{omit}" if omit else _QUANTIZED_ONLY, name)
-
-
-def _add(writer: GGUFWriter, key: str, value: Value) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, list(value))

@@ -6,10 +6,11 @@ their shapes, so nothing of them stands here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Value = bool | int | float | str | Sequence[bool] | Sequence[int] | Sequence[float]
+from scope_cpp.reference.tiny_model import Value
+
 Keys = Mapping[str, Value]
 
 WINDOW = 32  # shorter than every text of the tests

@@ -27,8 +27,9 @@ Written by `python -m tests.architectures.verdicts --write` from what scope-cpp 
 random model of every architecture that its llama.cpp knows; do not edit. A test keeps it true.
 
 *Bounded*: the cells of the cache are freed by a policy, within a budget. *Full cache only*: the
-model runs with `--policy full`, for the reason that is given. *Refused*: no command runs it. A name
-with a suffix, such as `olmo2-windowed`, is a variant of the architecture before the suffix.
+model runs, and its cache grows with the text, for the reason that is given. *Refused*: no command
+runs it. A name with a suffix, such as `olmo2-windowed`, is a variant of the architecture before the
+suffix.
 """
 
 

@@ -141,7 +141,7 @@ class ParallelEngine(Closable):
         UsageError
             If the request is wrong, needs more cells than there are, or the key is in use.
         ScopeError
-            If the model's cache can't be bounded.
+            If the model's cache can't be bounded although a policy or a budget asks for it.
         """
         with self._turn:
             self.check_open()
