@@ -177,14 +177,15 @@ class Service:
         self._drain(0)
 
     def _drain(self, seconds: float) -> None:
-        assert self._loop is not None
+        if self._loop is None:
+            return  # it has ended already
         self._worker.drain()
         self._http.should_exit = True
         self._loop.call_later(seconds, self._cut)
 
     def _cut(self) -> None:
         if self._loop is None:
-            return  # it has ended within its grace
+            return  # it has ended already, within its grace
         self._worker.cut()
         self._loop.call_later(_LAST_SECONDS, self._http.hang_up)
 
