@@ -211,12 +211,13 @@ class CachedTurns(Closable):
         cache.read(turn.tokens, size, make_room)
         cache.begin_output(self._longest(0))
         turn.n_last = cache.n_last
-        turn.after = rewind.mark(cache, cache.last_states)
+        turn.after = rewind.mark(cache, cache.last_beside)
 
     def read_again(self) -> None:
         """Compute the logits at the end of the last prompt once more."""
         turn = self.turns[-1]
-        if turn.after is None or not rewind.return_to(self.cache, turn.after, turn.tail):
+        mark = turn.after
+        if mark is None or not rewind.return_to(self.cache, mark, turn.tail, logits=True):
             self._read_anew(self.turns)
 
     def _hold(self) -> None:
@@ -323,12 +324,11 @@ class CachedTurns(Closable):
         """Forget all from turn `k` on, or only what came after its prompt."""
         turn = self.turns[k]
         mark = turn.after if keep_prompt else turn.before
-        # recurrent states are known before the last batch of a prompt
-        again = turn.tail if keep_prompt and mark and mark.states else []
+        tail = turn.tail if keep_prompt else []
         rest = self.turns[: k + keep_prompt]
         if keep_prompt:
             turn.forget_answer()
-        if mark is None or not rewind.return_to(self.cache, mark, again):
+        if mark is None or not rewind.return_to(self.cache, mark, tail):
             self._read_anew(rest)
         self.turns = rest
 

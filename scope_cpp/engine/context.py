@@ -27,7 +27,8 @@ Result = TypeVar("Result")
 
 _MOST_CELLS = 2**31 - 1  # llama.cpp counts them, and positions, in 32 bits
 
-_RECURRENT = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+# what lies beside the cells: windows, recurrent states, or both
+_BESIDE = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 # cells that are copied at once: they pass through main memory
 COPIED_CELLS = 64
@@ -276,21 +277,22 @@ class Context(Closable):
             self.remove(scratch)
 
     @property
-    def has_states(self) -> bool:
-        """Whether recurrent states are all that there is beside the cells."""
-        return kv_evict.n_cells(self.ptr) > 0 and kv_evict.beside(self.ptr) == (False, True)
+    def has_beside(self) -> bool:
+        """Whether windows or recurrent states lie beside the cells."""
+        return kv_evict.n_cells(self.ptr) > 0 and any(kv_evict.beside(self.ptr))
 
-    def read_state(self, seq: int, *, recurrent: bool = False) -> NDArray[np.uint8]:
+    def read_state(self, seq: int, *, beside: bool = False) -> NDArray[np.uint8]:
         """Return what is kept of a sequence, as llama.cpp saves it.
 
-        With `recurrent` its recurrent states only, if it `has_states`.
+        With `beside` only what lies beside its cells, if it `has_beside`: the tokens that are in
+        the window, and recurrent states.
 
         Raises
         ------
         ScopeError
             If llama.cpp does not give it.
         """
-        ptr, flags = self.ptr, _RECURRENT if recurrent else 0
+        ptr, flags = self.ptr, _BESIDE if beside else 0
         with ptr.lock:
             buffer = np.empty(llama_cpp.llama_state_seq_get_size_ext(ptr, seq, flags), np.uint8)
             n = llama_cpp.llama_state_seq_get_data_ext(ptr, _bytes(buffer), buffer.size, seq, flags)
@@ -298,16 +300,46 @@ class Context(Closable):
             raise ScopeError("llama.cpp gives no state of the sequence: it can't be saved")
         return buffer
 
-    def write_state(self, seq: int, state: NDArray[np.uint8], *, recurrent: bool = False) -> None:
-        """Replace what is kept of a sequence by what `read_state` gave, all or the `recurrent`.
+    def state_bytes(self, seq: int) -> int:
+        """Bytes of what `read_state` returns."""
+        ptr = self.ptr
+        with ptr.lock:
+            return int(llama_cpp.llama_state_seq_get_size_ext(ptr, seq, 0))
+
+    def write_state(self, seq: int, state: NDArray[np.uint8]) -> None:
+        """Replace what is kept of a sequence by all that `read_state` gave.
 
         Raises
         ------
         ScopeError
             If it is of another model, damaged, or has no room.
         """
+        self._write(seq, state, 0)
+
+    def return_to(self, seq: int, n: int, beside: NDArray[np.uint8]) -> None:
+        """Take all but the first `n` tokens of a sequence away, whatever lay beside them since.
+
+        Parameters
+        ----------
+        seq
+            Its cells of these tokens are there still, or some of them.
+        n
+            Tokens.
+        beside
+            What `read_state` gave of what lies beside the cells, after so many tokens.
+
+        Raises
+        ------
+        ScopeError
+            As `write_state`.
+        """
+        self._write(seq, beside, _BESIDE)
+        ptr = self.ptr
+        with ptr.lock:
+            llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(ptr), seq, n, -1)
+
+    def _write(self, seq: int, state: NDArray[np.uint8], flags: int) -> None:
         ptr, data = self.ptr, np.ascontiguousarray(state)
-        flags = _RECURRENT if recurrent else 0
         with ptr.lock:
             n = llama_cpp.llama_state_seq_set_data_ext(ptr, _bytes(data), data.size, seq, flags)
         if n != data.size:

@@ -87,7 +87,7 @@ class Forecast:
         n_recorded: int = 0,
         n_parallel: int = 1,
         n_resting: int = 0,
-        n_states: int = 0,
+        n_beside: int = 0,
     ) -> Footprint:
         """Return what a context of the user's settings would take.
 
@@ -103,8 +103,8 @@ class Forecast:
             Queries to record of each sequence that is written, beyond those of the policies.
         n_parallel, n_resting
             Sequences that are written at once, and others that lie in the cache.
-        n_states
-            Copies of a text's recurrent states that are kept, where the model has some.
+        n_beside
+            Copies of a text's windows and recurrent states that are kept, where the model has some.
         """
         alone = bounded and n_parallel == 1
         params = attention.resolve(settings, self.model, bounded=alone).context_params(n_cells)
@@ -112,17 +112,18 @@ class Forecast:
             params = replace(params, n_seq_max=sequences(n_parallel, n_resting))
         params = replace(params, n_slots=n_parallel)
         if not bounded:
-            return self._with_states(self.of(params, None), n_states)
+            return self._with_copies(self.of(params, None), n_beside)
         decode, prefill = settings.policies()
         reads = prefill.needs_scores or decode.reads_prompt
         ring = max(n_recorded, ring_size(decode, prefill, reads, n_cells))
         use = Use(decode, prefill, ring, settings.granularity == "cell", n_parallel)
-        return self._with_states(self.of(params, use), n_states)
+        return self._with_copies(self.of(params, use), n_beside)
 
-    def _with_states(self, found: Footprint, n_states: int) -> Footprint:
-        if not (n_states and self.model.is_hybrid):
+    def _with_copies(self, found: Footprint, n_beside: int) -> Footprint:
+        """Add copies of what lies beside the cells; a window has room for more than is copied."""
+        if not self.model.has_beside:
             return found
-        return replace(found, fixed=found.fixed * (1 + n_states))
+        return replace(found, fixed=found.fixed * (1 + n_beside))
 
     def taken(
         self,
@@ -132,7 +133,7 @@ class Forecast:
         n_recorded: int = 0,
         n_parallel: int = 1,
         n_resting: int = 0,
-        n_states: int = 0,
+        n_beside: int = 0,
     ) -> Callable[[int], int]:
         """Return what tells the bytes that so many cells take.
 
@@ -140,7 +141,7 @@ class Forecast:
 
         Parameters
         ----------
-        settings, n_recorded, n_parallel, n_resting, n_states
+        settings, n_recorded, n_parallel, n_resting, n_beside
             See `of_run`.
         full
             Cells from which on nothing is evicted; ``None`` if there is no such number.
@@ -156,7 +157,7 @@ class Forecast:
                 n_recorded=n_recorded,
                 n_parallel=n_parallel,
                 n_resting=n_resting,
-                n_states=n_states,
+                n_beside=n_beside,
             )
             return self.where_cells_lie(found, settings)
 

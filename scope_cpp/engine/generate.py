@@ -48,7 +48,7 @@ class Stats:
     cells_allocated, kv_bytes
         Cells that llama.cpp allocated (it rounds up to 256), and the bytes of their K and V.
     fixed_bytes
-        Sliding windows and recurrent states beside these cells, and copies of states to go back to.
+        Sliding windows and recurrent states beside these cells, and copies of them to go back to.
     compute_bytes
         llama.cpp's intermediate results, and the logits.
     query_bytes

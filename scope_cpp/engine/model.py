@@ -232,9 +232,9 @@ class Model(Closable):
         return any(self._memory.beside)
 
     @property
-    def is_hybrid(self) -> bool:
-        """Whether some layers attend and others have a recurrent state, and none a window."""
-        return bool(self._memory.layers) and self._memory.beside == (False, True)
+    def has_beside(self) -> bool:
+        """Whether windows or recurrent states lie beside cells that can be chosen."""
+        return bool(self._memory.layers) and self.has_fixed_state
 
     @property
     def cell_layers(self) -> tuple[CellLayer, ...]:

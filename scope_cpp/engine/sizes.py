@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from scope_cpp.engine import budget as dial
-from scope_cpp.engine.cache.marks import WITH_STATES
+from scope_cpp.engine.cache.marks import WITH_BESIDE
 from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.memory import free_memory
@@ -197,7 +197,7 @@ def conversation_cells(settings: Settings, model: Model) -> int:
             parsed,
             n_prompt=0,
             n_predict=most,
-            taken=forecast.taken(settings, n_recorded=CHAT_QUERIES, n_states=WITH_STATES),
+            taken=forecast.taken(settings, n_recorded=CHAT_QUERIES, n_beside=WITH_BESIDE),
             free_memory=free_memory(gpu=settings.offload_kqv and model.offloaded),
         )
 

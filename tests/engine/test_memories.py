@@ -21,7 +21,16 @@ from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
-from tests.engine.talk import check_budget, converse, count_decoded, finish, holds, same, say
+from tests.engine.talk import (
+    check_budget,
+    converse,
+    count_decoded,
+    finish,
+    holds,
+    same,
+    say,
+    script,
+)
 from tests.reference.refused import LOADABLE, write_refused
 
 # one of each class: windows, sinks and windows, short convolutions, DeltaNet, attention and Mamba
@@ -247,33 +256,88 @@ def test_plain_models_share_as_before(tiny_arch: Tiny) -> None:
     """Also one whose file names a window that llama.cpp does not use."""
     for path in (tiny_arch(arch="llama"), tiny_arch(arch="exaone4", attention__sliding_window=32)):
         with Model.load(path) as model:
-            assert not model.has_fixed_state and not model.is_hybrid
+            assert not model.has_fixed_state and not model.has_beside
             assert [one.layer for one in model.cell_layers] == [0, 1, 2, 3]
             with engine(model, 2, 300, prefix_cells=100) as made:
                 assert made._cells.shares
 
 
-@pytest.mark.parametrize("arch", ["lfm2", "qwen35", "falcon-h1"])
-@pytest.mark.parametrize("change", ["regenerate", "undo", "edit"])
+LONG = {"n_ubatch": 32, "sampling": SamplingParams(temp=0, ignore_eos=True)}
+
+
+@every_class
 def test_the_last_turn_is_gone_back_over_without_reading_the_others(
-    tiny_arch: Tiny, monkeypatch: pytest.MonkeyPatch, arch: str, change: str
+    tiny_arch: Tiny, monkeypatch: pytest.MonkeyPatch, arch: str
 ) -> None:
-    with converse(tiny_arch(arch=arch), 700, policy=None, n_predict=30) as talk:
-        for text in WORDS[:3]:
+    """However far it went: the window and the states at its beginning are kept."""
+    path = tiny_arch(arch=arch)
+    with converse(path, 1000, policy=None, n_predict=30, **LONG) as talk:
+        for text in WORDS[:2]:
             say(talk, text)
-        turn = talk.cached.turns[-1]
         lengths = count_decoded(monkeypatch)
-        if change == "undo":
-            talk.undo()
-            assert lengths == [] and talk.cache.n_past == turn.start
-        else:
-            finish(talk, talk.regenerate() if change == "regenerate" else talk.edit(WORDS[3]))
-            # its prompt, once to be there again and once for the logits at its end
-            assert sum(lengths) <= 2 * len(turn.tokens) + 30
+        ways = (lambda: talk.ask(WORDS[2])), talk.regenerate, (lambda: talk.edit(WORDS[3]))
+        for change, n in zip(ways, (260, 260, 20), strict=True):
+            lengths.clear()
+            talk.n_predict = n
+            assert len(finish(talk, change())) == n
+            # its prompt, and what it wrote
+            assert sum(lengths) <= len(talk.cached.turns[-1].tokens) + n
         with Forecast(talk.model) as forecast:
-            run = {"n_recorded": CHAT_QUERIES, "n_states": 2}
-            found = forecast.of_run(talk.settings, 700, bounded=True, **run)
+            run = {"n_recorded": CHAT_QUERIES, "n_beside": 2}
+            found = forecast.of_run(talk.settings, 1000, bounded=True, **run)
         assert talk.stats.memory_bytes <= found.total
         kept = talk.cache.marks.n_bytes
         assert 0 < kept <= 2 * talk.cache.footprint.fixed
         assert talk.stats.fixed_bytes == talk.cache.footprint.fixed + kept
+        lengths.clear()
+        talk.undo()
+        assert lengths == [] and talk.cache.n_past == sum(
+            len(turn.tokens) + turn.n_decoded for turn in talk.cached.turns
+        )
+        expected, logits = say(talk, WORDS[4]), talk.context.logits()
+    with converse(path, 1000, policy=None, n_predict=30, **LONG) as talk:
+        for text in WORDS[:2]:
+            say(talk, text)
+        talk.n_predict = 20
+        assert say(talk, WORDS[4]) == expected
+        # cells lie elsewhere, so that sums are rounded otherwise
+        assert np.allclose(talk.context.logits(), logits, rtol=1e-3, atol=1e-4)
+
+
+@every_class
+def test_copies_do_not_serve_where_cells_were_evicted_since(tiny_arch: Tiny, arch: str) -> None:
+    path, found = tiny_arch(arch=arch), []
+    for wanders in (True, False):
+        with converse(path, 200, policy=None, n_predict=30, **LONG) as talk:
+            say(talk, WORDS[0])
+            if wanders:
+                talk.n_predict = 260
+                say(talk, WORDS[1])
+                assert talk.stats.evicted > 0
+                talk.undo()
+            talk.n_predict = 40
+            found.append((say(talk, WORDS[2]), holds(talk)))
+    (written, there), (expected, as_if) = found
+    assert written == expected and same(there, as_if)
+
+
+@pytest.mark.parametrize("arch", ["gemma3", "qwen35"])
+def test_a_stop_string_is_taken_back(
+    tiny_arch: Tiny, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    found = []
+    for end in ("the cat", ""):
+        script(monkeypatch, "on it", "a rat " * 65 + end, "yes")
+        with converse(
+            tiny_arch(arch=arch), 1000, policy=None, stop=("the cat",), n_ubatch=32
+        ) as talk:
+            say(talk, WORDS[0])
+            say(talk, WORDS[1])
+            lengths = count_decoded(monkeypatch)
+            n = len(say(talk, WORDS[2]))
+            *_, before, last = talk.cached.turns
+            # the answer is, where it can't be cut, but no turn before it
+            assert sum(lengths) <= len(before.tail) + len(last.tokens) + n
+            found.append((talk.messages, np.sort(talk.cache.positions(), axis=2)))
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])

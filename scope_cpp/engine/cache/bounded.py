@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.eviction import HeldCells, Keep
 from scope_cpp.engine.cache.ledger import pooled
-from scope_cpp.engine.cache.marks import States
+from scope_cpp.engine.cache.marks import Beside
 from scope_cpp.engine.cache.scorer import ring_size
 from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.context import Context
@@ -50,8 +50,11 @@ class BoundedCache(HeldCells):
 
     Attributes
     ----------
-    n_last, last_states
-        Tokens of the last batch that `read` decoded; recurrent states before it, if there are any.
+    n_last, last_beside
+        Tokens of the last batch that `read` decoded; windows and recurrent states before it, if
+        there are any.
+    logits_at
+        Position after the token whose logits the context has; -1 where it has none.
     footprint
         What the context takes, and what choosing among its cells does.
     """
@@ -71,8 +74,8 @@ class BoundedCache(HeldCells):
     ) -> None:
         super().__init__(context, capacity, seq, whole_cells, n_predict)
         self.decode_policy, self.prefill_policy, self.bounded = decode, prefill, bounded
-        self.n_last = 0
-        self.last_states: States | None = None
+        self.n_last, self.logits_at = 0, -1
+        self.last_beside: Beside | None = None
         self._unread: Sequence[int] = ()
         self._n_chunk = 0
         self.ledger.hold(decode.row)
@@ -274,19 +277,17 @@ class BoundedCache(HeldCells):
                 if reads:
                     self._score_if_due(self.decode_policy, len(chunk))
                 if start == len(tokens):
-                    self.last_states = self.states()
+                    self.last_beside = self.beside()
                 self._decode(chunk)
                 self._collect(len(chunk))
             self.n_last = len(chunk)
 
-    def states(self) -> States | None:
-        """Recurrent states as they are now, which can't be cut; ``None`` without any."""
-        if not self.context.has_states:
+    def beside(self) -> Beside | None:
+        """Windows and recurrent states as they are now; ``None`` without any."""
+        if not self.context.has_beside:
             return None
-        last = self.marks.all[-1].states if self.marks.all else None
-        if last is not None and last.n_past == self.n_past:
-            return last
-        return States(self.n_past, self.context.read_state(self.seq, recurrent=True))
+        known = self.marks.beside(self.n_past)
+        return known or Beside(self.n_past, self.context.read_state(self.seq, beside=True))
 
     def begin_output(self, n_predict: int | None) -> None:
         """End a prompt: all that was read and written so far is the prompt of what follows.
@@ -415,8 +416,14 @@ class BoundedCache(HeldCells):
         )
 
     def _decode(self, tokens: Sequence[int]) -> None:
-        self.context.decode(tokens, self.n_past, self.seq)
+        self.compute(tokens)
         self.decoded(len(tokens))
+
+    def compute(self, tokens: Sequence[int]) -> None:
+        """Decode tokens from position `n_past` on, without accounting for them (`decoded`)."""
+        self.logits_at = -1
+        self.context.decode(tokens, self.n_past, self.seq)
+        self.logits_at = self.n_past + len(tokens)
 
     def decoded(self, n: int) -> None:
         """Account for `n` tokens that were decoded from position `n_past` on."""

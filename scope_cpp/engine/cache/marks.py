@@ -14,12 +14,12 @@ from scope_cpp.policies.scores.foresight import Asked
 
 # Marks that keep a copy of the scores: two turns of a conversation
 WITH_SCORES = 4
-# Marks that keep recurrent states, of up to some hundred MiB: one turn
-WITH_STATES = 2
+# Marks that keep windows and recurrent states, of up to some hundred MiB: one turn
+WITH_BESIDE = 2
 
 
-class States(NamedTuple):
-    """Recurrent states of a sequence as they were after its first `n_past` tokens."""
+class Beside(NamedTuple):
+    """Windows and recurrent states of a sequence as they were after its first `n_past` tokens."""
 
     n_past: int
     data: NDArray[np.uint8]
@@ -41,8 +41,9 @@ class Mark:
         The prompt's queries that weighed the output after it, if any did.
     intact
         Whether all rows from before it are where they were.
-    states
-        Where recurrent states can't be cut: as they were here, or before the last batch before it.
+    beside
+        Windows and recurrent states, where there are any: as they were here, or before the last
+        batch before it.
     """
 
     n_past: int
@@ -51,7 +52,7 @@ class Mark:
     scores: NDArray[Any] | None
     asked: Asked | None = None
     intact: bool = True
-    states: States | None = None
+    beside: Beside | None = None
 
 
 @dataclass
@@ -65,14 +66,19 @@ class Marks:
         self.all = list(marks)
         for old in self.all[:-WITH_SCORES]:
             old.scores = old.asked = None
-        for old in self.all[:-WITH_STATES]:
-            old.states = None
+        for old in self.all[:-WITH_BESIDE]:
+            old.beside = None
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the recurrent states that are kept."""
-        kept = {id(mark.states): mark.states for mark in self.all if mark.states is not None}
-        return sum(states.data.nbytes for states in kept.values())
+        """Bytes of the windows and recurrent states that are kept."""
+        kept = {id(mark.beside): mark.beside for mark in self.all if mark.beside is not None}
+        return sum(beside.data.nbytes for beside in kept.values())
+
+    def beside(self, n_past: int) -> Beside | None:
+        """Windows and recurrent states as they were at a position, if some mark has them."""
+        kept = (mark.beside for mark in reversed(self.all) if mark.beside is not None)
+        return next((beside for beside in kept if beside.n_past == n_past), None)
 
     def add(self, mark: Mark) -> None:
         """Watch over one more, the last of the sequence."""

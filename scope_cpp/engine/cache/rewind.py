@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scope_cpp.engine.cache.marks import Mark, States
+from scope_cpp.engine.cache.marks import Beside, Mark
 from scope_cpp.engine.cache.scorer import fixed_window
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.errors import ScopeError
@@ -15,33 +15,37 @@ if TYPE_CHECKING:
     from scope_cpp.engine.cache.bounded import BoundedCache
 
 
-def mark(cache: BoundedCache, states: States | None = None) -> Mark:
+def mark(cache: BoundedCache, beside: Beside | None = None) -> Mark:
     """Make a mark here; of older ones all but the latest lose their scores.
 
     Parameters
     ----------
-    states
-        Recurrent states to go back with, if not those of this point.
+    beside
+        Windows and recurrent states to go back with, if not those of this point.
     """
     cache.sync()
     scores = cache.ledger.scores.copy()
     mark = Mark(cache.n_past, cache.counters, replace(cache.stats), scores)
     mark.asked = cache.scorer.foresight.asked
-    mark.states = states or cache.states()
+    mark.beside = beside or cache.beside()
     cache.marks.add(mark)
     return mark
 
 
-def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> bool:
+def return_to(
+    cache: BoundedCache, mark: Mark, tail: Sequence[int] = (), *, logits: bool = False
+) -> bool:
     """Forget all after a mark; later marks are worthless then.
 
     Parameters
     ----------
     mark
         A mark of this cache.
-    again
-        The last tokens before the mark, which were decoded as one batch: decode them again,
-        for their logits, or because the states of the mark are those before it.
+    tail
+        The last tokens before the mark, which were decoded as one batch. They are decoded again
+        where what lies beside the cells is known before them only.
+    logits
+        Decode them again in any case, for the logits at their end.
 
     Returns
     -------
@@ -53,15 +57,15 @@ def return_to(cache: BoundedCache, mark: Mark, again: Sequence[int] = ()) -> boo
     foreseen = mark.asked is not None or not cache.foresees
     if not mark.intact or mark.scores is None or (begins_output and not foreseen):
         return False
-    n_past = mark.n_past - len(again)
+    has_logits = cache.n_past == mark.n_past == cache.logits_at
     with whole_step():
-        if not _cut(cache, n_past, mark.states):
-            return False
-        cache.sync()
-        cache.n_past = n_past
-        if again:
-            cache.context.decode(again, n_past, cache.seq)
+        if (logits and not has_logits) or not _cut(cache, mark.n_past, mark.beside):
+            cache.n_past = mark.n_past - len(tail)
+            if not _cut(cache, cache.n_past, mark.beside):
+                return False
             cache.sync()
+            cache.compute(tail)
+        cache.sync()
         cache.ledger.scores = mark.scores.copy()
         cache.counters = mark.counters
         ahead = mark.asked
@@ -85,7 +89,7 @@ def forget_after(cache: BoundedCache, n_past: int) -> bool:
     if not (cache.ledger.pos[:, :, old] < n_past).all():
         return False
     with whole_step():
-        if not cache.context.remove(cache.seq, n_past):
+        if not _cut(cache, n_past, cache.marks.beside(n_past)):
             return False
         cache.sync()
         cache.n_past = n_past
@@ -133,14 +137,14 @@ def rollback_unselected(cache: BoundedCache, n_tokens: int) -> None:
     rollback(cache, n_tokens)
 
 
-def _cut(cache: BoundedCache, n_past: int, states: States | None) -> bool:
-    """Take the tokens from a position on away, with recurrent states as they were there."""
+def _cut(cache: BoundedCache, n_past: int, beside: Beside | None) -> bool:
+    """Take the tokens from a position on away, with what lay beside the cells there."""
     if cache.context.remove(cache.seq, n_past):
         return True
-    if states is None or states.n_past != n_past:
+    if beside is None or beside.n_past != n_past:
         return False
-    cache.context.write_state(cache.seq, states.data, recurrent=True)
-    return cache.context.remove(cache.seq, n_past)
+    cache.context.return_to(cache.seq, n_past, beside.data)
+    return True
 
 
 def _has_window(cache: BoundedCache) -> bool:

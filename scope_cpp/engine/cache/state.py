@@ -92,11 +92,11 @@ def restore(cache: BoundedCache, state: CacheState) -> None:
         if not state.places and cache.ledger.dead.any():
             _, ids, _ = kv_evict.cells(cache.context.ptr, cache.seq)
             kv_evict.set_dead(cache.context.ptr, cache.seq, ids, cache.ledger.dead)
-        cache.counters = state.counters
+        cache.counters, cache.logits_at = state.counters, -1
         cache.stats = replace(state.stats)
         for mark, was in state.marks:
             mark.intact, mark.scores = was.intact, was.scores
-            mark.asked, mark.states = was.asked, was.states
+            mark.asked, mark.beside = was.asked, was.beside
         cache.marks.keep([mark for mark, _ in state.marks])
         cache.scorer.foresight.asked = state.asked
 
