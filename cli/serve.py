@@ -40,7 +40,6 @@ def serve(
     from contextlib import ExitStack
 
     from scope_cpp.engine import transcript
-    from scope_cpp.errors import UsageError
     from scope_cpp.serve import require_extra
 
     from . import convert, process, shipped, terminal
@@ -64,7 +63,7 @@ def serve(
             listener = opened.enter_context(bind(options))
             loaded = opened.enter_context(convert.load_model(path, placement))
             if template is not None and (problem := transcript.problem(loaded, template)):
-                raise UsageError(problem)
+                raise problem
             service = Service(
                 make_serving(
                     loaded, options, server.alias, settings, values, template, terminal.warning

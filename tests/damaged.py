@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from fuzzing.bases import bases  # noqa: E402
 from fuzzing.gguf import (  # noqa: E402, F401
     ARRAY,
+    BOOL,
     F32,
     STRING,
     U32,

@@ -219,7 +219,7 @@ class Job:
         if why is None:
             return
         if n_chats == n_rows:
-            raise UsageError(why)
+            raise why
         self._warn(f"{n_chats} of {n_rows} rows have messages and will fail: {why}")
 
     def _layout(self, census: Census, memory_parts: int) -> Layout:

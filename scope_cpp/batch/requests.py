@@ -18,7 +18,7 @@ from scope_cpp.engine.sampling import RANDOM_SEED, SamplingParams, model_default
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import never_ends
 from scope_cpp.engine.transcript import problem
-from scope_cpp.errors import UsageError, Warn, ignore
+from scope_cpp.errors import ScopeError, UsageError, Warn, ignore
 
 _RANDOM = (-1, RANDOM_SEED)
 
@@ -117,8 +117,8 @@ class Requests:
         )
 
     @property
-    def template_problem(self) -> str | None:
-        """Why no messages can be written with the chat template, ``None`` if they can."""
+    def template_problem(self) -> ScopeError | None:
+        """The error by which no messages can be written with the chat template, if none can."""
         return problem(self.model, self.defaults.template)
 
     def is_chat(self, row: Row) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from scope_cpp.engine import builtin_templates
 from scope_cpp.engine.jinja_sandbox import TemplateError, render
 from scope_cpp.engine.model import CUT, Model
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 
 PLAIN = "plain"
 PLAIN_TEMPLATE = """\
@@ -72,14 +72,30 @@ def format_chat(
     UsageError
         Without a template, for an unknown name, for one that fails or leaves out the last user
         message, or a message without role or content.
+    ScopeError
+        Where that is the fault of the model's own template, and not of messages that it refuses.
     """
-    source = template if template is not None else model.chat_template
-    if source is None:
+    _check(messages)
+    if template is not None:
+        check_template(template)
+        return _format(model, messages, template, add_generation_prompt)
+    own = model.chat_template
+    if own is None:
         raise UsageError(
             f"{model.path} has no chat template: give one (--chat-template, in Python template=; "
             f"{PLAIN!r} is the simplest) or a raw prompt"
         )
-    _check(messages)
+    try:
+        return _format(model, messages, own, add_generation_prompt)
+    except TemplateError as err:
+        if err.refused and _takes_any(model, own):
+            raise
+        raise ScopeError(f"{model.path.name}: {err}") from None
+
+
+def _format(
+    model: Model, messages: _Messages, source: str, add_generation_prompt: bool
+) -> tuple[str, list[str]]:
     eos = _text(model, model.eos_token)
     stops = [eos] if eos else []
     if source == PLAIN:
@@ -92,6 +108,15 @@ def format_chat(
     return prompt, stops
 
 
+def _takes_any(model: Model, source: str) -> bool:
+    """Whether a template takes the plainest messages."""
+    try:
+        _format(model, [{"role": "user", "content": _PROBE}], source, True)
+    except TemplateError:
+        return False
+    return True
+
+
 def check_template(template: str) -> None:
     """Refuse a template that is given by an unknown name.
 
@@ -100,11 +125,16 @@ def check_template(template: str) -> None:
     UsageError
         With the names that there are.
     """
-    if "{" not in template and template not in (PLAIN, *builtin_templates.names()):
+    if "{" not in template and template not in template_names():
         raise UsageError(
             f"there is no chat template {template[:40]!r}: give Jinja text, a file of it "
-            f"(--chat-template-file), or one of {PLAIN}, {', '.join(builtin_templates.names())}"
+            f"(--chat-template-file), or one of {', '.join(template_names())}"
         )
+
+
+def template_names() -> list[str]:
+    """Return the names that a chat template can be given by."""
+    return [PLAIN, *builtin_templates.names()]
 
 
 def as_text(model: Model, value: Any) -> Any:
@@ -127,8 +157,7 @@ def as_text(model: Model, value: Any) -> Any:
 
 
 def _writer(source: str, bos: str, eos: str, add_generation_prompt: bool) -> _Write:
-    check_template(source)
-    if "{" not in source:
+    if source in builtin_templates.names():
         return lambda messages: builtin_templates.write(
             source, messages, add_generation_prompt=add_generation_prompt
         )
@@ -183,9 +212,7 @@ def _prompt(write: _Write, messages: _Messages) -> str:
     prompt = _with_system(write, messages)
     last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     if last is not None and not _shows(write, messages, last, prompt):
-        raise UsageError(
-            "the chat template leaves out the last user message: give another (--chat-template)"
-        )
+        raise TemplateError("it leaves out the last user message")
     return prompt
 
 

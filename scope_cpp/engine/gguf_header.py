@@ -27,6 +27,9 @@ _STRING, _ARRAY = 8, 9
 
 _ALIGNMENT = 32  # of the tensors' data, unless the file says otherwise
 
+# what must be a text where it is there
+_TEXTS = ("general.architecture", "tokenizer.chat_template")
+
 # per-layer values are kept; vocabularies, templates and licences are skipped
 _KEPT_ARRAY = 4096
 _KEPT_KEY, _KEPT_STRING = 256, 4096  # bytes
@@ -229,8 +232,10 @@ class _Reader:
         n = self._scalar("Q")
         if n == 0:  # as where a file was filled up with zeros
             raise self._damaged("a value without a name in its header")
-        key = self._text(n, _KEPT_KEY)
-        return key, self._value(self._scalar("I"))
+        key, kind = self._text(n, _KEPT_KEY), self._scalar("I")
+        if key in _TEXTS and kind != _STRING:
+            raise self._damaged(f"{key} is no text")
+        return key, self._value(kind)
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -35,8 +35,8 @@ def render(
     return format_chat(model, messages, PLAIN if is_plain(model, template) else template)
 
 
-def problem(model: Model, template: str | None) -> str | None:
-    """Return why no chat can be rendered with a template, or ``None`` if one can."""
+def problem(model: Model, template: str | None) -> ScopeError | None:
+    """Return the error by which no chat can be rendered with a template; ``None`` if one can."""
     user = {"role": "user", "content": "Hello."}
     errors = []
     for messages in ([user], [{"role": "system", "content": "Hello."}, user]):
@@ -44,7 +44,7 @@ def problem(model: Model, template: str | None) -> str | None:
             format_chat(model, messages, template)
             return None
         except ScopeError as err:
-            errors.append(str(err))
+            errors.append(err)
     return errors[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scope_cpp.reference.tiny_model import write_tiny_model
-from tests.damaged import FATAL, STRING, setting, write_damaged
+from tests.damaged import ARRAY, BOOL, F32, FATAL, STRING, U32, Array, setting, write_damaged
 
 from .conftest import Run, assert_refused, spawn
 from .pty_screen import Terminal
@@ -77,7 +77,50 @@ def test_the_log_shows_it_harmless_too(run: Run, nasty: Path) -> None:
 def test_a_template_that_fails_shows_it_harmless_too(run: Run, tmp_path: Path) -> None:
     template = "{{ raise_exception('\x1b[2J\nno') }}"
     path = write_tiny_model(tmp_path / "tiny.gguf", chat_template=template)
-    assert_refused(run("generate", path, "-p", "hi"), 2, "␛[2J no")
+    assert_refused(run("generate", path, "-p", "hi"), 1, "␛[2J no")
+
+
+TEMPLATE = "tokenizer.chat_template"
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["generate", "-p", "hi"]], ids=lambda it: it[0])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(U32, 5), (F32, 0.5), (BOOL, True), (ARRAY, Array(STRING, [b"{{ 1 }}"] * 3))],
+    ids=["number", "fraction", "truth", "texts"],
+)
+def test_a_template_that_is_no_text(
+    run: Run, tmp_path: Path, command: list[str], kind: int, value: object
+) -> None:
+    path = write_damaged(tmp_path / "bad.gguf", setting(TEMPLATE, kind, value))
+    name, *rest = command
+    assert_refused(run(name, path, *rest), 1, f"bad.gguf is damaged: {TEMPLATE} is no text")
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:5], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    ("template", "cause"),
+    [("{% for %}", "line 1"), ("{{ raise_exception('no') }}", "no"), ("hello", "leaves out")],
+)
+def test_a_template_of_the_file_that_fails(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    template: str,
+    cause: str,
+) -> None:
+    """The file is at fault: 1; a template that was given is usage: 2."""
+    monkeypatch.chdir(tmp_path)
+    name, *rest = command
+    words, rest = ([name, rest[0]], [*rest[1:], "--template"]) if name == "eval" else ([name], rest)
+    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
+    path = write_tiny_model(tmp_path / "tiny.gguf", chat_template=template)
+    result = run(*words, path, *rest)
+    assert result.exit_code == 1 and "the chat template failed" in result.stderr
+    assert cause in result.stderr and "Traceback" not in result.stderr
+    if "{" in template and name in ("generate", "chat"):
+        assert_refused(run(*words, path, *rest, "--chat-template", template), 2, cause)
 
 
 ESCAPES: list[Any] = ["--raw", "-p", "hi", "-n", 3, "--temp", 0, "--logit-bias", "30=1000"]

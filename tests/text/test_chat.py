@@ -13,6 +13,7 @@ from scope_cpp.engine.chat import PLAIN, PLAIN_TEMPLATE, format_chat
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.reference.tiny_model import write_tiny_model
+from tests.conftest import Tiny
 
 from .templates import FAMILIES, GEMMA, LLAMA3
 
@@ -332,6 +333,46 @@ def test_a_template_that_fails(model: Model, template: str, cause: str) -> None:
     assert "the chat template failed" in str(err.value)
     assert "\n" not in str(err.value)
     assert format_chat(model, user("Hi"), ALL)[0] == "Hi|"
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{{ m.content }}|{% endfor %}"
+)
+OWN = [
+    ("{% for %}", "the chat template failed (line 1): "),
+    ("{{ messages[9].content.upper() }}", "the chat template failed (line 1): "),
+    ("{{ raise_exception('No.') }}", "the chat template failed: No."),
+    ("hello", "it leaves out the last user message: give another (--chat-template)"),
+    ("chatML", "it leaves out the last user message"),
+    ("{# x #}", "it leaves out the last user message"),
+]
+
+
+@pytest.mark.parametrize(("template", "cause"), OWN)
+def test_a_file_whose_template_fails_is_at_fault(tiny: Tiny, template: str, cause: str) -> None:
+    """By exit code 1; a template that the user gives is the user's fault."""
+    path = tiny(chat_template=template)
+    with Model.load(path) as model:
+        with pytest.raises(ScopeError) as err:
+            format_chat(model, CHAT)
+        assert (type(err.value), err.value.exit_code) == (ScopeError, 1)
+        assert str(err.value).startswith(f"{path.name}: the chat template failed")
+        assert cause in str(err.value)
+        with pytest.raises(UsageError):
+            format_chat(model, CHAT, template)
+
+
+def test_messages_that_the_template_of_a_file_refuses_are_at_fault(tiny: Tiny) -> None:
+    with Model.load(tiny(chat_template=ALTERNATING)) as model:
+        assert format_chat(model, TURNS[1:])[0].endswith("|")
+        with pytest.raises(UsageError, match="^the chat template failed: Roles must alternate$"):
+            format_chat(model, [*CHAT, *user("Again")])
+
+
+def test_a_file_may_name_a_template_of_llama_cpp(tiny: Tiny) -> None:
+    with Model.load(tiny(chat_template="chatml")) as model:
+        assert format_chat(model, CHAT) == format_chat(model, CHAT, "chatml")
 
 
 def test_the_memory_has_a_bound_of_its_own(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
