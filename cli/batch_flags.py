@@ -13,6 +13,7 @@ from .flags import (
     CACHE,
     SAMPLING,
     TEMPLATE_FILE,
+    TEMPLATES,
     BudgetFlags,
     ComputeFlags,
     Config,
@@ -65,6 +66,7 @@ class FileFlags:
         _files(
             "--format",
             metavar="jsonl|openai|csv|text",
+            choices="batch.formats:FORMATS",
             help="Format of the input.",
             show_default="by the file's ending; openai by its first line",
         ),
@@ -175,7 +177,7 @@ class TemplateFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="NAME|JINJA", help=ANOTHER_TEMPLATE),
+        _prompt("--chat-template", metavar="NAME|JINJA", choices=TEMPLATES, help=ANOTHER_TEMPLATE),
     ] = None
     chat_template_file: Annotated[
         str | None,

@@ -214,6 +214,7 @@ class RowFlags:
             "--gpu-layers",
             "-ngl",
             metavar="N|auto|all",
+            complete=completion.words("auto", "all"),
             help="Number of layers that are computed on the GPU.",
             show_default="all",
         ),

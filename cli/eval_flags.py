@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 from . import completion
-from .flags import ANOTHER_TEMPLATE, TEMPLATE_FILE, ComputeFlags, Config, Json, Verbose
+from .flags import (
+    ANOTHER_TEMPLATE,
+    TEMPLATE_FILE,
+    TEMPLATES,
+    ComputeFlags,
+    Config,
+    Json,
+    Verbose,
+)
 from .groups import flag, given
 from .help_page import OUTPUT
 
@@ -59,6 +67,7 @@ class TaskFlags:
         _task(
             "--task-option",
             metavar="KEY=VALUE",
+            complete=completion.task_options,
             help="Set an option of the task. Repeat it for several.",
         ),
     ] = None
@@ -81,7 +90,10 @@ class TaskFlags:
     chat_template: Annotated[
         str | None,
         _task(
-            "--chat-template", metavar="NAME|JINJA", help=f"{ANOTHER_TEMPLATE} Implies --template."
+            "--chat-template",
+            metavar="NAME|JINJA",
+            choices=TEMPLATES,
+            help=f"{ANOTHER_TEMPLATE} Implies --template.",
         ),
     ] = None
     chat_template_file: Annotated[
@@ -102,6 +114,7 @@ class TaskFlags:
         _task(
             "--scorer",
             metavar="NAME",
+            complete=completion.scorers,
             help="The scorer of the report. The others stand beside it.",
             show_default="the task's first",
         ),
@@ -285,6 +298,7 @@ class ScoreFlags:
         _task(
             "--scorer",
             metavar="NAME",
+            complete=completion.scorers,
             help="The scorer to use.",
             show_default="the task's first",
         ),
@@ -302,6 +316,7 @@ class ScoreFlags:
         _task(
             "--task-option",
             metavar="KEY=VALUE",
+            complete=completion.task_options,
             help="Set an option of the task. Repeat it for several.",
         ),
     ] = None
@@ -335,6 +350,7 @@ class CompareFlags:
         _rows(
             "--scorer",
             metavar="NAME",
+            complete=completion.scorers,
             help="The scorer to compare by.",
             show_default="the task's first",
         ),

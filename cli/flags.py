@@ -52,6 +52,7 @@ ANOTHER_TEMPLATE = (
     "Use this chat template instead of the model's own: Jinja text, or the name of one of "
     "llama.cpp's, such as chatml."
 )
+TEMPLATES = "engine.chat:template_names"
 TEMPLATE_FILE = "Use the chat template in this file."
 NoEscape = Annotated[
     bool,
@@ -80,7 +81,11 @@ class ModelFlags:
     model: Annotated[
         str | None,
         _model(
-            "--model", "-m", metavar="FILE", help="The model, as an option instead of an argument."
+            "--model",
+            "-m",
+            metavar="FILE",
+            complete=completion.model_names,
+            help="The model, as an option instead of an argument.",
         ),
     ] = None
     hf_repo: Annotated[
@@ -119,6 +124,7 @@ class PlacementFlags:
             "--gpu-layers",
             "-ngl",
             metavar="N|auto|all",
+            complete=completion.words("auto", "all"),
             help="Number of layers that are computed on the GPU.",
             show_default="all",
         ),
@@ -204,7 +210,7 @@ class PromptFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="NAME|JINJA", help=ANOTHER_TEMPLATE),
+        _prompt("--chat-template", metavar="NAME|JINJA", choices=TEMPLATES, help=ANOTHER_TEMPLATE),
     ] = None
     chat_template_file: Annotated[
         str | None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from . import completion
 from .app import ScopeCommand
 from .flags import PlacementFlags
 from .groups import flag
@@ -33,6 +34,7 @@ class RayFlags:
         _ray(
             "--ray",
             metavar="[ADDRESS]",
+            complete=completion.words("auto", "local"),
             help="Run on the Ray cluster at HOST:PORT, or at auto, which is this machine's. Without"
             " an address a cluster is started here. -t, -np and --cells hold for each engine.",
         ),

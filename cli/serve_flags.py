@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from .flags import ANOTHER_TEMPLATE, TEMPLATE_FILE, Config, Verbose
+from .flags import ANOTHER_TEMPLATE, TEMPLATE_FILE, TEMPLATES, Config, Verbose
 from .groups import flag, given
 from .help_page import OUTPUT
 
@@ -76,6 +76,7 @@ class ServerFlags:
         _server(
             "--chat-template",
             metavar="NAME|JINJA",
+            choices=TEMPLATES,
             help=ANOTHER_TEMPLATE,
             show_default=False,
         ),

@@ -10,6 +10,7 @@ from ..flags import (
     ANOTHER_TEMPLATE,
     CACHE,
     TEMPLATE_FILE,
+    TEMPLATES,
     BudgetFlags,
     Config,
     NoEscape,
@@ -50,7 +51,7 @@ class TalkFlags:
     ] = None
     chat_template: Annotated[
         str | None,
-        _prompt("--chat-template", metavar="NAME|JINJA", help=ANOTHER_TEMPLATE),
+        _prompt("--chat-template", metavar="NAME|JINJA", choices=TEMPLATES, help=ANOTHER_TEMPLATE),
     ] = None
     chat_template_file: Annotated[
         str | None,

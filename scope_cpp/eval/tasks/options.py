@@ -20,7 +20,7 @@ def read_options(task: Task, source: Source) -> dict[str, Any]:
     for pair in source.options:
         key, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or key not in task.options:
-            valid = ", ".join(f"{key}={_show(o.default)}" for key, o in task.options.items())
+            valid = ", ".join(example_options(type(task)))
             raise UsageError(
                 f"unknown option {pair!r} of the task {task.name}: "
                 + (f"valid are (with defaults) {valid}" if valid else "it has none")
@@ -30,6 +30,11 @@ def read_options(task: Task, source: Source) -> dict[str, Any]:
         except ValueError as error:
             raise UsageError(f"bad option of the task {task.name}: {pair}: {error}") from None
     return values
+
+
+def example_options(task: type[Task]) -> list[str]:
+    """Return ``key=value`` for each option of a task, with its default."""
+    return [f"{key}={_show(option.default)}" for key, option in task.options.items()]
 
 
 def _show(value: Any) -> str:
