@@ -187,12 +187,9 @@ def _shares(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        shares = [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--tensor-split {text}: give numbers, such as 3,1") from None
-    if any(not 0 <= share < float("inf") for share in shares):
-        raise UsageError(f"--tensor-split {text}: give numbers of 0 or more")
-    return shares
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine import attention, capability, room, transcript
 from scope_cpp.engine.answer import Answer, Duties, Prompt
+from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cached_turns import CachedTurns, evicts
 from scope_cpp.engine.context import Context
@@ -87,6 +88,7 @@ class Conversation(Closable):
         The cells, and the turns that they hold.
     """
 
+    @checked()
     def __init__(
         self,
         model: Model,
@@ -102,8 +104,7 @@ class Conversation(Closable):
         self._open: Answer | None = None
         super().__init__("the conversation", "open another one", model)
         settings, sampling = settings or Settings(), sampling or recommended(model, warn)
-        if n_predict is not None and n_predict < 1:
-            raise UsageError(f"the longest answer is {n_predict} tokens: give at least 1")
+        _check_longest(n_predict)
         self.model, self.warn = model, warn
         self.sampling = replace(sampling, seed=draw_seed(sampling.seed))
         self.template, self.stop = template, tuple(stop)
@@ -152,8 +153,10 @@ class Conversation(Closable):
         return self.cached.n_predict
 
     @n_predict.setter
+    @checked()
     def n_predict(self, n_predict: int | None) -> None:
-        """Let answers from the next one on have at most so many tokens."""
+        """Let answers from the next one on have at most so many tokens, at least 1."""
+        _check_longest(n_predict)
         self.cached.n_predict = n_predict
 
     # -- talking --------------------------------------------------------------------------
@@ -163,6 +166,7 @@ class Conversation(Closable):
         """The messages so far, the system's first: a copy."""
         return [dict(message) for message in self._messages]
 
+    @checked()
     def ask(self, text: str) -> Answer:
         """Add a user message; iterate over the answer."""
         self._end_answer()
@@ -170,6 +174,7 @@ class Conversation(Closable):
         self._messages.append({"role": "user", "content": text})
         return self._begin(before, 0)
 
+    @checked()
     def say(self, text: str) -> str:
         """Add a user message; return the whole answer. As `ask`, for those who don't stream."""
         return "".join(response.text for response in self.ask(text))
@@ -188,6 +193,7 @@ class Conversation(Closable):
         del self._messages[-1]
         return self._begin(before, self._attempts[turn] + 1)
 
+    @checked()
     def edit(self, text: str) -> Answer:
         """Replace the last user message and write its answer anew.
 
@@ -225,6 +231,7 @@ class Conversation(Closable):
         self._attempts = []
         self._forget_all()
 
+    @checked()
     def set_system(self, text: str | None) -> None:
         """Set the system message, ``None`` for none; all other messages are forgotten.
 
@@ -240,6 +247,7 @@ class Conversation(Closable):
         self._messages, self._attempts = messages, []
         self._forget_all()
 
+    @checked()
     def set_sampling(self, params: SamplingParams) -> None:
         """Sample otherwise from the next answer on; a seed of -1 draws one."""
         self._end_answer()
@@ -320,6 +328,7 @@ class Conversation(Closable):
         """Parts of the conversation in order, with the cells that each has."""
         return find_pools(self.cached)
 
+    @checked()
     def kept(self, layer: int, head: int) -> NDArray[np.bool_]:
         """Whether each position has its row in a layer and KV head: bool (n_past,).
 
@@ -341,6 +350,7 @@ class Conversation(Closable):
         self._messages, self._attempts = progress.messages, progress.attempts
         self.cached.turns, self._clock = progress.turns, progress.clock
 
+    @checked()
     def save(self, path: str | Path) -> None:
         """Write the conversation to a file; see `scope_cpp.engine.session`."""
         from scope_cpp.engine import session
@@ -349,6 +359,7 @@ class Conversation(Closable):
         self.cached.find_cells()
         session.save(self, path)
 
+    @checked()
     def load(self, path: str | Path) -> None:
         """Take up a saved conversation in place of this one; refused, this one goes on."""
         from scope_cpp.engine import session
@@ -360,6 +371,7 @@ class Conversation(Closable):
         before.close()
 
     @classmethod
+    @checked()
     def resume(cls, model: Model, path: str | Path, **more: Any) -> Conversation:
         """Open a saved conversation with the settings that it was saved with."""
         from scope_cpp.engine import session
@@ -500,6 +512,11 @@ def chat(
         stop=stop,
         warn=warn,
     )
+
+
+def _check_longest(n_predict: int | None) -> None:
+    if n_predict is not None and n_predict < 1:
+        raise UsageError(f"the longest answer is {n_predict} tokens: give at least 1")
 
 
 def _system_message(text: str | None) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Any, NamedTuple
 
 from scope_cpp.engine import attention, capability
+from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.model import Model
@@ -293,6 +294,7 @@ class Generation(Closable):
         anything is allocated. Without either it runs with the full cache, and `warn` says so.
     """
 
+    @checked("prompt")
     def __init__(
         self,
         model: Model,

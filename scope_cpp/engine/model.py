@@ -6,14 +6,17 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scope_cpp.engine import logs, trial
+from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.context_params import CELLS_MULTIPLE, SPLIT_MODES
 from scope_cpp.engine.gguf_header import Header, read_header
 from scope_cpp.engine.kv_types import CellLayer
 from scope_cpp.engine.load_failure import load_failure
+from scope_cpp.engine.ranges import INT32_MAX, Range
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
@@ -27,6 +30,13 @@ _LOAD_MODES = {  # (use_mmap, use_mlock): enum llama_load_mode; AUTO maps where 
 }
 
 CUT = "\ufdd0"  # a noncharacter, which Unicode keeps for use within a program
+
+_RANGES = {  # of arguments of `Model.load`
+    "n_gpu_layers": Range(int, -INT32_MAX, INT32_MAX),
+    "main_gpu": Range(int, 0, INT32_MAX),
+    "n_vocab": Range(int, 1, INT32_MAX),
+}
+_SHARE = Range(float, 0, 1e9)
 
 _NO_TOKEN = -1
 _MOST_PIECE = 64  # bytes of nearly every token
@@ -99,6 +109,7 @@ class Model(Closable):
         self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(ptr))
 
     @classmethod
+    @checked()
     def load(
         cls,
         path: str | Path,
@@ -141,6 +152,7 @@ class Model(Closable):
             When it is no model or llama.cpp cannot load it, see `read_header` and `trial`; the
             message gives the reason.
         """
+        _require_range(n_gpu_layers=n_gpu_layers, main_gpu=main_gpu, n_vocab=n_vocab)
         header = read_header(path)
         placement = {
             "n_gpu_layers": n_gpu_layers,
@@ -269,9 +281,10 @@ class Model(Closable):
         by_expert = self.header.get("expert_feed_forward_length") or dense
         return max(int(dense), self.n_embd, n_experts * int(by_expert))
 
+    @checked()
     def metadata(self, key: str) -> str | None:
         """Return a scalar of the file's metadata as text, None if there is none."""
-        name, fn = key.encode(), llama_cpp.llama_model_meta_val_str
+        name, fn = _encode(key), llama_cpp.llama_model_meta_val_str
         if fn(self.ptr, name, None, 0) < 0:
             return None
         value = _grown(lambda buf, n: fn(self.ptr, name, buf, n))
@@ -345,6 +358,7 @@ class Model(Closable):
         self._check_token(token)
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
 
+    @checked()
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
@@ -408,6 +422,7 @@ class Model(Closable):
             for token, n in enumerate(sizes)
         )
 
+    @checked()
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Return the text of `tokens`, with that of control tokens if `special` is true."""
         for token in tokens:
@@ -422,8 +437,8 @@ class Model(Closable):
 
     def _check_token(self, token: int) -> None:
         """Refuse a token outside of the vocabulary, for which llama.cpp would abort."""
-        if not 0 <= token < self.n_vocab:
-            raise UsageError(f"token {token} is outside of the vocabulary of {self.n_vocab}")
+        if not isinstance(token, Integral) or not 0 <= token < self.n_vocab:
+            raise UsageError(f"token {token!r} is outside of the vocabulary of {self.n_vocab}")
 
     def _inexpressible(self, text: str) -> str:
         distinct = dict.fromkeys(text)
@@ -461,6 +476,12 @@ def _without_vocabulary(architecture: str, n_vocab: int) -> Any:
     return overrides
 
 
+def _require_range(**arguments: int | None) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            _RANGES[name].check(name, value)
+
+
 def _split_mode(name: str) -> int:
     if name not in SPLIT_MODES:
         raise UsageError(f"unknown split mode {name!r}: one of {', '.join(SPLIT_MODES)}")
@@ -471,6 +492,8 @@ def _tensor_split(shares: Sequence[float]) -> Any:
     n_devices = int(llama_cpp.llama_max_devices())
     if len(shares) > n_devices:
         raise UsageError(f"tensor_split has {len(shares)} shares: llama.cpp takes {n_devices}")
+    for share in shares:
+        _SHARE.check("a share of tensor_split", share)
     return (ctypes.c_float * n_devices)(*shares)
 
 

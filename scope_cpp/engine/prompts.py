@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 
+from scope_cpp.engine.arguments import is_list
 from scope_cpp.engine.chat import format_chat
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import UsageError
@@ -37,7 +38,7 @@ def read_prompt(
     UsageError
         If it is none of these, is empty, or the template can't be had or fails.
     """
-    if isinstance(prompt, (Mapping, bytes)) or not hasattr(prompt, "__len__"):
+    if not (isinstance(prompt, str) or is_list(prompt)):
         raise UsageError(f"the prompt is of type {type(prompt).__name__}: {_A_LIST}")
     if len(prompt) and not isinstance(prompt, str) and isinstance(prompt[0], Mapping):
         text, stops = format_chat(model, prompt, template)  # type: ignore[arg-type]

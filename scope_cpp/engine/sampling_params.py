@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scope_cpp.engine.arguments import check_fields
 from scope_cpp.engine.ranges import INT32_MAX, Range
 from scope_cpp.errors import UsageError
 
@@ -81,6 +82,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
             object.__setattr__(self, name, allowed.check(name, getattr(self, name)))
+        check_fields(self, but=RANGES)
         for token, bias in self.logit_bias.items():
             TOKEN.check("a token of logit_bias", token)
             if bias != -math.inf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scope_cpp.engine.arguments import check_fields
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.ranges import INT32_MAX, Range
@@ -79,6 +80,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what needs no model."""
+        for name, allowed in _NUMBERS.items():
+            object.__setattr__(self, name, allowed.check(name, getattr(self, name)))
+        check_fields(self, but=(*_NUMBERS, "budget"))  # whose forms `parse_budget` knows
         if self.granularity not in GRANULARITIES:
             raise UsageError(
                 f"unknown granularity {self.granularity!r}; valid are {', '.join(GRANULARITIES)}"
@@ -87,10 +91,6 @@ class Settings:
             raise UsageError(
                 f"--flash-attn {self.flash_attn}: unknown; valid are {', '.join(FLASH_ATTN)}"
             )
-        for name, allowed in _NUMBERS.items():
-            allowed.check(name, getattr(self, name))
-        if isinstance(self.options, str):
-            raise UsageError(f"options is {self.options!r}: give a list of such texts")
         self.policies()
 
     def policies(self) -> tuple[DecodePolicy, PrefillPolicy]:

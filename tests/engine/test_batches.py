@@ -251,7 +251,7 @@ def test_batches_of_no_token_are_refused(name: str) -> None:
 
 
 def test_a_text_is_no_list_of_options() -> None:
-    with pytest.raises(UsageError, match="options is 'recent=48': give a list of such texts"):
+    with pytest.raises(UsageError, match="options is 'recent=48': give a list of texts"):
         Settings(options="recent=48")  # type: ignore[arg-type]
 
 

@@ -126,6 +126,7 @@ def test_the_examples_of_the_docs(
     shown = capsys.readouterr().out
     assert "the model model.gguf is closed: load it again\n" in shown
     assert "temp is -3: give a number within 0 to 100\n" in shown
+    assert "stop is 'END': give a list of texts\n" in shown
     assert [message["role"] for message in said["talk"].messages] == ["system", "user", "assistant"]
     assert said["last"].stats.cells_peak <= 100 < said["last"].stats.n_generated + 20
     assert len(said["notes"]) >= 1
