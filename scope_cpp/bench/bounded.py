@@ -46,7 +46,7 @@ def state(cache: BoundedCache) -> dict[str, Any]:
     observed = cache.decode_policy.needs_scores and stats.selections
     return {
         "memory_mib": (cache.footprint.total + stats.query_bytes) / 2**20,
-        "cells_used": kv_evict.n_used(ptr) if cache.bounded else cells_without_gap(ptr),
+        "cells_used": kv_evict.n_used(ptr) or cells_without_gap(ptr),
         "attention_loss": stats.attention_loss if observed else None,
     }
 
@@ -60,7 +60,8 @@ class BoundedRow:
         self.sizes = sizes_of(row, compute, self.model)
         params = settings_of(row, compute).context_params(self.sizes.capacity)
         # a second sequence to fill the cache with
-        self.context = Context(self.model, replace(params, n_seq_max=2, n_slots=1))
+        n_seqs = 1 if row.fill == "decode" else 2
+        self.context = Context(self.model, replace(params, n_seq_max=n_seqs, n_slots=1))
         self.sampler = Sampler(self.model, GREEDY)
         self.cache = BoundedCache(
             self.context,

@@ -25,10 +25,13 @@ def random_tokens(n: int, n_vocab: int, seed: int) -> list[int]:
     return [draw.randrange(n_vocab) for _ in range(n)]
 
 
-def cells_without_gap(ctx: Any) -> int:
-    """Return the cells of sequence 0, from whose positions none is missing."""
+def cells_without_gap(ctx: Any, *, from_0: bool = False) -> int:
+    """Return the cells of sequence 0, from whose positions none is missing.
+
+    Windows and recurrent states hide its first position, which is then taken to be 0 (`from_0`).
+    """
     memory = llama_cpp.llama_get_memory(ctx)
-    first = int(llama_cpp.llama_memory_seq_pos_min(memory, 0))
+    first = 0 if from_0 else int(llama_cpp.llama_memory_seq_pos_min(memory, 0))
     return int(llama_cpp.llama_memory_seq_pos_max(memory, 0)) - first + 1
 
 

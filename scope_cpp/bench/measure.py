@@ -14,7 +14,6 @@ from scope_cpp.bench.sizes import sizes_of
 from scope_cpp.bench.summary import record
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.model import Model
-from scope_cpp.errors import ScopeError
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Bench:
     UsageError
         If the request can't be, before anything is measured.
     ScopeError
-        If the model can't be loaded, or has windows or recurrent states.
+        If the model can't be loaded.
     """
 
     def __init__(
@@ -79,7 +78,6 @@ class Bench:
         compute = request.compute
         self.request = request
         with Model.load(compute.model, no_alloc=True) as model:
-            _require_cells_only(model)
             per_cell = bytes_per_cell(model, compute.type_k, compute.type_v)
             self.report = Report(environment(request), model_facts(model), asdict(compute))
             self.rows = {test: request.rows(test, model) for test in request.tests}
@@ -120,12 +118,3 @@ class Bench:
                 f"depth {deepest} is beyond the {model.n_ctx_train} positions that the model was "
                 "trained on: its text would be poor there, times and memory are what they are"
             )
-
-
-def _require_cells_only(model: Model) -> None:
-    """Refuse a model whose cache can't be filled by copies and put back after each step."""
-    if model.has_fixed_state:
-        raise ScopeError(
-            f"{model.path.name} ({model.arch}) has sliding windows or recurrent states, which "
-            "scope bench can't put back after each step: take the times of scope generate --json"
-        )

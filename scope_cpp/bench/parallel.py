@@ -31,25 +31,33 @@ class ParallelRow:
         )
 
     def prepare(self) -> dict[str, Any]:
-        """Read the prompts, no two alike, and bring all texts to the depth by copies."""
-        row, engine, n_vocab = self.row, self.engine, self.model.n_vocab
-        context, seed = engine.context, self.compute.seed
-        filler = Filler(
-            context.ptr, context.decode, random_tokens(row.n_prompt, n_vocab, seed), context.n_batch
-        )
-        filler.take_chunk()
-        kv_evict.forget(context.ptr, 0)
+        """Read the prompts, no two alike, and bring all texts to the depth."""
+        row, engine = self.row, self.engine
+        filler = None if row.fill == "decode" else self._filler()
         for i in range(row.n_rows):
-            prompt = random_tokens(row.n_prompt, n_vocab, seed + 1 + i)
+            prompt = random_tokens(row.n_prompt, self.model.n_vocab, self.compute.seed + 1 + i)
             engine.submit(Request(tuple(prompt), row.n_predict, sampling=GREEDY), i)
         writing: set[Hashable] = set()
         while len(writing) < row.n_rows:
             writing |= {event.key for event in engine.step()}
-        for cache in engine.caches:
-            decode = partial(context.decode, seq=cache.seq)
-            _advance(cache, filler.into(cache.seq, row.n_rows, decode), row.depth)
+        if filler is None:
+            while min(cache.n_past for cache in engine.caches) < row.depth:
+                engine.step()
+        else:
+            for cache in engine.caches:
+                decode = partial(engine.context.decode, seq=cache.seq)
+                _advance(cache, filler.into(cache.seq, row.n_rows, decode), row.depth)
         first = engine.caches[0]
-        return describe(context.ptr, first.decode_policy, first.prefill_policy)
+        return describe(engine.context.ptr, first.decode_policy, first.prefill_policy)
+
+    def _filler(self) -> Filler:
+        """What fills the caches by copies."""
+        context = self.engine.context
+        tokens = random_tokens(self.row.n_prompt, self.model.n_vocab, self.compute.seed)
+        filler = Filler(context.ptr, context.decode, tokens, context.n_batch)
+        filler.take_chunk()
+        kv_evict.forget(context.ptr, 0)
+        return filler
 
     def step(self) -> None:
         """Write a token of each text."""

@@ -21,7 +21,7 @@ TESTS = ("gen", "prompt", "memory", "turn", "python", "parallel")
 FLASH = ("on", "off")
 FILLS = ("copy", "read", "decode")
 
-# what a test takes where the user says nothing
+# what a test takes where the user says nothing; of models with windows or states see `filling`
 N_PROMPT = dict.fromkeys(TESTS, 2048) | {"turn": 128, "python": 64, "parallel": 512}
 N_GEN = {"gen": 32, "memory": 4, "turn": 32, "python": 64, "parallel": 32}
 N_OUTPUT = {"gen": 2048, "parallel": 2048, "memory": 8192}
@@ -125,6 +125,26 @@ class Request:
         }
         return list(dict.fromkeys(build.get(test, _turns)(self, test, model)))
 
+    def filling(self, test: str, model: Model) -> str:
+        """How the cache is filled up to the depth.
+
+        Windows and recurrent states of a depth follow from every token before it, so there nothing
+        is copied.
+
+        Raises
+        ------
+        UsageError
+            If copies are asked for on such a model.
+        """
+        if not model.has_fixed_state:
+            return self.fill or FILL.get(test, "copy")
+        if self.fill not in (None, "decode"):
+            raise UsageError(
+                f"--fill {self.fill}: {model.path.name} ({model.arch}) has sliding windows or "
+                "recurrent states, which can't be copied to a depth: leave it out, or give decode"
+            )
+        return "decode"
+
     def prompts(self, test: str) -> tuple[int, ...]:
         """Prompt lengths of a test."""
         return self.n_prompts or (N_PROMPT[test],)
@@ -148,7 +168,7 @@ class Request:
 
 def _at_depths(request: Request, test: str, model: Model) -> Iterator[Row]:
     n_steps, rounds = request.steps(test), request.rounds(test)
-    fill = request.fill or FILL[test]
+    fill = request.filling(test, model)
     bounded = []
     for n_prompt in request.prompts(test):
         depths = request.depths or (n_prompt + N_OUTPUT[test],)
@@ -167,6 +187,8 @@ def _at_depths(request: Request, test: str, model: Model) -> Iterator[Row]:
         same = Row(test, "same", "on", row.cells, n_steps=n_steps)
         if fill == "read":
             same = replace(same, fill=fill, n_prompt=row.n_prompt)
+        elif model.has_fixed_state:
+            same = replace(same, fill=fill)
         yield from _both_paths(same)
         if request.stock is not None:
             yield from _both_paths(replace(same, role="hooks"))
@@ -200,18 +222,21 @@ def _python(request: Request, test: str, model: Model) -> Iterator[Row]:
 def _parallel(request: Request, test: str, model: Model) -> Iterator[Row]:
     """Texts at once, one alone, and as many of the full cache as have room in the same cells."""
     n_steps, rounds = request.steps(test), request.rounds(test)
+    fill = request.filling(test, model)
     for n_prompt, chosen in product(request.prompts(test), request.depths or (None,)):
         depth = n_prompt + N_OUTPUT["parallel"] if chosen is None else chosen
         _check_depth(depth, n_prompt)
         longest = max(_ROWS_OUTPUT, depth - n_prompt + (rounds + 2) * n_steps)
+        if fill == "decode":
+            longest += n_prompt  # the first texts are ahead of the last
         asked = replace(request, budget=request.budget or str(n_prompt + request.beta))
         bounded = [
-            replace(row, depth=depth, n_steps=n_steps, n_rows=n, cells=n * row.cells)
+            replace(row, depth=depth, fill=fill, n_steps=n_steps, n_rows=n, cells=n * row.cells)
             for row in _bounded(asked, test, model, n_prompt, longest)
             for n in dict.fromkeys((1, *request.n_parallel))
         ]
         full = Row(test, "bounded", "on", 0, n_steps=n_steps, n_prompt=n_prompt, depth=depth)
-        full = replace(full, policy="full", n_predict=longest, budget="100%")
+        full = replace(full, policy="full", fill=fill, n_predict=longest, budget="100%")
         for n in dict.fromkeys(max(1, row.full_rows) for row in bounded):
             yield from _both_paths(replace(full, n_rows=n, cells=n * full.full_cells))
         yield from bounded
@@ -231,6 +256,7 @@ def _turns(request: Request, test: str, model: Model) -> Iterator[Row]:
                 room,
                 n_prompt=n_prompt,
                 n_predict=longest,
+                fill=request.filling(test, model),
                 budget=request.budget or str(room),
                 n_turns=N_TURNS,
                 **chosen,

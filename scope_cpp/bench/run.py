@@ -161,5 +161,5 @@ def follow_ups(outcome: Outcome, known: Sequence[Row]) -> list[Row]:
     if row.test != "turn" or not row.bounded:
         return []
     n_read, n_before = outcome.facts["turn_tokens"], outcome.facts["cells_before"]
-    base = Row("turn", "same", row.flash, n_before + n_read, n_read=n_read)
+    base = Row("turn", "same", row.flash, n_before + n_read, n_read=n_read, fill=row.fill)
     return [base] if base not in known else []

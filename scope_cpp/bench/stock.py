@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.native.finite import require_logits
 from scope_cpp.native.library import llama_cpp
 
+_WITH_STATES = llama_cpp.llama_model_is_hybrid, llama_cpp.llama_model_is_recurrent
+_STATES_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 # of the line that each cache logs when it is created
 _KV_SIZE = re.compile(r"\bsize = +([0-9.]+) MiB \( *\d+ cells")
 
@@ -37,6 +40,7 @@ class StockRow:
         self.sampler = llama_cpp.llama_sampler_init_greedy()
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
         self.tokens = random_tokens(max(row.cells, CHUNK), self.n_vocab, compute.seed)
+        self._states: Any = None  # recurrent ones, before a step
 
     def prepare(self) -> dict[str, Any]:
         """Fill the cache; say what it is."""
@@ -50,6 +54,8 @@ class StockRow:
             self._decode(self.tokens[:n_read], 0)
             filler.place(n_read, start - n_read)
         self._token = self.tokens[0]
+        if any(kind(self.model) for kind in _WITH_STATES):
+            self._states = self._read_states()
         return {
             "kv_mib": self.kv_mib,
             "cells_allocated": int(llama_cpp.llama_n_ctx(self.ctx)),
@@ -66,11 +72,14 @@ class StockRow:
 
     def restore(self) -> None:
         """Take back what the step added."""
-        self._cells = cells_without_gap(self.ctx)
+        self._cells = cells_without_gap(self.ctx, from_0=self.row.fill == "decode")
         if self.row.filled == 0:
             llama_cpp.llama_memory_clear(self.memory, False)
-        else:
-            llama_cpp.llama_memory_seq_rm(self.memory, 0, self.row.filled, -1)
+            return
+        if self._states is not None:  # these can't be cut
+            lib, states = llama_cpp, self._states
+            lib.llama_state_seq_set_data_ext(self.ctx, states, len(states), 0, _STATES_ONLY)
+        llama_cpp.llama_memory_seq_rm(self.memory, 0, self.row.filled, -1)
 
     def counters(self) -> dict[str, float]:
         """Nothing is ever selected."""
@@ -81,6 +90,12 @@ class StockRow:
         logits = llama_cpp.llama_get_logits_ith(self.ctx, -1)
         require_logits(np.ctypeslib.as_array(logits, (self.n_vocab,)), self.ctx)
         return {"cells_used": self._cells, "attention_loss": None}
+
+    def _read_states(self) -> Any:
+        size = llama_cpp.llama_state_seq_get_size_ext(self.ctx, 0, _STATES_ONLY)
+        states = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data_ext(self.ctx, states, size, 0, _STATES_ONLY)
+        return states
 
     def _load(self) -> Any:
         llama_cpp.llama_backend_init()
@@ -103,7 +118,9 @@ class StockRow:
         params.n_ctx = row.cells
         params.n_batch = min(compute.n_batch, row.cells)
         params.n_ubatch = min(compute.n_ubatch, params.n_batch)
-        params.n_seq_max, params.kv_unified = 2, True  # a second one to fill the cache with
+        # a second sequence to fill the cache with
+        params.n_seq_max, params.kv_unified = (1 if row.fill == "decode" else 2), True
+        params.swa_full = False  # as llama.cpp's own programs: windows take what they need
         params.n_threads = compute.n_threads or default_threads()
         params.n_threads_batch = compute.n_threads_batch or params.n_threads
         params.flash_attn_type = {"on": 1, "off": 0}[row.flash]
