@@ -140,8 +140,10 @@ class ParallelFlags:
             "--prefix-cells",
             metavar="CELLS",
             help="How many of these cells prompts of finished rows may keep, for rows that begin"
-            " with the same text. A row that needs the cells gets them.",
-            show_default="those of the longest prompt",
+            " with the same text. A row that needs the cells gets them. With a model that has"
+            " sliding windows or recurrent states it is as much memory, beside the cells.",
+            show_default="those of the longest prompt; beside the cells also room for the windows"
+            " and states of two",
         ),
     ] = None
 

@@ -119,8 +119,10 @@ class ParallelFlags:
             "--prefix-cache",
             metavar="SIZE",
             help="How many of these cells finished conversations may keep, so that their next"
-            " message is not read from the beginning: 64MiB, 4k, or 0.",
-            show_default="half of the cells",
+            " message is not read from the beginning: 64MiB, 4k, or 0. With a model that has"
+            " sliding windows or recurrent states it is as much memory, beside the cells.",
+            show_default="half of the cells; beside the cells also room for eight conversations'"
+            " windows and states, within a quarter of the free memory",
         ),
     ] = None
     queue: Annotated[

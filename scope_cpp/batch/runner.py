@@ -114,6 +114,7 @@ class EngineRunner:
             n_cells=n_cells,
             settings=defaults.settings,
             prefix_cells=prefix_cells,
+            come_back=False,
             warn=warn,
         )
         self._most = n_parallel + AHEAD

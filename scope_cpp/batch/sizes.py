@@ -6,7 +6,7 @@ import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scope_cpp.batch.asked import MOST_ROWS
 from scope_cpp.batch.requests import Requests
@@ -16,6 +16,7 @@ from scope_cpp.engine.budget import format_bytes
 from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.parallel.cells import taken as taken_by_rows
+from scope_cpp.engine.parallel.copies import Copies
 from scope_cpp.engine.parallel.demand import Room, assess
 from scope_cpp.engine.settings import CHAT_CELLS
 from scope_cpp.errors import ScopeError, UsageError
@@ -23,6 +24,10 @@ from scope_cpp.errors import ScopeError, UsageError
 # Of so many of the longest rows with the same options the cells are worked out
 _LOOKED_AT = 256
 _GROUPS = 64
+
+_PREFIX_CELLS = "--prefix-cells"
+# Copies of what rows begin with: one of it, and one of what takes its place
+_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,11 @@ class Longest:
 
 @dataclass(frozen=True)
 class Memory:
-    """What there is room for: free bytes, and those that so many cells take."""
+    """What there is room for: free bytes, those that so many cells take, and copies of prompts."""
 
     free: int
     taken: Callable[[int], int] = int
+    copies: Copies | None = None
 
     @classmethod
     @contextmanager
@@ -115,7 +121,7 @@ class Memory:
                     f"{format_bytes(free)} of memory are free, a single cell takes "
                     f"{format_bytes(taken(1))} with its buffers: end other programs"
                 )
-            yield cls(free, taken)
+            yield cls(free, taken, Copies.of(forecast, settings, n_parallel, parts))
 
     def cells(self, flag: str, text: str, most: int | None = None) -> int:
         """Return the cells that a flag's value stands for, see `scope_cpp.engine.budget`.
@@ -159,7 +165,7 @@ def layout(
     cells
         ``None``: what so many rows may need.
     prefix_cells
-        ``None``: the longest prompt's.
+        ``None``: the longest prompt's; where they are copied, with windows and states for two.
 
     Raises
     ------
@@ -167,6 +173,9 @@ def layout(
         If `cells` are no number of cells, or more than there is memory for.
     """
     most_rows = n_parallel or most_at_once(census)
+    rest, copies = _rest(census, memory, cells, prefix_cells), memory.copies
+    if copies is not None:
+        memory = replace(memory, taken=copies.added(memory.taken, lambda n_cells: rest))
     half = memory.cells("--cells", "auto", most_rows * census.cells)
     asked = None if cells is None else memory.cells("--cells", cells)
     if n_parallel is None:
@@ -175,10 +184,22 @@ def layout(
     if n_cells is None:
         one = dial.most_cells(memory.taken, memory.free, census.cells)
         n_cells = max(min(n_parallel * census.cells, half), one)
-    rest = census.prompt
-    if prefix_cells is not None:
-        rest = memory.cells("--prefix-cells", prefix_cells)
-    return Layout(n_parallel, n_cells, min(rest, n_cells))
+    return Layout(n_parallel, n_cells, min(rest, n_cells) if copies is None else rest)
+
+
+def _rest(census: Census, memory: Memory, cells: str | None, prefix_cells: str | None) -> int:
+    """Cells that prompts may rest in, or that take as much as copies of them may."""
+    copies = memory.copies
+    if copies is None:
+        return census.prompt if prefix_cells is None else memory.cells(_PREFIX_CELLS, prefix_cells)
+    if prefix_cells is None:
+        return copies.within(cells).usual(census.prompt, _COPIES)
+    per_cell = copies.per_cell
+    rest = replace(memory, taken=lambda n_cells: n_cells * per_cell).cells(
+        _PREFIX_CELLS, prefix_cells
+    )
+    copies.check(_PREFIX_CELLS, prefix_cells, rest)
+    return rest
 
 
 def most_at_once(census: Census) -> int:

@@ -57,6 +57,8 @@ class Footprint:
     selection
         Choosing what stays: attention and moves on llama.cpp's side, positions, scores and copies
         of them in NumPy.
+    copies
+        Copies of prompts that rest in main memory, as they can't rest in cells.
     device
         How many of all these lie in the memory of GPUs.
     """
@@ -66,12 +68,14 @@ class Footprint:
     compute: int = 0
     queries: int = 0
     selection: int = 0
+    copies: int = 0
     device: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.kv + self.fixed + self.compute + self.queries + self.selection
+        beside = self.fixed + self.compute + self.queries + self.selection
+        return self.kv + beside + self.copies
 
 
 @dataclass(frozen=True)

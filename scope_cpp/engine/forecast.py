@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 _MOST_MEASURED = 2**18
 
 
-def sequences(n_parallel: int, n_resting: int) -> int:
-    """Sequences of a context for so many rows, beside prompts that rest: one more copies cells."""
-    return n_parallel + n_resting + 1
+def sequences(model: Model, n_parallel: int, n_resting: int) -> int:
+    """Sequences of a context for so many rows, beside prompts that rest.
+
+    One more copies cells, where rows have some in common.
+    """
+    return n_parallel + n_resting + (not model.has_fixed_state)
 
 
 class Forecast:
@@ -109,7 +112,7 @@ class Forecast:
         alone = bounded and n_parallel == 1
         params = attention.resolve(settings, self.model, bounded=alone).context_params(n_cells)
         if n_parallel + n_resting > 1:
-            params = replace(params, n_seq_max=sequences(n_parallel, n_resting))
+            params = replace(params, n_seq_max=sequences(self.model, n_parallel, n_resting))
         params = replace(params, n_slots=n_parallel)
         if not bounded:
             return self._with_copies(self.of(params, None), n_beside)

@@ -21,7 +21,7 @@ from scope_cpp.serve.auth import Guard, is_loopback
 from scope_cpp.serve.desk import Desk
 from scope_cpp.serve.gate import Gate
 from scope_cpp.serve.metrics import Metrics
-from scope_cpp.serve.options import Options, prefix_cells, url_of
+from scope_cpp.serve.options import Options, url_of
 from scope_cpp.serve.serving import Serving
 from scope_cpp.serve.wire import protocol
 from scope_cpp.serve.worker import Worker
@@ -69,7 +69,6 @@ class Service:
     ) -> None:
         self.url = url_of(listener)
         self._serving = serving
-        resting = prefix_cells(options, serving.model, serving.settings, serving.n_cells)
         self._listener, self._options = listener, options
         self._warn = warn = _once(warn)
         self._failure: Exception | None = None
@@ -82,7 +81,7 @@ class Service:
                 n_parallel=options.n_parallel,
                 n_cells=serving.n_cells,
                 settings=serving.settings,
-                prefix_cells=resting,
+                prefix_cells=serving.prefix_cells,
                 warn=warn,
             ),
             n_parallel=options.n_parallel,

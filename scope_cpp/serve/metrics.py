@@ -45,6 +45,10 @@ _FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
         "gauge",
         "Bytes of the KV cache and of all buffers beside it, without the weights.",
     ),
+    "scope_prefix_bytes": (
+        "gauge",
+        "Bytes of these in copies of prompts, of models whose prompts can't rest in cells.",
+    ),
     "scope_cells_evicted_total": ("counter", "Cells given up by the policies."),
 }
 
@@ -96,6 +100,7 @@ class Metrics:
         evicted: int,
         kv_bytes: int,
         memory_bytes: int,
+        copies_bytes: int,
     ) -> None:
         """Set what is so now; `evicted` is the engine's total."""
         with self._lock:
@@ -107,6 +112,7 @@ class Metrics:
                 "scope_cells_evicted_total": evicted,
                 "scope_kv_bytes": kv_bytes,
                 "scope_memory_bytes": memory_bytes,
+                "scope_prefix_bytes": copies_bytes,
             }
 
     def render(self) -> str:

@@ -18,6 +18,7 @@ from scope_cpp.serve.auth import is_loopback
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
+    from scope_cpp.engine.parallel.copies import Copies
 
 CELLS_PER_ROW = 4096  # of the cache, where nothing else is said
 
@@ -36,7 +37,7 @@ class Options:
         Rows that run at once; rows that may wait beside them.
     cells, prefix_cache
         The cache of all rows together, and what of it prompts of finished rows may keep: cells
-        (``8k``) or memory (``512MiB``); see `n_cells` and `prefix_cells`.
+        (``8k``) or memory (``512MiB``); see `cache_sizes`.
     n_predict
         Longest answer, in tokens.
     max_body
@@ -87,48 +88,65 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def n_cells(options: Options, model: Model, settings: Settings) -> int:
-    """Return the cells of all rows together.
+def cache_sizes(options: Options, model: Model, settings: Settings) -> tuple[int, int]:
+    """Return the cells of all rows together, and those that prompts of finished rows may keep.
 
-    Without a word `CELLS_PER_ROW` for each row, or fewer where half of the free memory holds fewer.
+    Without a word `CELLS_PER_ROW` for each row, or fewer where half of the free memory holds fewer;
+    and half of them. Where prompts are copied, it is memory beside the cells: for as many tokens,
+    and `MOST_RESTING` times the windows and states of a row, within a quarter of what is free.
 
     Raises
     ------
     UsageError
-        If that is no number of cells, or over memory.
+        If these are no numbers of cells, or over memory.
     """
     # these load llama.cpp, and help needs this module
     from scope_cpp.engine.forecast import Forecast
     from scope_cpp.engine.parallel.cells import taken
+    from scope_cpp.engine.parallel.copies import Copies
 
+    asked = _prefix_cells(options, model, settings)
     with Forecast(model) as forecast:
         by_rows = taken(forecast, settings, options.n_parallel)
+        copies = Copies.of(forecast, settings, options.n_parallel)
+        if copies is not None:
+            if asked is not None:
+                copies.check("--prefix-cache", str(options.prefix_cache), asked)
+            copies = copies.within(options.cells)
+        rest = _rest(asked, copies)
+        if copies is not None:
+            by_rows = copies.added(by_rows, rest)
         free = free_memory(gpu=settings.offload_kqv and model.offloaded)
         if options.cells is not None:
-            return _cells("--cells", options.cells, by_rows, free)
-        return _cells("--cells", "auto", by_rows, free, CELLS_PER_ROW * options.n_parallel)
-
-
-def prefix_cells(options: Options, model: Model, settings: Settings, most: int) -> int:
-    """Return the cells that prompts of finished rows may keep, of `most`; half of them by default.
-
-    Raises
-    ------
-    UsageError
-        If that is no number of cells, or more than there are.
-    """
-    if options.prefix_cache is None:
-        return most // 2
-    if options.prefix_cache.strip() == "0":
-        return 0
-    per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
-    wanted = _cells("--prefix-cache", options.prefix_cache, lambda n: n * per_cell, sys.maxsize)
-    if wanted > most:
+            n_cells = _cells("--cells", options.cells, by_rows, free)
+        else:
+            n_cells = _cells("--cells", "auto", by_rows, free, CELLS_PER_ROW * options.n_parallel)
+    if copies is None and rest(n_cells) > n_cells:
         raise UsageError(
-            f"--prefix-cache {options.prefix_cache} is {wanted} cells, the cache has {most}: give "
-            "less, or more --cells"
+            f"--prefix-cache {options.prefix_cache} is {asked} cells, the cache has {n_cells}: "
+            "give less, or more --cells"
         )
-    return wanted
+    return n_cells, rest(n_cells)
+
+
+def _rest(asked: int | None, copies: Copies | None) -> Callable[[int], int]:
+    """Return what tells how many of so many cells prompts may keep."""
+    from scope_cpp.engine.parallel.cells import MOST_RESTING
+
+    if asked is not None:
+        return lambda n_cells: asked
+    if copies is not None:
+        return lambda n_cells: copies.usual(n_cells // 2, MOST_RESTING)
+    return lambda n_cells: n_cells // 2
+
+
+def _prefix_cells(options: Options, model: Model, settings: Settings) -> int | None:
+    """Cells that prompts may keep; ``None`` where nothing is said."""
+    text = options.prefix_cache
+    if text is None or text.strip() == "0":
+        return None if text is None else 0
+    per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
+    return _cells("--prefix-cache", text, lambda n: n * per_cell, sys.maxsize)
 
 
 def _cells(

@@ -13,7 +13,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError, Warn, ignore
 from scope_cpp.reference.shipped import MODEL
 from scope_cpp.serve.errors import ApiError, bad_request
-from scope_cpp.serve.options import Options, n_cells
+from scope_cpp.serve.options import Options, cache_sizes
 
 Body = Mapping[str, Any]
 
@@ -34,8 +34,8 @@ class Serving:
         Chat template instead of the model's.
     n_predict
         Longest answer.
-    n_cells
-        Cells of all rows together.
+    n_cells, prefix_cells
+        Cells of all rows together; those that prompts of finished rows may keep.
     most_rows
         Most answers of one request.
     longest_piece
@@ -49,6 +49,7 @@ class Serving:
     template: str | None
     n_predict: int
     n_cells: int
+    prefix_cells: int
     most_rows: int
     longest_piece: int
 
@@ -124,7 +125,7 @@ def make_serving(
         {**model_defaults(model, warn), **sampling},
         template,
         options.n_predict,
-        n_cells(options, model, settings),
+        *cache_sizes(options, model, settings),
         options.n_parallel + options.queue,
         max(map(len, (*model.pieces, *(name.encode() for name in model.control_names)))),
     )

@@ -254,6 +254,7 @@ class Worker:
             evicted=engine.n_evicted,
             kv_bytes=memory.kv,
             memory_bytes=memory.total,
+            copies_bytes=memory.copies,
         )
 
     def _hand_out(self, updates: list[tuple[int, Update]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from scope_cpp.batch.requests import Defaults, Requests
 from scope_cpp.batch.rows import FAILED, Failure, Row
 from scope_cpp.batch.sizes import Census, Layout, Longest, Memory, layout
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.copies import Copies
 from scope_cpp.engine.parallel.options import Options
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
@@ -63,6 +65,22 @@ def test_cells_may_be_given_as_memory() -> None:
     assert layout(Census(9, 10, 5), memory, cells="512KiB").n_cells == 512
     assert layout(Census(9, 10, 5), memory, cells="auto").n_cells == 512
     assert layout(Census(9, 10, 5), memory, prefix_cells="8KiB").prefix_cells == 8
+
+
+def test_copies_of_prompts_lie_beside_the_cells() -> None:
+    """Of models whose prompts can't rest in cells; windows and states of two prompts by default."""
+    census, copies = Census(4, 500, 80), Copies(per_cell=10, beside=95, free=10**6)
+    memory = Memory(10**6, lambda n: 10 * n, copies)
+    assert layout(census, memory) == Layout(4, 2000, 80 + 2 * 10)
+    # half of the memory is for both
+    assert layout(census, replace(memory, free=24_000)) == Layout(2, 1000, 100)
+    assert layout(census, memory, prefix_cells="3k") == Layout(4, 2000, 3072)
+    assert layout(census, memory, prefix_cells="0") == Layout(4, 2000, 0)
+    # a quarter of what is asked for, if that holds one
+    assert layout(census, memory, n_parallel=1, cells="3kB") == Layout(1, 225, 75)
+    assert layout(census, memory, n_parallel=1, cells="1.6kB") == Layout(1, 160, 0)
+    with pytest.raises(UsageError, match="--prefix-cells 41: .* takes 420 B, or 42 cells"):
+        layout(census, memory, prefix_cells="41")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def tokens_of(said: list[Response] | list[Event]) -> list[int | None]:
 @contextmanager
 def engine(model: Model, n_parallel: int, n_cells: int, **fields: Any) -> Iterator[ParallelEngine]:
     """Make an engine without warnings."""
-    own = {name: fields.pop(name) for name in ("prefix_cells", "warn") if name in fields}
+    names = ("prefix_cells", "come_back", "warn")
+    own = {name: fields.pop(name) for name in names if name in fields}
     own = {"warn": lambda line: None, **own}
     with ParallelEngine(
         model, n_parallel=n_parallel, n_cells=n_cells, settings=settings(**fields), **own

@@ -62,9 +62,17 @@ def test_all_that_is_counted() -> None:
         evicted=40,
         kv_bytes=1,
         memory_bytes=2,
+        copies_bytes=1,
     )
     metrics.gauges(
-        running=1, waiting=0, cells_used=90, cells_total=512, evicted=41, kv_bytes=3, memory_bytes=5
+        running=1,
+        waiting=0,
+        cells_used=90,
+        cells_total=512,
+        evicted=41,
+        kv_bytes=3,
+        memory_bytes=5,
+        copies_bytes=4,
     )
     _, samples = parse(metrics.render())
     assert samples["scope_requests_total"] == {
@@ -78,6 +86,7 @@ def test_all_that_is_counted() -> None:
     assert values["scope_cells_used"] == 90 and values["scope_cells_capacity"] == 512
     assert values["scope_cells_evicted_total"] == 41
     assert (values["scope_kv_bytes"], values["scope_memory_bytes"]) == (3, 5)
+    assert values["scope_prefix_bytes"] == 4
 
 
 def test_a_new_server() -> None:

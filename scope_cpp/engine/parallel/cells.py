@@ -1,10 +1,15 @@
-"""The cells of one context: which sequences are free, which share a beginning, which rest."""
+"""The cells of one context: which sequences are free, what rows that begin alike have of another.
+
+They share cells, or have copies of them. Where windows or recurrent states lie beside the cells,
+that is copies of whole sequences (`checkpoints`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +17,7 @@ from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.footprint import Use
 from scope_cpp.engine.forecast import Forecast, sequences
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.parallel.checkpoints import SEEN, Checkpoint, Checkpoints
 from scope_cpp.engine.parallel.demand import Demand, usual_ring
 from scope_cpp.engine.parallel.prefixes import LEAST, Prefixes
 from scope_cpp.engine.settings import Settings
@@ -36,7 +42,7 @@ def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[
     UsageError
         If no context has so many rows.
     """
-    _check_rows(n_parallel, _most_rows(MOST_RESTING))
+    _check_rows(n_parallel, _most_rows(forecast.model, MOST_RESTING))
 
     def of(n_cells: int) -> int:
         found = forecast.taken(
@@ -50,9 +56,9 @@ def taken(forecast: Forecast, settings: Settings, n_parallel: int) -> Callable[[
     return of
 
 
-def _most_rows(n_resting: int) -> int:
+def _most_rows(model: Model, n_resting: int) -> int:
     """Rows that llama.cpp allows beside prompts that rest."""
-    return int(llama_cpp.llama_max_parallel_sequences()) - sequences(0, n_resting)
+    return int(llama_cpp.llama_max_parallel_sequences()) - sequences(model, 0, n_resting)
 
 
 def _check_rows(n_parallel: int, most: int) -> None:
@@ -63,7 +69,15 @@ def _check_rows(n_parallel: int, most: int) -> None:
 class Cells:
     """A context of `n_cells` for `n_parallel` rows; prompts may rest in `prefix_cells` of them.
 
-    What `use` needs is recorded and reserved from the start; nothing if that is ``None``.
+    Parameters
+    ----------
+    model, params, n_parallel, n_cells
+    prefix_cells
+        Where prompts can't rest in cells, copies of them take as much memory, beside the cells.
+    come_back
+        Whether later prompts are likely to begin with all that a row was.
+    use
+        What it needs is recorded and reserved from the start; nothing if that is ``None``.
 
     Attributes
     ----------
@@ -71,8 +85,7 @@ class Cells:
     countable
         Whether llama.cpp's cells can be looked at.
     shares
-        Whether rows that begin alike share cells, and prompts rest. Windows and recurrent states
-        can't be cut where a prompt ends, so there every row reads its own.
+        Whether rows that begin alike share cells, and prompts rest in them.
     """
 
     def __init__(
@@ -83,15 +96,16 @@ class Cells:
         n_parallel: int,
         n_cells: int,
         prefix_cells: int,
+        come_back: bool,
         use: Use | None,
     ) -> None:
         n_resting = most_resting(model) if prefix_cells >= LEAST else 0
         if n_cells < 1:
             raise UsageError(f"{n_cells} cells in all: give at least 1")
-        _check_rows(n_parallel, min(_most_rows(n_resting), params.n_batch, n_cells))
+        _check_rows(n_parallel, min(_most_rows(model, n_resting), params.n_batch, n_cells))
         self._n_cells, self._prefix_cells, self._n_resting = n_cells, prefix_cells, n_resting
         # what rests needs no queries any more
-        n_seqs = sequences(n_parallel, n_resting)
+        n_seqs = sequences(model, n_parallel, n_resting)
         self.context = Context(model, replace(params, n_seq_max=n_seqs, n_slots=n_parallel))
         self.countable = kv_evict.n_cells(self.context.ptr) > 0
         self.shares = self.context.cuts_anywhere
@@ -102,6 +116,11 @@ class Cells:
                     kv_evict.reserve(self.context.ptr, use.needs(self.context.n_cells))
         self._free = list(range(n_seqs))[::-1]
         self._prefixes = Prefixes()
+        self._come_back = come_back
+        self._checkpoints: Checkpoints | None = None
+        if self.context.has_beside and prefix_cells >= LEAST:
+            per_cell = sum(kv_evict.memory(self.context.ptr)["cells"]) // self.context.n_cells
+            self._checkpoints = Checkpoints(prefix_cells * per_cell)
         self._own: set[int] = set()  # of rows that may give up cells of their prompts
 
     def take(self, demand: Demand, running: Sequence[int], promised: int) -> tuple[int, int] | None:
@@ -125,6 +144,8 @@ class Cells:
             if running:
                 return None  # more is recorded from now on, which can begin without a cell only
             self.forget_resting()
+        if not self.shares:
+            return self._take_alone(demand, promised)
         source, n = self._prefixes.find(demand.tokens, demand.n_reusable)
         needed = promised + demand.n_cells
         n_free = self._n_cells - self._n_held(running, source, n)
@@ -148,6 +169,51 @@ class Cells:
         if copies:
             self.context.copy(source, seq, n, self._free[-1])
         return seq, n
+
+    def _take_alone(self, demand: Demand, promised: int) -> tuple[int, int] | None:
+        """As `take`, where no cell is ever shared; what a checkpoint has is copied."""
+        used = self.used() if self.countable else 0
+        if used + promised + demand.n_cells > self._n_cells:
+            return None
+        seq = self._free.pop()
+        if self._checkpoints is None:
+            return seq, 0
+        found = self._checkpoints.find(demand.tokens, demand.n_reusable)
+        if found is None:
+            return seq, 0
+        self._checkpoints.use(found)
+        self.context.write_state(seq, found.state)
+        return seq, found.tokens.size
+
+    def pauses(self, demand: Demand, others: Iterable[Demand]) -> set[int]:
+        """Return after which tokens of a row's prompt it should be copied (`keep`).
+
+        Parameters
+        ----------
+        demand
+            The row's, which is about to read.
+        others
+            Those of rows that wait.
+        """
+        checkpoints, n = self._checkpoints, demand.n_reusable
+        if checkpoints is None or n < LEAST:
+            return set()
+        # a row that reads its prompt whole can be copied anywhere before its end
+        waiting = (other.tokens[: other.n_reusable] for other in islice(others, SEEN))
+        branch = checkpoints.branch(demand.tokens[:-1], waiting)
+        checkpoints.see(demand.tokens[:n])
+        known = max(checkpoints.n_known(demand.tokens[:n]), branch if branch <= n else 0)
+        own = n if self._come_back and n - known >= LEAST else 0
+        return {branch, own} - {0}
+
+    def keep(self, seq: int, tokens: Sequence[int]) -> None:
+        """Copy a sequence, which has just these tokens, for prompts that begin with them."""
+        checkpoints = self._checkpoints
+        if checkpoints is None or self.context.tainted:
+            return
+        known = np.array(tokens, np.int32)
+        if checkpoints.give_way(known.nbytes + self.context.state_bytes(seq)):
+            checkpoints.add(Checkpoint(known, self.context.read_state(seq)))
 
     def _may_move(self, source: int, n: int) -> bool:
         """Whether the first cells of a sequence that rests are its alone."""
@@ -184,6 +250,8 @@ class Cells:
 
     def finish(self, seq: int, tokens: Sequence[int]) -> None:
         """Take the cells of a row that has ended; those of its first `tokens` may rest."""
+        if self._come_back and self._is_all(seq, tokens):
+            self.keep(seq, tokens)
         tokens = tokens[: self._prefix_cells]
         if not self._n_resting or not self.shares or len(tokens) < LEAST:
             self.clear(seq)
@@ -197,6 +265,14 @@ class Cells:
         resting = self._prefixes.resting
         while len(resting) > self._n_resting or self.n_resting_cells() > self._prefix_cells:
             self.clear(resting[0])
+
+    def _is_all(self, seq: int, tokens: Sequence[int]) -> bool:
+        """Whether these are all tokens of a sequence, and no checkpoint has nearly all of them."""
+        checkpoints = self._checkpoints
+        if checkpoints is None or len(tokens) - checkpoints.n_known(tokens) < LEAST:
+            return False
+        labels = kv_evict.cells(self.context.ptr, seq)[0]
+        return np.array_equal(labels, np.arange(len(tokens)))
 
     def clear(self, seq: int) -> None:
         """Free a sequence and its cells, but for those that others have too."""
@@ -220,6 +296,10 @@ class Cells:
             self.context.zero_free()
         elif idle:
             self.context.wipe()
+
+    def n_copied_bytes(self) -> int:
+        """Bytes of main memory that copies for later prompts take."""
+        return self._checkpoints.n_bytes if self._checkpoints is not None else 0
 
     def n_resting_cells(self) -> int:
         """Cells of the prompts that rest, rows that share them or not."""

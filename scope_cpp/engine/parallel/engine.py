@@ -42,7 +42,8 @@ class ParallelEngine(Closable):
     are free: what all running rows may still take is kept for them. One prompt is read at a time,
     in parts, in the same batches as the next tokens of the rows that write. A prompt that begins
     with the tokens of one that lies in the cache is not read again so far: it shares these cells,
-    or has copies where the policy may give up cells of the prompt; see `Demand.n_reusable`.
+    or has copies where the policy may give up cells of the prompt, or where windows or recurrent
+    states lie beside the cells; see `Demand.n_reusable`.
 
     A row writes the tokens that it writes alone, but for the rounding of llama.cpp's arithmetic,
     which depends on how many tokens are in a batch and on which cells they lie in: logits differ
@@ -63,7 +64,12 @@ class ParallelEngine(Closable):
     prefix_cells
         Most cells in which finished rows may rest, for later prompts that begin alike: their
         prompts, and their outputs too if nothing was evicted. They are given up, least recently
-        used first, as soon as a row needs them.
+        used first, as soon as a row needs them. With a model that has windows or recurrent states
+        they are copied into main memory instead, which takes as much as so many cells at most.
+    come_back
+        Whether later prompts are likely to begin with all that a row was, as in conversations: what
+        has to be copied is then copied of each row, else only where prompts have a beginning in
+        common.
     warn
         Called once with each line that the user should know.
 
@@ -92,6 +98,7 @@ class ParallelEngine(Closable):
         n_cells: int,
         settings: Settings | None = None,
         prefix_cells: int = 0,
+        come_back: bool = True,
         warn: Warn = warnings.warn,
     ) -> None:
         self._turn = threading.RLock()
@@ -125,6 +132,7 @@ class ParallelEngine(Closable):
             n_parallel=n_parallel,
             n_cells=n_cells,
             prefix_cells=prefix_cells,
+            come_back=come_back,
             use=self._use if bounds else None,
         )
         self.context = self._cells.context
@@ -234,6 +242,9 @@ class ParallelEngine(Closable):
                 self._cells.clear(taken[0])
                 self._said.append(Event(row.key, None, err))
             else:
+                row.pauses = self._cells.pauses(
+                    row.demand, (other.demand for other in self._waiting)
+                )
                 self._running.append(row)
 
     def _promised(self) -> int:
@@ -299,8 +310,10 @@ class ParallelEngine(Closable):
 
     def _take_note(self, row: Row, n: int, last: int) -> None:
         """Account for `n` tokens of a row, the last of them the batch's `last`-th."""
-        was_reading = row.reading
-        if not row.decoded(n):
+        was_reading, read = row.reading, row.decoded(n)
+        if was_reading and row.cache.n_past in row.pauses:
+            self._cells.keep(row.cache.seq, row.demand.tokens[: row.cache.n_past])
+        if not read:
             return
         if was_reading:
             self._cells.note(row.cache.seq, row.whole, own=not row.demand.keeps_prompt)
@@ -378,10 +391,11 @@ class ParallelEngine(Closable):
         return sum(row.cache.stats.cells_used for row in self._running)
 
     def memory(self) -> Footprint:
-        """What the context takes, with what is kept of the running rows' prompts."""
+        """What the context takes, with what is kept of prompts, running and ended."""
         found = measure(self.context, self._use if self.context.n_recorded else None, asked=False)
         asked = sum(row.cache.stats.query_bytes for row in self._running)
-        return replace(found, queries=found.queries + asked)
+        copies = self._cells.n_copied_bytes()
+        return replace(found, queries=found.queries + asked, copies=copies)
 
     def positions(self, key: Hashable) -> NDArray[np.int32] | None:
         """True positions of a running row, see `BoundedCache.positions`; ``None`` if it is none."""

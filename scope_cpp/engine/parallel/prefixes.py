@@ -47,7 +47,7 @@ class Prefixes:
             -1 and 0 where none has `LEAST` in common.
         """
         wanted = np.array(tokens[:n_most], np.int32)
-        alike = {seq: _n_alike(prompt, wanted) for seq, prompt in self._prompts.items()}
+        alike = {seq: n_alike(prompt, wanted) for seq, prompt in self._prompts.items()}
         seq = max(alike, key=alike.__getitem__, default=-1)
         if seq < 0 or alike[seq] < LEAST:
             return -1, 0
@@ -67,19 +67,19 @@ class Prefixes:
         """
         prompt = self._prompts[seq]
         for other in self.resting:
-            if _n_alike(self._prompts[other], prompt) == prompt.size:
+            if n_alike(self._prompts[other], prompt) == prompt.size:
                 self.touch(other)
                 return [seq]
         covered = [
             other
             for other in self.resting
-            if _n_alike(self._prompts[other], prompt) == self._prompts[other].size
+            if n_alike(self._prompts[other], prompt) == self._prompts[other].size
         ]
         self.resting.append(seq)
         return covered
 
 
-def _n_alike(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+def n_alike(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     """How many tokens two prompts have in common from the first on."""
     n = min(a.size, b.size)
     differ = np.flatnonzero(a[:n] != b[:n])

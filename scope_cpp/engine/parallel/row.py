@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from concurrent.futures import Executor, Future
 
 from scope_cpp.engine.cache.bounded import BoundedCache
@@ -31,6 +31,8 @@ class Row:
         The last token, not decoded yet; ``None`` while the prompt is read.
     choice
         The next token, if another thread chooses it; ``None`` else.
+    pauses
+        After how many tokens of the prompt a part ends that is decoded.
 
     Raises
     ------
@@ -40,6 +42,7 @@ class Row:
 
     cache: BoundedCache
     choice: Future[int] | None = None
+    pauses: Set[int] = frozenset()
 
     def __init__(
         self, key: Hashable, request: Request, demand: Demand, model: Model, warn: Warn
@@ -112,13 +115,14 @@ class Row:
         """Make room for what comes next, and return it: a token, or at most `limit` of the prompt.
 
         The prompt is divided as it would be alone, for the sake of policies that choose while they
-        read; a division that exceeds the limit is decoded in several goes.
+        read; a division that exceeds the limit, or has a pause in it, is decoded in several goes.
         """
         cache = self.cache
         if self.token is not None:
             cache.make_room()
             return [Entry(self.token, cache.n_past, cache.seq, True)]
         self._chunk = self._chunk or cache.next_chunk()
+        limit = min([limit, *(n - cache.n_past for n in self.pauses if n > cache.n_past)])
         part, self._chunk = self._chunk[:limit], self._chunk[limit:]
         last = len(self.demand.tokens) - 1
         return [
