@@ -36,18 +36,23 @@ def decode(data: bytes) -> str:
 
 
 def require_mark(data: bytes) -> None:
-    """Raise `NotText` if the first bytes are the mark of another encoding."""
+    """Raise `NotText` if the first bytes are of another encoding, with or without its mark."""
     for mark, name in _OTHERS.items():
         if data.startswith(mark):
             raise NotText(f"it is {name}, not UTF-8: {_REMEDY}")
+    _require_no_nul(data[:4])
 
 
 def require_utf8(data: bytes) -> None:
     """Raise `NotText` if a part of a text is not UTF-8, or has a NUL byte as no text has."""
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise NotText(f"byte {nul} is NUL, as in UTF-16 or in a binary file: {_REMEDY}")
+    _require_no_nul(data)
     try:
         data.decode()
     except UnicodeDecodeError as err:
         raise NotText(f"byte {err.start} is not UTF-8: {_REMEDY}") from None
+
+
+def _require_no_nul(data: bytes) -> None:
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise NotText(f"byte {nul} is NUL, as in UTF-16 or in a binary file: {_REMEDY}")
