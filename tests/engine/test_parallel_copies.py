@@ -72,6 +72,18 @@ def test_a_conversation_reads_what_is_new(model: Model) -> None:
         assert n_read(made, row, "again") == 10
 
 
+@pytest.mark.parametrize("arch", ["gemma3", "lfm2"])
+def test_a_beginning_is_known_from_the_second_on(model: Model) -> None:
+    """As the system prompt of clients that come one after the other."""
+    fields: dict[str, Any] = {"policy": "full", **EXACT}
+    with engine(model, 2, 600, prefix_cells=PLENTY, **EXACT) as made:
+        for i, known in enumerate((0, 0, 100, 100)):
+            row = request([*COMMON, *random_tokens(50, seed=i)], 20, **fields)
+            said = run(made, [row])
+            assert n_shared(said) == [known]
+            assert tokens_of(said[0]) == tokens_of(alone(model, row))
+
+
 @every_class
 def test_the_same_prompt_gives_the_same_bits(model: Model) -> None:
     """The first one was divided where its copy was made. Plain attention sums in another order."""
@@ -184,19 +196,24 @@ def test_where_prompts_part() -> None:
     """There where a copy saves the most, not where two of them happen to go on alike."""
     text = [*range(500)]
     kept = Checkpoints(10**6)
-    assert kept.branch(text, []) == 0
+    assert kept.branch(text, [], 0) == 0
     waiting = [[*text[:300], 7, 7], [*text[:303], 7], [*text[:300], 8], [7, 7]]
-    assert kept.branch(text, waiting) == 300
+    assert kept.branch(text, waiting, 0) == 300
     kept.see(text[:450])
-    assert kept.branch(text, []) == 450
-    assert kept.branch(text, waiting) == 300  # four times 300 are more than 450
-    assert kept.branch(text, [[*text[:200]]]) == 450  # one that can't use more
+    assert kept.branch(text, [], 0) == 450
+    assert kept.branch(text, waiting, 0) == 300  # four times 300 are more than 450
+    assert kept.branch(text, waiting, 290) == 450
+    assert kept.branch(text, [[*text[:200]]], 0) == 450  # one that can't use more
     kept.add(checkpoint(text[:300], 2000))
-    assert kept.branch(text, waiting) == 450
+    assert kept.branch(text, waiting, 0) == 450
     kept.add(checkpoint(text[: 450 - LEAST + 1], 2000))
-    assert kept.branch(text, waiting) == 0
+    assert kept.branch(text, waiting, 0) == 0
     # what is there is of no use to those that may use less of it
-    assert kept.branch(text, [text[:200]]) == 200
+    assert kept.branch(text, [text[:200]], 0) == 200
+    # nor is what an earlier prompt has of its own to those that part from it
+    kept.see([*text[:100], *[7] * 100])
+    kept.add(checkpoint([*text[:100], *[7] * 100], 2000))
+    assert kept.branch([*text[:100], *[8] * 100], [], 0) == 100
 
 
 def test_an_engine_may_be_closed_with_copies(tiny_arch: Tiny) -> None:

@@ -200,9 +200,10 @@ class Cells:
             return set()
         # a row that reads its prompt whole can be copied anywhere before its end
         waiting = (other.tokens[: other.n_reusable] for other in islice(others, SEEN))
-        branch = checkpoints.branch(demand.tokens[:-1], waiting)
+        known = checkpoints.n_known(demand.tokens[:n])
+        branch = checkpoints.branch(demand.tokens[:-1], waiting, known)
         checkpoints.see(demand.tokens[:n])
-        known = max(checkpoints.n_known(demand.tokens[:n]), branch if branch <= n else 0)
+        known = max(known, branch if branch <= n else 0)
         own = n if self._come_back and n - known >= LEAST else 0
         return {branch, own} - {0}
 

@@ -95,25 +95,27 @@ class Checkpoints:
         if len(tokens) >= LEAST:
             self._seen.append(np.array(tokens, np.int32))
 
-    def branch(self, tokens: Sequence[int], others: Iterable[Sequence[int]]) -> int:
+    def branch(self, tokens: Sequence[int], others: Iterable[Sequence[int]], start: int) -> int:
         """Return where later prompts are likely to part from this one; 0 if nothing tells.
 
         Of the places where those that were seen and those that wait (`others`) do, it is the one
-        at which a checkpoint saves them the most tokens, beyond those that they have.
+        at which a checkpoint saves them the most tokens, beyond those that they have. None is
+        near the `start`, where this one goes on from a checkpoint itself.
         """
         prompt = np.array(tokens, np.int32)
         ends: list[tuple[int, int]] = []  # what each has in common, and what of it is there
-        for other in (*self._seen, *(np.array(other, np.int32) for other in others)):
+        for other in self._seen:
+            # it stands for those to come, which have only what it has in common with this one
             n = n_alike(prompt, other)
-            if n >= LEAST:
-                ends.append((n, self._n_known(other)))
+            ends.append((n, self._n_known(prompt[:n])))
+        for other in (np.array(other, np.int32) for other in others):
+            ends.append((n_alike(prompt, other), self._n_known(other)))
+        ends = [(n, known) for n, known in ends if n - max(known, start) >= LEAST]
 
         def saved(end: int) -> int:
-            gains = (end - known for n, known in ends if n >= end)
-            return sum(gain for gain in gains if gain >= LEAST)
+            return sum(end - known for n, known in ends if n >= end and end - known >= LEAST)
 
-        best = max((n for n, _ in ends), key=saved, default=0)
-        return best if best and saved(best) else 0
+        return max((n for n, _ in ends), key=saved, default=0)
 
     def _n_known(self, prompt: Tokens) -> int:
         found = self._find(prompt)
