@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scope_cpp.engine.parallel.checkpoints import Checkpoint, Checkpoints
 from scope_cpp.engine.parallel.copies import Copies
 from scope_cpp.engine.parallel.prefixes import LEAST
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
@@ -95,6 +96,32 @@ def test_the_same_prompt_gives_the_same_bits(model: Model) -> None:
             assert n_read(made, prompt, n) == n
             logits.append(made.context.logits())
     assert np.array_equal(*logits)
+
+
+@pytest.mark.parametrize("arch", ["gemma3", "qwen35"])
+def test_a_copy_that_cannot_be_made_or_used_costs_no_row(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {"policy": "full", **EXACT}
+    row = request(random_tokens(90), 20, **fields)
+    expected = tokens_of(alone(model, row))
+    with engine(model, 3, 400, prefix_cells=PLENTY, **EXACT) as made:
+        kept = made._cells._checkpoints
+        assert kept is not None
+        for refused in (ScopeError("no"), MemoryError()):
+            with monkeypatch.context() as patch:
+                patch.setattr(made.context, "read_state", Mock(side_effect=refused))
+                assert tokens_of(run(made, [row])[0]) == expected
+        assert kept.n_bytes == 0
+        # three answers to one prompt: the others find what the first has read
+        said = run(made, [row] * 3)
+        assert n_shared(said) == [0, 89, 89]
+        assert [tokens_of(events) for events in said] == [expected] * 3
+        (whole,) = kept._kept
+        kept._kept = [Checkpoint(whole.tokens, whole.state[:200])]
+        said = run(made, [row])
+        assert n_shared(said) == [0] and tokens_of(said[0]) == expected
+        assert n_shared(run(made, [row])) == [89], "the damaged one is gone"
 
 
 @pytest.mark.parametrize("arch", ["gemma3", "qwen35"])

@@ -21,7 +21,7 @@ from scope_cpp.engine.parallel.checkpoints import SEEN, Checkpoint, Checkpoints
 from scope_cpp.engine.parallel.demand import Demand, usual_ring
 from scope_cpp.engine.parallel.prefixes import LEAST, Prefixes
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 
@@ -181,8 +181,14 @@ class Cells:
         found = self._checkpoints.find(demand.tokens, demand.n_reusable)
         if found is None:
             return seq, 0
+        try:
+            self.context.write_state(seq, found.state)
+        except ScopeError:
+            # it would fail the next row, too: this one reads its prompt
+            self._checkpoints.drop(found)
+            self.context.remove(seq)
+            return seq, 0
         self._checkpoints.use(found)
-        self.context.write_state(seq, found.state)
         return seq, found.tokens.size
 
     def pauses(self, demand: Demand, others: Iterable[Demand]) -> set[int]:
@@ -213,8 +219,10 @@ class Cells:
         if checkpoints is None or self.context.tainted:
             return
         known = np.array(tokens, np.int32)
-        if checkpoints.give_way(known.nbytes + self.context.state_bytes(seq)):
-            checkpoints.add(Checkpoint(known, self.context.read_state(seq)))
+        # no row ends because there is no memory for what others may gain by
+        with suppress(ScopeError, MemoryError):
+            if checkpoints.give_way(known.nbytes + self.context.state_bytes(seq)):
+                checkpoints.add(Checkpoint(known, self.context.read_state(seq)))
 
     def _may_move(self, source: int, n: int) -> bool:
         """Whether the first cells of a sequence that rests are its alone."""

@@ -74,6 +74,10 @@ class Checkpoints:
         self._kept.remove(checkpoint)
         self._kept.append(checkpoint)
 
+    def drop(self, checkpoint: Checkpoint) -> None:
+        """Give up a checkpoint."""
+        self._kept.remove(checkpoint)
+
     def give_way(self, n_bytes: int) -> bool:
         """Give up checkpoints until there is room for so many bytes; False if there never is."""
         if n_bytes > self.most_bytes:
