@@ -55,6 +55,8 @@ class Duties:
         End it as if it had never been asked for.
     stats
         Statistics so far.
+    check_open
+        Raise a ScopeError if the conversation is closed.
     """
 
     read: Callable[[Clock], Prompt]
@@ -62,13 +64,15 @@ class Duties:
     keep: Callable[[str, str], None]
     take_back: Callable[[], None]
     stats: Callable[[], Stats]
+    check_open: Callable[[], None]
 
 
 class Answer:
     """An answer that is written while it is iterated over.
 
     The first step reads the prompt. If that fails or is interrupted, the conversation is as before;
-    later, `close` keeps what was written.
+    later, `close` keeps what was written. One that its conversation was closed before raises a
+    ScopeError that says so.
 
     Attributes
     ----------
@@ -97,6 +101,8 @@ class Answer:
 
     def __next__(self) -> Response:
         if self._done:
+            if self.finish_reason is None:
+                self._duties.check_open()
             raise StopIteration
         if self._steps is None:
             self._begin()

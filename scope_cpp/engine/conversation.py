@@ -409,6 +409,7 @@ class Conversation(Closable):
                 keep=self._keep,
                 take_back=take_back,
                 stats=lambda: self.stats,
+                check_open=self.check_open,
             )
         )
         return self._open

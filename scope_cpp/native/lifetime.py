@@ -123,6 +123,10 @@ class Closable:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> str:
+        """Refuse to be copied or pickled: what it has lies in the memory of this process."""
+        raise ScopeError(f"{self._name} can't be copied or sent to another process: {_BY_SPAWN}")
+
     def adopt(self, dependant: Closable) -> None:
         """Close `dependant` before this is closed."""
         _depends(self._dependants, dependant)

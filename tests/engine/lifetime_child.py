@@ -6,10 +6,12 @@ a chat template. Printed is what is tried, so that a crash can be told.
 
 from __future__ import annotations
 
+import copy
 import faulthandler
 import gc
 import itertools
 import os
+import pickle
 import sys
 import threading
 import traceback
@@ -235,6 +237,14 @@ def null_is_no_context() -> None:
             raise AssertionError("NULL was taken")
 
 
+def nothing_is_copied_or_sent() -> None:
+    """A second owner would free what the first one uses; another process has none of it."""
+    with load() as model:
+        for make in (lambda model: model, *KINDS.values()):
+            for way in (copy.copy, copy.deepcopy, pickle.dumps):
+                refused(way, make(model), "can't be copied or sent to another process")
+
+
 def every_order_of_closing() -> None:
     """Closed in every order, some twice, in the middle of what they do."""
     for order in itertools.permutations(["model", "generation", "conversation", "engine"]):
@@ -249,7 +259,7 @@ def every_order_of_closing() -> None:
             handles[name].close()
             handles[name].close()
         handles["model"].close()
-        assert next(answer, None) is None
+        refused(next, answer, " is closed: ")
 
 
 def every_order_of_dropping() -> None:
@@ -525,6 +535,7 @@ def exit_while_a_daemon_runs() -> None:
 TOGETHER = (
     nothing_is_left_behind,
     every_order_of_dropping,
+    nothing_is_copied_or_sent,
     every_order_of_closing,
     every_use_after_its_model,
     every_use_after_close,
