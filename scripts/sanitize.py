@@ -50,6 +50,7 @@ LEFT_OUT = {
         "std::regex takes several times as much of the stack with guards around its frames"
     ),
     "tests/engine/test_endurance.py": "its processes would be measured with what the guards take",
+    "tests/engine/test_footprint.py::test_the_process_grows_by_what_was_forecast": "as above",
     "tests/build": "builds and installs other copies of the library",
     "tests/serve/test_page.py": "a browser does not start with a preloaded library",
     "tests/batch/test_ray_command.py": "Ray's own processes do not start with a preloaded library",
