@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -248,6 +249,10 @@ def _check(messages: _Messages) -> None:
         for key in ("role", "content"):
             if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
                 raise UsageError(f"message {i} of the chat has no {key}, or it is no text")
+        try:
+            json.dumps(message)
+        except (TypeError, ValueError, RecursionError) as err:
+            raise UsageError(f"message {i} of the chat has what JSON can't hold: {err}") from None
 
 
 def _merged(messages: _Messages) -> _Messages | None:

@@ -372,11 +372,21 @@ class Conversation(Closable):
 
     @classmethod
     @checked()
-    def resume(cls, model: Model, path: str | Path, **more: Any) -> Conversation:
-        """Open a saved conversation with the settings that it was saved with."""
+    def resume(
+        cls,
+        model: Model,
+        path: str | Path,
+        *,
+        compute: Settings | None = None,
+        warn: Warn = warnings.warn,
+    ) -> Conversation:
+        """Open a saved conversation with the settings that it was saved with.
+
+        Only those that say how fast it is computed, not what, are taken from `compute`.
+        """
         from scope_cpp.engine import session
 
-        return session.resume(cls, model, path, **more)
+        return session.resume(cls, model, path, compute, warn)
 
     # -- one turn -------------------------------------------------------------------------
 

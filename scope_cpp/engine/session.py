@@ -23,7 +23,7 @@ from scope_cpp.engine.session_file import SessionFile, write
 from scope_cpp.engine.session_state import Held, export_state, import_state
 from scope_cpp.engine.session_values import COMPUTE, differences, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError, UsageError, Warn, ignore
 from scope_cpp.native import kv_evict
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ def load(conversation: C, path: str | Path) -> C:
             file,
             session,
             conversation.settings,
-            warn=lambda _: None,
+            warn=ignore,
         )
 
 
@@ -111,8 +111,8 @@ def resume(
     make: Callable[..., C],
     model: Model,
     path: str | Path,
-    compute: Settings | None = None,
-    **more: Any,
+    compute: Settings | None,
+    warn: Warn,
 ) -> C:
     """Open a conversation as it was saved, with settings of its own.
 
@@ -126,8 +126,8 @@ def resume(
         A saved conversation.
     compute
         Settings of which those in `COMPUTE` are used.
-    **more
-        For the conversation: ``warn``.
+    warn
+        As of the conversation.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def resume(
     with SessionFile(path) as file:
         session = _parse(file)
         _require_model(path, session, model)
-        return _take_up(make, model, file, session, compute or Settings(), **more)
+        return _take_up(make, model, file, session, compute or Settings(), warn)
 
 
 STATE_FORMAT = "the state format"
@@ -200,7 +200,7 @@ def _take_up(
     file: SessionFile,
     session: Session,
     compute: Settings,
-    **more: Any,
+    warn: Warn,
 ) -> C:
     """Read and check the rest of a file, in a conversation of its own."""
     arrays = _read_all(file)
@@ -214,7 +214,7 @@ def _take_up(
             template=session.template,
             n_predict=session.n_predict,
             stop=session.stop,
-            **more,
+            warn=warn,
         )
         opened.callback(conversation.close)
         import_state(conversation, session.meta, arrays)

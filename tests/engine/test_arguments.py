@@ -136,6 +136,11 @@ TALK: list[tuple[Callable[[Conversation], Any], str]] = [
     (lambda talk: talk.save(5), "path is 5: give a text or a path"),
     (lambda talk: talk.load(None), "path is None: give a text or a path"),
     (lambda talk: Conversation.resume(talk.model, 5), "path is 5: give a text or a path"),
+    (
+        lambda talk: Conversation.resume(talk.model, "x", compute=5),
+        "compute is 5: give a scope_cpp",
+    ),
+    (lambda talk: Conversation.resume(talk.model, "x", warn="no"), "warn is 'no': give a function"),
     (lambda talk: Conversation.resume("m.gguf", "x"), "model is 'm.gguf': give a scope_cpp.Model"),
     (lambda talk: setattr(talk, "n_predict", "x"), f"n_predict is 'x': give {WHOLE}"),
     (lambda talk: setattr(talk, "n_predict", 0), "the longest answer is 0 tokens"),
