@@ -14,12 +14,13 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel import Event, ParallelEngine, Request
 from scope_cpp.engine.parallel.checkpoints import Checkpoint, Checkpoints
 from scope_cpp.engine.parallel.copies import Copies
+from scope_cpp.engine.parallel.demand import usual_ring
 from scope_cpp.engine.parallel.prefixes import LEAST
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
-from tests.engine.rows import alone, engine, request, run, tokens_of
+from tests.engine.rows import alone, engine, request, run, settings, tokens_of
 from tests.engine.test_memories import every_class
 from tests.engine.test_parallel_prefix import n_read
 
@@ -126,9 +127,8 @@ def test_a_copy_that_cannot_be_made_or_used_costs_no_row(
 
 @pytest.mark.parametrize("arch", ["gemma3", "qwen35"])
 def test_the_memory_of_copies_is_bounded(model: Model) -> None:
-    settings = Settings(n_threads=1, n_threads_batch=1)
     with Forecast(model) as forecast:
-        copies = Copies.of(forecast, settings, 2)
+        copies = Copies.of(forecast, settings(), 2)
     assert copies is not None
     rows = [request(random_tokens(90, seed=i), 50) for i in range(6)]
     with engine(model, 2, 400, prefix_cells=PLENTY) as made:
@@ -161,9 +161,8 @@ def test_the_memory_of_copies_is_bounded(model: Model) -> None:
 @pytest.mark.parametrize("arch", ["gemma3", "lfm2"])
 def test_what_is_forecast_is_what_copies_take(model: Model) -> None:
     """And no row that was evicted from, or whose prompt was thinned, is copied at its end."""
-    settings = Settings(n_threads=1, n_threads_batch=1)
     with Forecast(model) as forecast:
-        copies = Copies.of(forecast, settings, 1)
+        copies = Copies.of(forecast, settings(), 1)
         assert copies is not None
         taken = copies.added(lambda n: n, lambda n: 3)
         assert taken(5) == 5 + 3 * copies.per_cell
@@ -175,6 +174,18 @@ def test_what_is_forecast_is_what_copies_take(model: Model) -> None:
         assert kept.state.nbytes <= copies.cells(90, 1) * copies.per_cell + 4096
         run(made, [request(random_tokens(90, seed=1), 40, prefill="h2o", budget=60)])
         assert len(made._cells._checkpoints._kept) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("arch", ["gemma3", "lfm2"])
+def test_an_engine_has_windows_and_states_for_its_rows_alone(model: Model) -> None:
+    chosen = settings()
+    with Forecast(model) as forecast:
+        ring = usual_ring(chosen, 400)
+        found = forecast.of_run(chosen, 400, bounded=True, n_recorded=ring, n_parallel=3)
+    with engine(model, 3, 400, prefix_cells=PLENTY) as made:
+        there = made.memory()
+        assert (there.kv, there.fixed, there.compute) == (found.kv, found.fixed, found.compute)
+        assert made.context.params.n_seq_max == 3
 
 
 def test_cells_of_plain_models_are_shared_as_before(tiny: Tiny) -> None:
