@@ -123,7 +123,7 @@ struct llama_kv_evict {
 
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
-    int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out);
+    int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * wanted, float value_weight, float * out);
     static void zero_free(llama_context & lctx, llama_kv_cache & kv);
 
     int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out);
@@ -215,6 +215,8 @@ private:
     llama_kv_evict_graph g_queries;
     llama_kv_evict_graph g_likeness;
 
+    std::vector<uint32_t> likeness_layers; // of its graph
+
     void         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
     bool         graph_alloc  (llama_kv_evict_graph & g);
     bool         graph_reserve(llama_kv_evict_graph & g);
@@ -228,7 +230,7 @@ private:
     bool         build_queries(int64_t n_query);
     bool         turn_queries (llama_seq_id seq, llama_pos own, int32_t n, llama_pos pos);
     std::vector<int32_t> own_cells(llama_seq_id seq, int64_t n_kv, bool can_gather) const;
-    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather);
+    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather, const std::vector<uint32_t> & layers);
     void         set_likeness (const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
     int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out);
     float *      lengths_of   (bool values, uint32_t ikv, uint32_t ih);

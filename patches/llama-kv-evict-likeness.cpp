@@ -55,16 +55,19 @@ int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int3
     std::vector<int32_t> unknown;
     std::vector<float>   data;
 
-    const auto is_unknown = [&](int32_t id) {
-        // a head may have moved a row of known length into the cell
-        for (uint32_t i = 0; i < 2*n_layer()*n_head_kv; ++i) {
-            if (std::isnan(lengths[(size_t) i*cells().size() + id])) {
-                return true;
-            }
+    // a head may have moved a row of known length into the cell
+    std::vector<uint8_t> is_unknown(n_ids);
+    for (uint32_t i = 0; i < 2*n_layer()*n_head_kv; ++i) {
+        const float * cur = lengths.data() + (size_t) i*cells().size();
+        for (int32_t j = 0; j < n_ids; ++j) {
+            is_unknown[j] |= std::isnan(cur[ids[j]]);
         }
-        return false;
-    };
-    std::copy_if(ids, ids + n_ids, std::back_inserter(unknown), is_unknown);
+    }
+    for (int32_t j = 0; j < n_ids; ++j) {
+        if (is_unknown[j]) {
+            unknown.push_back(ids[j]);
+        }
+    }
 
     for (int32_t i0 = 0; i0 < (int32_t) unknown.size(); i0 += n_block_lengths) {
         const int32_t n = std::min<int32_t>(n_block_lengths, unknown.size() - i0);
@@ -92,7 +95,8 @@ int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int3
     return LLAMA_KV_EVICT_OK;
 }
 
-bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather) {
+// of some layers, in their order
+bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather, const std::vector<uint32_t> & layers) {
     auto & g = g_likeness;
 
     graph_begin(g, first, n_old, n_new);
@@ -113,7 +117,9 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
         ggml_set_input(inp);
     }
 
-    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+    likeness_layers = layers;
+
+    for (const uint32_t ikv : layers) {
         const auto part = [&](bool values) {
             ggml_tensor * t    = values ? kv.layers[ikv].v : kv.layers[ikv].k;
             const int64_t n    = values ? n_embd_head_v : n_embd_head_k;
@@ -163,11 +169,13 @@ void llama_kv_evict::set_likeness(const int32_t * own, const std::vector<float> 
         const int64_t n_old = inps[2 + values]->ne[0];
         const float   whole = (values ? value_weight : 1.0f)/(1.0f + value_weight);
 
-        float * cur = factors.data();
-        for (uint32_t i = 0; i < n_layer()*n_head_kv; ++i) {
-            const float * len = lengths.data() + (values*n_layer()*n_head_kv + i)*cells().size();
-            for (int64_t j = 0; j < n_old; ++j) {
-                *cur++ = std::isnan(len[own[j]]) ? 0.0f : whole/len[own[j]];
+        for (const uint32_t ikv : likeness_layers) {
+            float * cur = factors.data() + ikv*n_head_kv*n_old;
+            for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+                const float * len = lengths_of(values, ikv, ih);
+                for (int64_t j = 0; j < n_old; ++j) {
+                    *cur++ = std::isnan(len[own[j]]) ? 0.0f : whole/len[own[j]];
+                }
             }
         }
         ggml_backend_tensor_set(inps[2 + values], factors.data(), 0, ggml_nbytes(inps[2 + values]));
@@ -202,7 +210,25 @@ int32_t llama_kv_evict::unit_rows(llama_seq_id seq, bool values, const int32_t *
     return LLAMA_KV_EVICT_OK;
 }
 
-int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, float value_weight, float * out) {
+// the highest of those products of a row whose cells stand before `end` in the order; in lanes, so that it is vectorized
+static float highest(const float * products, const int32_t * order, int64_t n, int32_t end) {
+    float most[8];
+    std::fill_n(most, 8, -1.0f);
+
+    int64_t j = 0;
+    for (; j + 8 <= n; j += 8) {
+        for (int64_t k = 0; k < 8; ++k) {
+            const float cur = order[j + k] < end ? products[j + k] : -1.0f;
+            most[k] = cur > most[k] ? cur : most[k];
+        }
+    }
+    for (; j < n; ++j) {
+        most[0] = order[j] < end && products[j] > most[0] ? products[j] : most[0];
+    }
+    return *std::max_element(most, most + 8);
+}
+
+int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * wanted, float value_weight, float * out) {
     if (!has_cells(seq, ids, n_ids) || n_new < 0 || n_new > n_ids || !(value_weight >= 0.0f && std::isfinite(value_weight))) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
@@ -210,6 +236,16 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
     lctx.synchronize();
 
     std::fill_n(out, n_layer()*n_head_kv*n_new, -1.0f);
+
+    std::vector<uint32_t> layers;
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        if (!wanted || wanted[ikv]) {
+            layers.push_back(ikv);
+        }
+    }
+    if (layers.empty()) {
+        return LLAMA_KV_EVICT_OK;
+    }
 
     lengths.resize(2*n_layer()*n_head_kv*cells().size(), NAN);
 
@@ -251,8 +287,8 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
             const int64_t start = gather ? -2 : first; // the graph's first cell, if it has one
 
-            const bool same = g_likeness.n0 == start && g_likeness.n1 == n_old && g_likeness.n2 == n_add;
-            if (!same && !build_likeness(start, n_old, n_add, gather)) {
+            const bool same = g_likeness.n0 == start && g_likeness.n1 == n_old && g_likeness.n2 == n_add && likeness_layers == layers;
+            if (!same && !build_likeness(start, n_old, n_add, gather, layers)) {
                 return LLAMA_KV_EVICT_ALLOC;
             }
             set_likeness(own.data() + first, unit_k, unit_v, value_weight);
@@ -269,23 +305,21 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
             data.resize(n_old*n_add*n_head_kv);
 
-            for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+            for (size_t il = 0; il < layers.size(); ++il) {
+                const uint32_t ikv = layers[il];
+
                 std::fill(order.begin(), order.end(), n_ids);
                 for (int32_t j = 0; j < i0 + n_i; ++j) {
                     if (at[ids[j]] >= 0 && !is_dead(ikv, ids[j])) {
                         order[at[ids[j]]] = j;
                     }
                 }
-                ggml_backend_tensor_get(g_likeness.outs[ikv], data.data(), 0, data.size()*sizeof(float));
+                ggml_backend_tensor_get(g_likeness.outs[il], data.data(), 0, data.size()*sizeof(float));
 
                 for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
                     for (int32_t i = 0; i < n_i; ++i) {
-                        const float * cur = data.data() + (ih*n_add + i)*n_old;
+                        const float most = highest(data.data() + (ih*n_add + i)*n_old, order.data(), n_old, i0 + i);
 
-                        float most = -1.0f;
-                        for (int64_t j = 0; j < n_old; ++j) {
-                            most = order[j] < i0 + i && cur[j] > most ? cur[j] : most;
-                        }
                         float & res = out[(ikv*n_head_kv + ih)*n_new + i0 - (n_ids - n_new) + i];
                         res = std::max(res, most);
                     }

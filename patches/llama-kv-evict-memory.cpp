@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 // how much memory a context holds, and having it hold all that it will need. a model without memory (no_alloc) goes
 // the same way: its buffers are measured in place of being allocated
@@ -77,8 +78,10 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
         }
     }
     if (needs.likeness) {
-        ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false);
-        ok = ok && (v_trans || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true));
+        std::vector<uint32_t> layers(n_layer());
+        std::iota(layers.begin(), layers.end(), 0);
+        ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false, layers);
+        ok = ok && (v_trans || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true, layers));
     }
 
     may_die   |= needs.dead;

@@ -684,8 +684,8 @@ int32_t llama_kv_evict_rows(llama_context * ctx, llama_seq_id seq, bool values,
 }
 
 int32_t llama_kv_evict_likeness(llama_context * ctx, llama_seq_id seq,
-        const int32_t * cells, int32_t n_cells, int32_t n_new, float value_weight, float * out) {
-    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.likeness(seq, cells, n_cells, n_new, value_weight, out); });
+        const int32_t * cells, int32_t n_cells, int32_t n_new, const int8_t * layers, float value_weight, float * out) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.likeness(seq, cells, n_cells, n_new, layers, value_weight, out); });
 }
 
 int32_t llama_kv_evict_apply(llama_context * ctx, llama_seq_id seq,

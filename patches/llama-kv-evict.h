@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 6
+#define LLAMA_KV_EVICT_ABI 7
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
@@ -138,9 +138,10 @@ LLAMA_API int32_t llama_kv_evict_zero_free(struct llama_context * ctx);
 
 // how alike each of the last n_new of these cells of the sequence is to the one before it, in the order given, that it is
 // most alike to: (cos of the K rows + value_weight * cos of the V rows) / (1 + value_weight), -1 where there is none.
-// dead rows are not looked at. out[n_layer][n_head_kv][n_new]
+// dead rows are not looked at. layers[n_layer]: 1 = look at this layer, NULL = at all; -1 in the others.
+// out[n_layer][n_head_kv][n_new]
 LLAMA_API int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_id seq,
-        const int32_t * cells, int32_t n_cells, int32_t n_new, float value_weight, float * out);
+        const int32_t * cells, int32_t n_cells, int32_t n_new, const int8_t * layers, float value_weight, float * out);
 
 // first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
 // reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.

@@ -16,7 +16,7 @@ from scope_cpp.native.finite import require_finite
 from scope_cpp.native.library import library_path, llama_cpp
 from scope_cpp.native.lifetime import Pointer
 
-ABI = 6
+ABI = 7
 # STATE_FORM of llama-kv-evict-state.cpp: what a saved sequence looks like
 STATE_FORM = 4
 # enum llama_kv_evict_beside
@@ -146,7 +146,7 @@ _scores = _bind("scores", _i32, _ctx, _i32, _i32, _ptr, _i32, ctypes.c_bool, _pt
 _queries = _bind("queries", _i32, _ctx, _i32, _i32, _i32, _ptr)
 _rows = _bind("rows", _i32, _ctx, _i32, ctypes.c_bool, _ptr, _i32, _ptr)
 _zero_free = _bind("zero_free", _i32, _ctx)
-_likeness = _bind("likeness", _i32, _ctx, _i32, _ptr, _i32, _i32, ctypes.c_float, _ptr)
+_likeness = _bind("likeness", _i32, _ctx, _i32, _ptr, _i32, _i32, _ptr, ctypes.c_float, _ptr)
 _apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
 _set_dead = _bind("set_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
 _get_dead = _bind("get_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
@@ -347,7 +347,13 @@ def zero_free(ctx: Any) -> None:
 # int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_id seq,
 #         const int32_t * cells, int32_t n_cells, int32_t n_new, float value_weight, float * out);
 def likeness(
-    ctx: Any, seq: int, ids: Int32, n_new: int, *, value_weight: float
+    ctx: Any,
+    seq: int,
+    ids: Int32,
+    n_new: int,
+    *,
+    value_weight: float,
+    layers: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """How alike the newest cells are to the one before them that they are most alike to.
 
@@ -359,14 +365,21 @@ def likeness(
         How many of the last ones are asked about.
     value_weight
         Weight of the V rows' cosine beside the K rows'.
+    layers
+        bool (layer,): those to look at; ``None``: all.
 
     Returns
     -------
-    float32 (layer, KV head, n_new): -1 to 1, -1 where there is none before. Rows that are dead
-    are not looked at.
+    float32 (layer, KV head, n_new): -1 to 1, -1 where there is none before, and in layers that
+    are not asked about. Rows that are dead are not looked at.
     """
+    if layers is not None and layers.shape != (n_layer(ctx),):
+        raise ValueError(f"layers {layers.shape} must be {(n_layer(ctx),)}")
+    wanted = None if layers is None else _address(layers)
     out = np.empty((n_layer(ctx), n_head_kv(ctx), n_new), np.float32)
-    status = _likeness(ctx, seq, _address(ids), ids.size, n_new, value_weight, _address(out))
+    status = _likeness(
+        ctx, seq, _address(ids), ids.size, n_new, wanted, value_weight, _address(out)
+    )
     _check("likeness of rows", status)
     return require_finite(out, "cosines of rows", ctx)
 

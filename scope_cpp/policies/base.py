@@ -248,6 +248,18 @@ class Policy(ABC):
         """
         return np.asarray(acc + self.expect(weights, likeness, n_cells))
 
+    def looks_ahead(self, acc: RowArray) -> BoolArray:
+        """Tell in which layers new rows are worth weighing ahead of their use: bool (L,).
+
+        In the others `foresee` is given weights of 0.
+
+        Parameters
+        ----------
+        acc
+            As for `foresee`.
+        """
+        return np.ones(len(acc), np.bool_)
+
     def begin_output(self, acc: RowArray) -> RowArray:
         """Return the scores with which an output begins, of those that the prompt's end left.
 

@@ -46,6 +46,8 @@ OUTPUT = np.float32(1e-6), np.float32(0.999)
 """Least and highest price of a row of an output."""
 YOUNG = 256
 """Tokens over which the worth of being new fades."""
+NOTABLE = 0.01
+"""Share of the price that some head of a layer pays before its new rows are weighed."""
 PRIOR = 1
 """Look-ups for each head that are assumed to be repeated, and expected to be."""
 
@@ -64,7 +66,8 @@ class ScopeRetrieval(OneBudget):
     where use is the attention so far, multiplied by `decay` for each token, and p is 1 for rows of
     the prompt and f / (30 + f) for those of the output, f being what `scores.foresight` gives. n
     falls from 1 to 0 in the first 256 tokens of a row of the output, and is 0 in the prompt: what
-    is new had no time to be of use.
+    is new had no time to be of use. In layers whose heads pay less than a hundredth of the price
+    rows of the output are not weighed, which takes most of the time of choosing: f is 0 there.
 
     A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
     so far say: those that were repeated, against those that would be if each went to any row,
@@ -134,6 +137,11 @@ class ScopeRetrieval(OneBudget):
             folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + more
         return folded
 
+    def looks_ahead(self, acc: RowArray) -> BoolArray:
+        """Weigh new rows where a head pays a notable part of their price; see the class."""
+        notable: BoolArray = self._pays(acc).max(axis=(1, 2)) >= NOTABLE
+        return notable
+
     def foresee(
         self, acc: RowArray, weights: FloatArray, likeness: FloatArray | None, n_cells: int
     ) -> RowArray:
@@ -161,10 +169,8 @@ class ScopeRetrieval(OneBudget):
     def worth(self, view: View) -> FloatArray:
         """Numbers by which the rows compete, (L, H, n); see the class."""
         rows, price = view.scores, self._price(view)
-        found, seen = _of_head(rows, "found"), _of_head(rows, "seen")
-        pays = np.minimum(1, found / np.maximum(seen, 1) / np.float32(self.rate)) ** STEEPNESS
         mean_use = self._mean_use(view)
-        worth: FloatArray = price * (np.float32(self.price * mean_use) * pays)
+        worth: FloatArray = price * (np.float32(self.price * mean_use) * self._pays(rows))
         of_prompt = np.where(price == 1, rows["looks"], np.float32(0))
         left = _left(of_prompt, view.n_prompt)
         np.multiply(worth, left, out=worth, where=of_prompt > 0)
@@ -174,6 +180,12 @@ class ScopeRetrieval(OneBudget):
         np.maximum(young, 0, out=young)
         np.add(worth, young, out=worth, where=price < 1)
         return worth
+
+    def _pays(self, rows: RowArray) -> FloatArray:
+        """Share of the price that each head pays, (L, H, 1), by its look-ups of the prompt."""
+        rate = _of_head(rows, "found") / np.maximum(_of_head(rows, "seen"), 1)
+        pays: FloatArray = np.minimum(1, rate / np.float32(self.rate)) ** STEEPNESS
+        return pays
 
     def _price(self, view: View) -> FloatArray:
         """What rows are worth beside their use, (L, H, n): 1 of those that are read just now.

@@ -125,8 +125,8 @@ def test_counts_beyond_the_cells(session: Session, n: int) -> None:
         lambda: kv_evict._apply(ctx, 0, number, number, 0, number, n),
         lambda: kv_evict._scores(ctx, 0, 1, number, n, False, result),
         lambda: kv_evict._rows(ctx, 0, False, number, n, result),
-        lambda: kv_evict._likeness(ctx, 0, number, n, 0, 0.5, result),
-        lambda: kv_evict._likeness(ctx, 0, number, 1, n, 0.5, result),
+        lambda: kv_evict._likeness(ctx, 0, number, n, 0, None, 0.5, result),
+        lambda: kv_evict._likeness(ctx, 0, number, 1, n, None, 0.5, result),
         lambda: kv_evict._set_dead(ctx, 0, number, n, number),
         lambda: kv_evict._get_dead(ctx, 0, number, n, number),
     ]

@@ -59,6 +59,24 @@ def test_more_cells_than_a_block(tiny: Tiny, n_new: int) -> None:
         assert likeness(session, ids, n_new) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_some_layers(tiny: Tiny, cache: dict[str, Any]) -> None:
+    """As of all of them, in whatever order they are asked about; -1 in the others."""
+    with Session(tiny(), **cache) as session:
+        kv_evict.init(session.ctx, 4)
+        session.decode(random_tokens(N), 0)
+        _, ids, _ = kv_evict.cells(session.ctx, 0)
+        n_layer = kv_evict.n_layer(session.ctx)
+        whole = likeness(session, ids)
+        for wanted in ([0], [n_layer - 1], [], list(range(n_layer)), [0]):
+            layers = np.isin(np.arange(n_layer), wanted)
+            found = kv_evict.likeness(session.ctx, 0, ids, N_NEW, value_weight=0.5, layers=layers)
+            assert np.array_equal(found[layers], whole[layers])
+            assert (found[~layers] == -1).all()
+        with pytest.raises(ValueError, match="layers"):
+            kv_evict.likeness(session.ctx, 0, ids, 1, value_weight=1, layers=layers[1:])
+
+
 def test_a_double_is_found(tiny: Tiny) -> None:
     """The same token at the same place of the text, copied into a head's other cell."""
     with Session(tiny(), kv="f32") as session:

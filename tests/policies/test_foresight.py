@@ -60,6 +60,21 @@ def test_the_formula(seed: int, n_query: int, sizes: list[int], sharp: float) ->
         assert weights == pytest.approx(expected, rel=2e-4, abs=2e-5)
 
 
+@pytest.mark.parametrize("n_query", [0, 3])
+def test_some_layers(n_query: int) -> None:
+    """They are weighed as all are; the others find nothing, and remember nothing of these cells."""
+    asked, new = ask(0, n_query).with_prompt(draw(1, 9)), draw(2, 5)
+    weights, after = asked.weigh(new)
+    layers = np.arange(L) % 2 == 1
+    some, after_some = locked(asked).weigh(new, layers=layers)
+    assert layers.any() and not layers.all()
+    assert np.array_equal(some[layers], weights[layers]) and not some[~layers].any()
+    assert np.array_equal(after_some.output[layers], after.output[layers])
+    assert np.array_equal(after_some.output[~layers], asked.output[~layers])
+    none, same = asked.weigh(new, layers=np.zeros(L, np.bool_))
+    assert not none.any() and np.array_equal(same.output, asked.output)
+
+
 @given(seed=st.integers(0, 2**32 - 2), cuts=st.sets(st.integers(1, 149), max_size=20))
 def test_the_prompt_in_chunks(seed: int, cuts: set[int]) -> None:
     """Large ones and small ones: their products are computed in two ways."""

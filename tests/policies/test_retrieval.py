@@ -161,6 +161,15 @@ def test_rows_of_the_output_are_worth_what_is_foreseen() -> None:
     assert keep[..., 23].all() and not keep[..., 22].any()
 
 
+def test_new_rows_are_weighed_in_layers_with_a_head_that_looks_things_up() -> None:
+    """A hundredth of the price: look-ups in .3 · .01^⅓ of the tokens, 6.46 of 100."""
+    rows = np.concatenate([used_output([0, found]) for found in (0, 6.4, 6.5, 90)])
+    assert policy().looks_ahead(rows).tolist() == [False, False, True, True]
+    assert policy(rate=0.1).looks_ahead(rows[1:2]).tolist() == [True]
+    unweighed = policy().foresee(rows[:1, :, -2:], np.zeros((1, 2, 2), np.float32), None, 10)
+    assert (unweighed["price"] == np.float32(1e-6)).all(), "0 is a prompt that is read just now"
+
+
 def test_another_output_finds_prompts_waiting_and_answers_and_heads_as_they_were() -> None:
     rows = used_output([30, 3])
     rows["looks"], rows["busy"] = 2, 1

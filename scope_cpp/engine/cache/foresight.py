@@ -92,8 +92,10 @@ class Foresight:
         """Forget all queries."""
         self.asked = self._collected = None
 
-    def weigh(self, ids: NDArray[np.int32], n_new: int, by_head: bool) -> NDArray[np.float32]:
-        """Weigh the last `n_new` of the cells `ids`; see `Asked.weigh`.
+    def weigh(
+        self, ids: NDArray[np.int32], n_new: int, by_head: bool, layers: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Weigh the last `n_new` of the cells `ids` in some layers; see `Asked.weigh`.
 
         Returns
         -------
@@ -101,17 +103,19 @@ class Foresight:
         """
         assert self.asked is not None
         ptr = self.context.ptr
-        keys = kv_evict.rows(ptr, self.seq, ids[-n_new:].copy())
-        weights, self.asked = self.asked.weigh(keys, self._each(self.asked, keys))
+        keys = kv_evict.rows(ptr, self.seq, ids[-n_new:].copy())  # those of all layers at once
+        weights, self.asked = self.asked.weigh(keys, self._each(self.asked, keys), layers)
         if not by_head:
             n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
             weights = weights.reshape(n_layer, n_head_kv, -1, n_new).max(axis=2)
         return weights
 
-    def likeness(self, ids: NDArray[np.int32], n_new: int) -> NDArray[np.float32]:
+    def likeness(
+        self, ids: NDArray[np.int32], n_new: int, layers: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
         """How alike the last `n_new` cells are to one before them; see `kv_evict.likeness`."""
-        ptr = self.context.ptr
-        return kv_evict.likeness(ptr, self.seq, ids, n_new, value_weight=VALUE_WEIGHT)
+        ptr, weight = self.context.ptr, VALUE_WEIGHT
+        return kv_evict.likeness(ptr, self.seq, ids, n_new, value_weight=weight, layers=layers)
 
     def _each(self, asked: Asked, keys: NDArray[np.float32]) -> EachLayer:
         """How to go through the layers: on several threads where there is much to do."""

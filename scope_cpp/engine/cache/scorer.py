@@ -72,8 +72,9 @@ class Scorer:
     ) -> NDArray[Any]:
         """Scores of the cells that are `new` since the last fold, ahead of their use."""
         n_new = new.shape[2]
-        weights = self.foresight.weigh(ids, n_new, self.by_head)
-        likeness = self.foresight.likeness(ids, n_new) if policy.unlike else None
+        layers = policy.looks_ahead(new)
+        weights = self.foresight.weigh(ids, n_new, self.by_head, layers)
+        likeness = self.foresight.likeness(ids, n_new, layers) if policy.unlike else None
         return policy.foresee(new, weights, likeness, n_cells)
 
     @np.errstate(all="ignore")

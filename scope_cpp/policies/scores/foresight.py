@@ -110,7 +110,9 @@ class Asked:
 
         return replace(self, prompt=np.stack(list(each(total, range(len(keys))))))
 
-    def weigh(self, keys: FloatArray, each: EachLayer = map) -> tuple[FloatArray, Asked]:
+    def weigh(
+        self, keys: FloatArray, each: EachLayer = map, layers: BoolArray | None = None
+    ) -> tuple[FloatArray, Asked]:
         """Weigh new cells of the output.
 
         Parameters
@@ -119,18 +121,24 @@ class Asked:
             float32 (L, KV heads, n, D), of the new cells.
         each
             As for `with_prompt`.
+        layers
+            bool (L,): those that are gone through; ``None``: all.
 
         Returns
         -------
         weights
-            float32 (L, query heads, n), within 0 to 2: w of the module's formula.
+            float32 (L, query heads, n), within 0 to 2: w of the module's formula. 0 in layers that
+            are not gone through.
         asked
             With these cells gone through.
         """
         n_layer, n_head, n_query = self.prompt.shape
         n_head_kv, n = keys.shape[1:3]
+        wanted = np.arange(n_layer) if layers is None else np.flatnonzero(layers)
+        weights = np.zeros((n_layer, n_head, n), np.float32)
         if n_query == 0:
-            return np.ones((n_layer, n_head, n), np.float32), self
+            weights[wanted] = 1
+            return weights, self
 
         def weights_and_total(i: int) -> tuple[FloatArray, FloatArray]:
             found = products(self.queries[i], keys[i])
@@ -145,8 +153,10 @@ class Asked:
             return most.transpose(0, 2, 1).reshape(n_head, n), total
 
         # layer by layer: what lies between is as large as the attention of all queries
-        weights, totals = zip(*each(weights_and_total, range(n_layer)), strict=True)
-        return np.stack(weights), replace(self, output=np.stack(totals))
+        totals = self.output.copy()
+        for i, found in zip(wanted, each(weights_and_total, wanted), strict=True):
+            weights[i], totals[i] = found
+        return weights, replace(self, output=totals)
 
 
 def products(queries: NDArray[np.float16], keys: FloatArray) -> FloatArray:
