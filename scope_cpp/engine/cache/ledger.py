@@ -62,7 +62,10 @@ class Ledger:
         self.labels = labels.copy()
         self.pos = np.concatenate([self.pos[:, :, :n], new], axis=2)
         zeros = np.zeros((*self.scores.shape[:2], labels.size - n), self.scores.dtype)
-        self.scores = np.concatenate([self.scores[:, :, :n], zeros], axis=2)
+        # as bytes: NumPy copies rows of several numbers one number at a time
+        raw = np.dtype((np.void, zeros.dtype.itemsize))
+        parts = [self.scores[:, :, :n].view(raw), zeros.view(raw)]
+        self.scores = np.concatenate(parts, axis=2).view(zeros.dtype)
 
     def hold(self, row: np.dtype[Any]) -> None:
         """Keep scores of another type from now on; all begin at 0 then."""
