@@ -79,7 +79,7 @@ def test_copies_of_prompts_lie_beside_the_cells() -> None:
     # a quarter of what is asked for, if that holds one
     assert layout(census, memory, n_parallel=1, cells="3kB") == Layout(1, 225, 75)
     assert layout(census, memory, n_parallel=1, cells="1.6kB") == Layout(1, 160, 0)
-    with pytest.raises(UsageError, match="--prefix-cells 41: .* takes 420 B, or 42 cells"):
+    with pytest.raises(UsageError, match="--prefix-cells 41: .* may take 420 B, or 42 cells"):
         layout(census, memory, prefix_cells="41")
 
 

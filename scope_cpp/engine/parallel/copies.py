@@ -95,8 +95,8 @@ class Copies:
             )
         if 0 < n_cells < self.least:
             raise UsageError(
-                f"{flag} {text}: with its windows and recurrent states a prompt of {LEAST} tokens "
-                f"takes {size(self.least * self.per_cell)}, or {self.least} cells: give more, or 0"
+                f"{flag} {text}: with its windows and recurrent states a single prompt may take "
+                f"{size(self.least * self.per_cell)}, or {self.least} cells: give more, or 0"
             )
 
     def added(self, taken: OfCells, rest: OfCells) -> OfCells:
