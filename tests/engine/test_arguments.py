@@ -12,6 +12,7 @@ import pytest
 
 from scope_cpp import Conversation, Generation, Model, SamplingParams, Settings, chat, generate
 from scope_cpp.engine.arguments import check, checked
+from scope_cpp.engine.parallel import ParallelEngine
 from scope_cpp.errors import ScopeError, UsageError
 from tests.conftest import Tiny
 
@@ -104,6 +105,21 @@ def test_of_a_generation_or_a_conversation(
     prompts = ([{"role": "user", "content": "the rat"}],) if make in (generate, Generation) else ()
     with pytest.raises(UsageError, match=f"^{line}"):
         make(model, *prompts, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"n_parallel": "x"}, "n_parallel is 'x': give a whole number"),
+        ({"n_cells": 1.5}, "n_cells is 1.5: give a whole number"),
+        ({"prefix_cells": None}, "prefix_cells is None: give a whole number"),
+        ({"settings": {}}, "settings is {}: give a scope_cpp.Settings or None"),
+        ({"model": "model.gguf"}, "model is 'model.gguf': give a scope_cpp.Model"),
+    ],
+)
+def test_of_an_engine(model: Model, fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(UsageError, match=f"^{line}"):
+        ParallelEngine(**({"model": model, "n_parallel": 2, "n_cells": 256} | fields))
 
 
 def test_what_only_one_of_them_takes(model: Model) -> None:

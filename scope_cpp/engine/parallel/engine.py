@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine import attention, capability
+from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Row as Entry
 from scope_cpp.engine.footprint import Footprint, Use, measure
@@ -90,6 +91,7 @@ class ParallelEngine(Closable):
         If there is no memory for the context.
     """
 
+    @checked()
     def __init__(
         self,
         model: Model,
