@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 //
@@ -17,7 +18,7 @@ static constexpr uint32_t n_layer_nodes = 32;
 // ggml aborts where a graph has no room for a node, or a scheduler none for a node or a leaf. so there is room for
 // what the builders can come to: layer by layer, and inputs
 void llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2) {
-    const size_t n_nodes = n_readers()*(n_layer_nodes + sum_blocks_n_nodes(n_head/n_head_kv*n_block_scores_max)) + 64;
+    const size_t n_nodes = n_readers()*(n_layer_nodes + sum_blocks_n_nodes(n_gqa*n_block_scores_max)) + 64;
 
     if (!g.sched) {
         g.sched.reset(ggml_backend_sched_new(lctx.backend_ptrs.data(), lctx.backend_buft.data(), lctx.backend_ptrs.size(), n_nodes, false, false));
@@ -116,9 +117,8 @@ std::vector<int32_t> llama_kv_evict::own_cells(llama_seq_id seq, int64_t n_kv, b
     return res;
 }
 
-// the rows of K, or of V where it is not transposed, in some cells: [n_embd_head, n_cells, n_head_kv]. get_rows converts
-// to F32; back in their own type they are multiplied, and rounded, as where they lie
-ggml_tensor * llama_kv_evict::build_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, ggml_tensor * own) const {
+// get_rows converts to F32; back in their own type they are multiplied, and rounded, as where they lie
+ggml_tensor * build_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv, ggml_tensor * own) {
     ggml_tensor * cur = ggml_get_rows(ctx, ggml_view_2d(ctx, t, t->ne[0], t->ne[1], t->nb[1], 0), own);
 
     if (t->type != GGML_TYPE_F32) {
@@ -129,27 +129,28 @@ ggml_tensor * llama_kv_evict::build_rows(ggml_context * ctx, ggml_tensor * t, in
 }
 
 ggml_tensor * llama_kv_evict::build_layer_scores(
-        ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const {
-    ggml_tensor * k = kv.layers[ikv].k;
+        ggml_context * ctx, const layer & layer, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const {
+    ggml_tensor * k = layer.k;
 
     // [n_embd_head, n_kv, n_head_kv]
-    k = own ? build_rows(ctx, k, n_embd_head_k, own)
-            : ggml_view_3d(ctx, k, n_embd_head_k, n_kv, n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
+    k = own ? build_rows(ctx, k, n_embd_head_k, layer.n_head_kv, own)
+            : ggml_view_3d(ctx, k, n_embd_head_k, n_kv, layer.n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
 
     ggml_tensor * sum = nullptr;
-    for (const auto & reader : layers[ikv].readers) {
-        auto * cur = build_reader_scores(ctx, reader, k, n_query, n_out, rows, mask);
+    for (const auto & reader : layer.readers) {
+        auto * cur = build_reader_scores(ctx, layer, reader, k, n_query, n_out, rows, mask);
         sum = sum ? ggml_add(ctx, sum, cur) : cur;
     }
     return sum;
 }
 
 ggml_tensor * llama_kv_evict::build_reader_scores(
-        ggml_context * ctx, const reader & reader, ggml_tensor * k, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const {
+        ggml_context * ctx, const layer & layer, const reader & reader, ggml_tensor * k, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const {
     const auto & hparams = lctx.get_model().hparams;
 
-    const int64_t n_kv  = k->ne[1];
-    const int64_t n_gqa = n_head/n_head_kv;
+    const int64_t n_kv      = k->ne[1];
+    const int64_t n_head_kv = layer.n_head_kv;
+    const int64_t n_gqa     = layer.n_gqa();
 
     // [n_embd_head, n_gqa*n_query, n_head_kv]: one matrix product per KV head serves its whole group
     ggml_tensor * q = ggml_get_rows(ctx, reader.q, rows);
@@ -187,7 +188,11 @@ ggml_tensor * llama_kv_evict::build_reader_scores(
 }
 
 int64_t llama_kv_evict::n_block_scores() const {
-    return std::clamp<int64_t>(n_block_weights/((int64_t) kv.get_size()*n_head), 1, n_block_scores_max);
+    int64_t n_most = 1;
+    for (const auto & layer : layers) {
+        n_most = std::max<int64_t>(n_most, layer.n_head);
+    }
+    return std::clamp<int64_t>(n_block_weights/((int64_t) kv.get_size()*n_most), 1, n_block_scores_max);
 }
 
 bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, bool gather) {
@@ -198,7 +203,7 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, 
     auto * ctx = g.ctx.get();
 
     auto * rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
-    auto * mask = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_kv, n_head/n_head_kv*n_query);
+    auto * mask = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_kv, n_gqa*n_query);
 
     g.inps = { rows, mask };
     for (auto * inp : g.inps) {
@@ -219,9 +224,23 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, 
         g.inps.push_back(own);
     }
 
+    // the mask has a line for each query head of a group, which are fewer in some layers
+    std::map<int64_t, ggml_tensor *> masks = { { n_gqa, mask } };
+    const auto mask_of = [&](int64_t n) {
+        auto & res = masks[n];
+        if (!res) {
+            res = ggml_cont_2d(ctx, ggml_view_3d(ctx, mask, n_kv, n, n_query, mask->nb[1], n_gqa*mask->nb[1], 0), n_kv, n*n_query);
+        }
+        return res;
+    };
+
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        auto * seen = dead ? ggml_add(ctx, mask, ggml_view_1d(ctx, dead, n_kv, ikv*dead->nb[1])) : mask;
-        auto * out  = build_layer_scores(ctx, ikv, n_kv, n_query, n_out, rows, seen, own);
+        const auto & layer = layers[ikv];
+
+        auto * seen = mask_of(layer.n_gqa());
+        seen = dead ? ggml_add(ctx, seen, ggml_view_1d(ctx, dead, n_kv, ikv*dead->nb[1])) : seen;
+
+        auto * out = build_layer_scores(ctx, layer, n_kv, n_query, n_out == 1 ? 1 : layer.n_gqa(), rows, seen, own);
         ggml_set_output(out);
         ggml_build_forward_expand(g.gf, out);
         g.outs.push_back(out);
@@ -235,8 +254,6 @@ void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own
     const auto & cur = cells();
 
     const int64_t n_kv = own.size();
-
-    const int64_t n_gqa = n_head/n_head_kv;
 
     std::vector<int32_t> rows(n_query);
     std::vector<float>   mask(n_kv*n_gqa*n_query, -INFINITY);
@@ -254,7 +271,7 @@ void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own
                 data[i] = 0.0f;
             }
         }
-        for (int64_t ig = 1; ig < n_gqa; ++ig) {
+        for (uint32_t ig = 1; ig < n_gqa; ++ig) {
             std::copy_n(data, n_kv, data + ig*n_kv);
         }
 
@@ -301,7 +318,7 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
         return LLAMA_KV_EVICT_OK;
     }
 
-    const int64_t n_out = by_head ? n_head/n_head_kv : 1;
+    const int64_t n_out = by_head ? n_gqa : 1;
 
     const int64_t n_own = own.size();
 
@@ -336,11 +353,14 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
         }
 
         float * sum = out;
-        for (const auto * cur : g_scores.outs) {
-            ggml_backend_tensor_get(cur, data.data(), 0, data.size()*sizeof(float));
+        for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+            const auto & layer = layers[ikv];
+
+            ggml_backend_tensor_get(g_scores.outs[ikv], data.data(), 0, ggml_nbytes(g_scores.outs[ikv]));
             for (int64_t ih = 0; ih < n_out*n_head_kv; ++ih) {
+                const int64_t own_ih = n_out == 1 ? layer.own_kv(ih) : layer.own_q(ih/n_out, ih % n_out);
                 for (int32_t i = 0; i < n_ids; ++i) {
-                    *sum++ += at[ids[i]] < 0 ? 0.0f : data[ih*n_own + at[ids[i]]];
+                    *sum++ += at[ids[i]] < 0 ? 0.0f : data[own_ih*n_own + at[ids[i]]];
                 }
             }
         }
@@ -380,8 +400,8 @@ static ggml_tensor * view_values(ggml_context * ctx, ggml_tensor * t, int64_t n_
 }
 
 // the indices of n_head_kv lists, each list n times over without a copy
-static ggml_tensor * view_repeated(ggml_context * ctx, ggml_tensor * t, int64_t n, size_t offset) {
-    ggml_tensor * res = ggml_view_3d(ctx, t, t->ne[0], 1, t->ne[1], t->nb[1], t->nb[1], offset);
+static ggml_tensor * view_repeated(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv, int64_t n, size_t offset) {
+    ggml_tensor * res = ggml_view_3d(ctx, t, t->ne[0], 1, n_head_kv, t->nb[1], t->nb[1], offset);
 
     res->ne[1] = n;
     res->nb[1] = 0;
@@ -404,30 +424,35 @@ bool llama_kv_evict::build_moves(int64_t n_move) {
         ggml_set_input(inp);
     }
 
+    // the lists of doubles follow those of a layer's own heads, which alone are carried out
     const auto move = [&](ggml_tensor * t, int64_t n_embd_head, uint32_t ikv) {
-        auto * words = view_words(ctx, t, n_embd_head, n_head_kv);
+        const int64_t n = layers[ikv].n_head_kv;
 
-        auto * isrc = ggml_view_2d(ctx, src, n_move, n_head_kv, src->nb[1], ikv*src->nb[2]);
-        auto * idst = ggml_view_2d(ctx, dst, n_move, n_head_kv, dst->nb[1], ikv*dst->nb[2]);
+        auto * words = view_words(ctx, t, n_embd_head, n);
+
+        auto * isrc = ggml_view_2d(ctx, src, n_move, n, src->nb[1], ikv*src->nb[2]);
+        auto * idst = ggml_view_2d(ctx, dst, n_move, n, dst->nb[1], ikv*dst->nb[2]);
 
         ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, words, ggml_get_rows(ctx, words, isrc), idst));
     };
 
     const auto move_transposed = [&](ggml_tensor * t, int64_t n_embd_head, uint32_t ikv) {
-        auto * values = view_values(ctx, t, n_embd_head, n_head_kv);
+        const int64_t n = layers[ikv].n_head_kv;
 
-        auto * isrc = view_repeated(ctx, src, n_embd_head, ikv*src->nb[2]);
-        auto * idst = ggml_view_3d (ctx, dst, n_move, 1, n_head_kv, dst->nb[1], dst->nb[1], ikv*dst->nb[2]);
+        auto * values = view_values(ctx, t, n_embd_head, n);
+
+        auto * isrc = view_repeated(ctx, src, n, n_embd_head, ikv*src->nb[2]);
+        auto * idst = ggml_view_3d (ctx, dst, n_move, 1, n, dst->nb[1], dst->nb[1], ikv*dst->nb[2]);
 
         ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, values, ggml_get_rows(ctx, values, isrc), idst));
     };
 
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        move(kv.layers[ikv].k, n_embd_head_k, ikv);
+        move(layers[ikv].k, n_embd_head_k, ikv);
         if (v_trans) {
-            move_transposed(kv.layers[ikv].v, n_embd_head_v, ikv);
+            move_transposed(layers[ikv].v, n_embd_head_v, ikv);
         } else {
-            move(kv.layers[ikv].v, n_embd_head_v, ikv);
+            move(layers[ikv].v, n_embd_head_v, ikv);
         }
     }
 
@@ -470,6 +495,17 @@ int32_t llama_kv_evict::check_moves(llama_seq_id seq, const int32_t * src, const
         }
         writer[dst[i]] = i/n_move;
         moved [dst[i]] = moves;
+    }
+
+    for (size_t ikv = 0; ikv < n_layer(); ++ikv) {
+        for (uint32_t ih = layers[ikv].n_head_kv; ih < n_head_kv; ++ih) {
+            const size_t i   = (ikv*n_head_kv + ih)*n_move;
+            const size_t own = (ikv*n_head_kv + layers[ikv].own_kv(ih))*n_move;
+
+            if (!std::equal(src + i, src + i + n_move, src + own) || !std::equal(dst + i, dst + i + n_move, dst + own)) {
+                return LLAMA_KV_EVICT_ARGUMENT;
+            }
+        }
     }
 
     return LLAMA_KV_EVICT_OK;

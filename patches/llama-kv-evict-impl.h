@@ -6,6 +6,7 @@
 #include "llama-graph.h"
 #include "llama-kv-cache.h"
 
+#include <map>
 #include <vector>
 
 struct llama_context;
@@ -44,6 +45,9 @@ ggml_tensor * sum_blocks(ggml_context * ctx, ggml_tensor * cur, int64_t n_out);
 // the nodes that it takes at most, for n blocks or fewer
 uint32_t sum_blocks_n_nodes(uint32_t n);
 
+// the rows of K, or of V where it is not transposed, in some cells: [n_embd_head, n_cells, n_head_kv]
+ggml_tensor * build_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv, ggml_tensor * own);
+
 // the rows of a cache tensor, head by head, as 32-bit words: no backend copies quantized rows that are not contiguous,
 // all of them get and set rows of F32
 ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv);
@@ -61,6 +65,27 @@ struct llama_kv_evict {
         // whether these hold what a sequence needs that ends before pos
         bool can_end(llama_seq_id seq, llama_pos pos) const;
     };
+
+    // a layer of the cache that attends: only such have rows. its numbers of heads are its own
+    struct cell_layer {
+        uint32_t      il; // of the model
+        uint32_t      n_head;
+        uint32_t      n_head_kv;
+        ggml_tensor * k;
+        ggml_tensor * v;
+
+        uint32_t n_gqa() const { return n_head/n_head_kv; }
+
+        // the KV head of its own that one of the arrays is, and the query head of its own
+        uint32_t own_kv(uint32_t ih) const { return ih % n_head_kv; }
+        uint32_t own_q (uint32_t ih, uint32_t ig) const { return own_kv(ih)*n_gqa() + ig % n_gqa(); }
+    };
+
+    static std::vector<cell_layer> find_layers(const llama_context & lctx, const llama_kv_cache & kv);
+
+    // what arrays have: the largest numbers of these layers
+    static uint32_t most_heads_kv(const std::vector<cell_layer> & layers);
+    static uint32_t most_gqa     (const std::vector<cell_layer> & layers);
 
     llama_kv_evict(llama_context & lctx, const memory_parts & parts, uint32_t n_window, uint32_t n_slots);
 
@@ -123,7 +148,7 @@ struct llama_kv_evict {
 
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
-    int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * wanted, float value_weight, float * out);
+    int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * looked_at, float value_weight, float * out);
     static void zero_free(llama_context & lctx, llama_kv_cache & kv);
 
     int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out);
@@ -145,6 +170,7 @@ struct llama_kv_evict {
     static void memory(const llama_context & lctx, size_t * out);
     int32_t reserve   (const llama_kv_evict_needs & needs);
 
+    std::vector<uint32_t> saved_heads() const; // what a state tells of them beyond its header
     static std::vector<uint32_t> saved_cells(llama_kv_cache & cache, llama_seq_id seq);
     static bool read_cells(llama_io_read_i & io, llama_kv_cache & cache, llama_seq_id seq, const std::vector<uint32_t> & idxs, uint32_t head);
 
@@ -153,7 +179,7 @@ struct llama_kv_evict {
     int32_t state_read (llama_seq_id seq, const uint8_t * src, size_t size);
 
     llama_kv_cells & cells() const { return kv.v_cells[0]; }
-    size_t n_layer() const { return kv.layers.size(); } // a size: products with it must not overflow
+    size_t n_layer() const { return layers.size(); } // a size: products with it must not overflow
 
     llama_context  & lctx;
     llama_kv_cache & kv;
@@ -163,8 +189,9 @@ struct llama_kv_evict {
     const uint32_t n_window;
     const uint32_t n_seq;
     const uint32_t n_slots;
+    const uint32_t n_head_kv; // of arrays: a layer may have fewer of its own
+    const uint32_t n_gqa;     // query heads in a KV group
     const uint32_t n_head;
-    const uint32_t n_head_kv;
     const uint32_t n_embd_head_k;
     const uint32_t n_embd_head_v;
     const bool     v_trans; // V lies transposed: flash attention is off
@@ -173,15 +200,17 @@ private:
     // a layer of the model that attends to the cells of a layer of the cache: that one itself, and in some models later ones
     struct reader {
         int32_t       il;
-        ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*n_head, n_slots*n_window + 1], the last row takes what is not wanted
-        ggml_tensor * sinks    = nullptr; // F32 [n_head] or null: of the model, logits that take their share of each softmax
+        ggml_tensor * q        = nullptr; // F32 [n_embd_head_k*own n_head, n_slots*n_window + 1], the last row takes what is not wanted
+        ggml_tensor * sinks    = nullptr; // F32 [own n_head] or null: of the model, logits that take their share of each softmax
         float         kq_scale = 0.0f;
         bool          hooked   = false;
     };
 
-    struct layer {
+    struct layer : cell_layer {
         std::vector<reader> readers; // the layer itself is the first
-        ggml_tensor       * w = nullptr; // F32 [n_cells, n_head_kv, n_sum_rows()] or null
+        ggml_tensor       * w = nullptr; // F32 [n_cells, own n_head_kv, n_sum_rows()] or null
+
+        layer(const cell_layer & own) : cell_layer(own), readers { { (int32_t) own.il } } {}
     };
 
     // what a row of sums holds
@@ -192,7 +221,9 @@ private:
         uint32_t read    = 0; // the next query begins anew
     };
 
-    std::vector<layer>     layers;  // as in the cache
+    std::vector<layer>          layers;   // in the order of the cache
+    std::map<int32_t, uint32_t> layer_of; // of each layer of the model that attends to the cells of one of them
+
     std::vector<int32_t>   slots;   // of each sequence, -1 = none
     std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
     std::vector<sum>       sums;    // of each sequence
@@ -223,14 +254,13 @@ private:
     bool         graph_compute(llama_kv_evict_graph & g);
     int64_t      n_block_scores() const; // queries
     bool         build_scores (int64_t n_kv, int64_t n_query, int64_t n_out, bool gather);
-    ggml_tensor * build_layer_scores (ggml_context * ctx, uint32_t ikv, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const;
-    ggml_tensor * build_reader_scores(ggml_context * ctx, const reader & reader, ggml_tensor * k, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
-    ggml_tensor * build_rows  (ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, ggml_tensor * own) const;
+    ggml_tensor * build_layer_scores (ggml_context * ctx, const layer & layer, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const;
+    ggml_tensor * build_reader_scores(ggml_context * ctx, const layer & layer, const reader & reader, ggml_tensor * k, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask) const;
     ggml_tensor * build_layer_queries(ggml_context * ctx, uint32_t ikv, int64_t n_query, ggml_tensor * rows, ggml_tensor * shift, ggml_tensor * rot) const;
     bool         build_queries(int64_t n_query);
     bool         turn_queries (llama_seq_id seq, llama_pos own, int32_t n, llama_pos pos);
     std::vector<int32_t> own_cells(llama_seq_id seq, int64_t n_kv, bool can_gather) const;
-    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather, const std::vector<uint32_t> & layers);
+    bool         build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather, const std::vector<uint32_t> & wanted);
     void         set_likeness (const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight);
     int32_t      unit_rows    (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, std::vector<float> & out);
     float *      lengths_of   (bool values, uint32_t ikv, uint32_t ih);

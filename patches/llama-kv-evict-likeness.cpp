@@ -96,7 +96,7 @@ int32_t llama_kv_evict::find_lengths(llama_seq_id seq, const int32_t * ids, int3
 }
 
 // of some layers, in their order
-bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather, const std::vector<uint32_t> & layers) {
+bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new, bool gather, const std::vector<uint32_t> & wanted) {
     auto & g = g_likeness;
 
     graph_begin(g, first, n_old, n_new);
@@ -117,26 +117,28 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
         ggml_set_input(inp);
     }
 
-    likeness_layers = layers;
+    likeness_layers = wanted;
 
-    for (const uint32_t ikv : layers) {
+    for (const uint32_t ikv : wanted) {
+        const int64_t n_own = layers[ikv].n_head_kv; // those of doubles follow
+
         const auto part = [&](bool values) {
-            ggml_tensor * t    = values ? kv.layers[ikv].v : kv.layers[ikv].k;
+            ggml_tensor * t    = values ? layers[ikv].v : layers[ikv].k;
             const int64_t n    = values ? n_embd_head_v : n_embd_head_k;
             const auto    of_layer = [&](ggml_tensor * inp) {
-                return ggml_view_3d(ctx, inp, inp->ne[0], inp->ne[1], inp->ne[2], inp->nb[1], inp->nb[2], ikv*inp->nb[3]);
+                return ggml_view_3d(ctx, inp, inp->ne[0], inp->ne[1], n_own, inp->nb[1], inp->nb[2], ikv*inp->nb[3]);
             };
 
             if (gather) {
-                t = build_rows(ctx, t, n, g.inps[4]);
+                t = build_rows(ctx, t, n, n_own, g.inps[4]);
             } else if (values && v_trans) {
                 const size_t size = ggml_type_size(t->type);
                 const size_t line = cells().size()*size;
-                t = ggml_view_3d(ctx, t, n_old, n, n_head_kv, line, n*line, first*size);
+                t = ggml_view_3d(ctx, t, n_old, n, n_own, line, n*line, first*size);
                 // the CPU widens and transposes much faster than it transposes alone
                 t = ggml_cast(ctx, ggml_transpose(ctx, t), GGML_TYPE_F32);
             } else {
-                t = ggml_view_3d(ctx, t, n, n_old, n_head_kv, t->nb[1], ggml_row_size(t->type, n), first*t->nb[1]);
+                t = ggml_view_3d(ctx, t, n, n_old, n_own, t->nb[1], ggml_row_size(t->type, n), first*t->nb[1]);
             }
 
             ggml_tensor * cur = ggml_mul_mat(ctx, t, of_layer(g.inps[values]));
@@ -228,7 +230,7 @@ static float highest(const float * products, const int32_t * order, int64_t n, i
     return *std::max_element(most, most + 8);
 }
 
-int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * wanted, float value_weight, float * out) {
+int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * looked_at, float value_weight, float * out) {
     if (!has_cells(seq, ids, n_ids) || n_new < 0 || n_new > n_ids || !(value_weight >= 0.0f && std::isfinite(value_weight))) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
@@ -237,13 +239,13 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
     std::fill_n(out, n_layer()*n_head_kv*n_new, -1.0f);
 
-    std::vector<uint32_t> layers;
+    std::vector<uint32_t> wanted;
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        if (!wanted || wanted[ikv]) {
-            layers.push_back(ikv);
+        if (!looked_at || looked_at[ikv]) {
+            wanted.push_back(ikv);
         }
     }
-    if (layers.empty()) {
+    if (wanted.empty()) {
         return LLAMA_KV_EVICT_OK;
     }
 
@@ -287,8 +289,8 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
             const int64_t start = gather ? -2 : first; // the graph's first cell, if it has one
 
-            const bool same = g_likeness.n0 == start && g_likeness.n1 == n_old && g_likeness.n2 == n_add && likeness_layers == layers;
-            if (!same && !build_likeness(start, n_old, n_add, gather, layers)) {
+            const bool same = g_likeness.n0 == start && g_likeness.n1 == n_old && g_likeness.n2 == n_add && likeness_layers == wanted;
+            if (!same && !build_likeness(start, n_old, n_add, gather, wanted)) {
                 return LLAMA_KV_EVICT_ALLOC;
             }
             set_likeness(own.data() + first, unit_k, unit_v, value_weight);
@@ -305,8 +307,8 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
             data.resize(n_old*n_add*n_head_kv);
 
-            for (size_t il = 0; il < layers.size(); ++il) {
-                const uint32_t ikv = layers[il];
+            for (size_t iw = 0; iw < wanted.size(); ++iw) {
+                const uint32_t ikv = wanted[iw];
 
                 std::fill(order.begin(), order.end(), n_ids);
                 for (int32_t j = 0; j < i0 + n_i; ++j) {
@@ -314,11 +316,11 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
                         order[at[ids[j]]] = j;
                     }
                 }
-                ggml_backend_tensor_get(g_likeness.outs[il], data.data(), 0, data.size()*sizeof(float));
+                ggml_backend_tensor_get(g_likeness.outs[iw], data.data(), 0, ggml_nbytes(g_likeness.outs[iw]));
 
                 for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
                     for (int32_t i = 0; i < n_i; ++i) {
-                        const float most = highest(data.data() + (ih*n_add + i)*n_old, order.data(), n_old, i0 + i);
+                        const float most = highest(data.data() + (layers[ikv].own_kv(ih)*n_add + i)*n_old, order.data(), n_old, i0 + i);
 
                         float & res = out[(ikv*n_head_kv + ih)*n_new + i0 - (n_ids - n_new) + i];
                         res = std::max(res, most);

@@ -33,7 +33,7 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
 
     const int64_t n_kv   = kv.get_size();
     const int64_t n_half = n_kv/2/256*256; // as many are gathered at most
-    const int64_t n_out  = needs.by_head ? n_head/n_head_kv : 1;
+    const int64_t n_out  = needs.by_head ? n_gqa : 1;
 
     lctx.synchronize();
 
@@ -78,10 +78,10 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
         }
     }
     if (needs.likeness) {
-        std::vector<uint32_t> layers(n_layer());
-        std::iota(layers.begin(), layers.end(), 0);
-        ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false, layers);
-        ok = ok && (v_trans || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true, layers));
+        std::vector<uint32_t> all(n_layer());
+        std::iota(all.begin(), all.end(), 0);
+        ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false, all);
+        ok = ok && (v_trans || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true, all));
     }
 
     may_die   |= needs.dead;

@@ -20,10 +20,10 @@ ggml_tensor * llama_kv_evict::build_layer_queries(ggml_context * ctx, uint32_t i
     const auto & hparams = model.hparams;
     const auto & cparams = lctx.cparams;
 
-    const uint32_t il = kv.layers[ikv].il;
+    const uint32_t il = layers[ikv].il;
 
     ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].readers[0].q, rows);
-    q = ggml_reshape_3d(ctx, q, n_embd_head_k, n_head, n_query);
+    q = ggml_reshape_3d(ctx, q, n_embd_head_k, layers[ikv].n_head, n_query);
 
     if (hparams.has_rope(il)) {
         // as llama.cpp turns keys (llama_kv_cache::build_rope_shift)
@@ -89,15 +89,18 @@ int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos
             return LLAMA_KV_EVICT_COMPUTE;
         }
 
-        // [n_embd_head, n_head, n] of each layer, head by head
+        // [n_embd_head, own n_head, n] of each layer, head by head
         std::vector<float> data((size_t) n_embd_head_k*n_head*n);
 
         float * dst = out + (size_t) i0*n_embd_head_k;
-        for (const auto * cur : g_queries.outs) {
-            ggml_backend_tensor_get(cur, data.data(), 0, ggml_nbytes(cur));
+        for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+            const auto & layer = layers[ikv];
+
+            ggml_backend_tensor_get(g_queries.outs[ikv], data.data(), 0, ggml_nbytes(g_queries.outs[ikv]));
             for (uint32_t ih = 0; ih < n_head; ++ih, dst += (size_t) n_query*n_embd_head_k) {
+                const float * src = data.data() + (size_t) layer.own_q(ih/n_gqa, ih % n_gqa)*n_embd_head_k;
                 for (int32_t iq = 0; iq < n; ++iq) {
-                    std::copy_n(data.data() + ((size_t) iq*n_head + ih)*n_embd_head_k, n_embd_head_k, dst + (size_t) iq*n_embd_head_k);
+                    std::copy_n(src + (size_t) iq*layer.n_head*n_embd_head_k, n_embd_head_k, dst + (size_t) iq*n_embd_head_k);
                 }
             }
         }

@@ -27,7 +27,7 @@ bool llama_kv_evict::build_read(bool values, int64_t n_ids) {
     ggml_set_input(ids);
     g.inps = { ids };
 
-    for (const auto & layer : kv.layers) {
+    for (const auto & layer : layers) {
         auto * t   = values ? layer.v : layer.k;
         auto * cur = ggml_get_rows(ctx, view_words(ctx, t, t->ne[0], 1), ids);
         ggml_set_output(cur);
@@ -59,12 +59,13 @@ int32_t llama_kv_evict::read_rows(bool values, const int32_t * ids, int32_t n, i
         data.resize(ggml_nbytes(g.outs[ikv]));
         ggml_backend_tensor_get(g.outs[ikv], data.data(), 0, data.size());
 
-        const ggml_type type      = values ? kv.layers[ikv].v->type : kv.layers[ikv].k->type;
+        const auto    & layer     = layers[ikv];
+        const ggml_type type      = values ? layer.v->type : layer.k->type;
         const size_t    size_head = ggml_row_size(type, n_embd_head);
 
         for (int64_t ih = 0; ih < n_head_kv; ++ih) {
             for (int64_t i = 0; i < n; ++i) {
-                to_floats(type, data.data() + (i*n_head_kv + ih)*size_head, out + ((ikv*n_head_kv + ih)*n_ids + i)*n_embd_head, n_embd_head);
+                to_floats(type, data.data() + (i*layer.n_head_kv + layer.own_kv(ih))*size_head, out + ((ikv*n_head_kv + ih)*n_ids + i)*n_embd_head, n_embd_head);
             }
         }
     }
@@ -74,13 +75,12 @@ int32_t llama_kv_evict::read_rows(bool values, const int32_t * ids, int32_t n, i
 
 // V where it lies transposed, a line for each value: of cells side by side a piece of each line
 void llama_kv_evict::read_columns(const int32_t * ids, int32_t n_ids, float * out) const {
-    const int64_t n_values = n_embd_head_v*n_head_kv;
-
     std::vector<uint8_t> data;
     std::vector<float>   lines;
 
-    for (const auto & layer : kv.layers) {
-        const size_t size = ggml_type_size(layer.v->type);
+    for (const auto & layer : layers) {
+        const size_t  size     = ggml_type_size(layer.v->type);
+        const int64_t n_values = n_embd_head_v*layer.n_head_kv;
 
         for (int64_t i0 = 0, i1; i0 < n_ids; i0 = i1) {
             for (i1 = i0 + 1; i1 < n_ids && ids[i1] == ids[i1 - 1] + 1; ++i1) {}
@@ -91,14 +91,15 @@ void llama_kv_evict::read_columns(const int32_t * ids, int32_t n_ids, float * ou
             ggml_backend_tensor_get_2d(layer.v, data.data(), ids[i0]*size, n*size, n_values, cells().size()*size, n*size);
             to_floats(layer.v->type, data.data(), lines.data(), lines.size());
 
-            for (int64_t iv = 0; iv < n_values; ++iv) {
-                const int64_t ih = iv/n_embd_head_v;
+            for (int64_t iv = 0; iv < (int64_t) n_embd_head_v*n_head_kv; ++iv) {
+                const int64_t ih   = iv/n_embd_head_v;
+                const float * line = lines.data() + (layer.own_kv(ih)*n_embd_head_v + iv % n_embd_head_v)*n;
                 for (int64_t i = 0; i < n; ++i) {
-                    out[(ih*n_ids + i0 + i)*n_embd_head_v + iv % n_embd_head_v] = lines[iv*n + i];
+                    out[(ih*n_ids + i0 + i)*n_embd_head_v + iv % n_embd_head_v] = line[i];
                 }
             }
         }
-        out += n_values*n_ids;
+        out += (size_t) n_embd_head_v*n_head_kv*n_ids;
     }
 }
 

@@ -12,7 +12,8 @@
 #include <stdexcept>
 
 // the state of a sequence:
-//   header, the cells it lies in (in order), llama.cpp's own state of these cells;
+//   header, where layers have different numbers of heads these numbers, layer by layer;
+//   the cells it lies in (in order), llama.cpp's own state of these cells;
 //   where there is a window cache, how many cells of it are seen, where its search for a free one starts, which they
 //   are, and llama.cpp's own state of them; where there are recurrent layers, llama.cpp's own state of these;
 //   then the positions of the recorded queries and, layer by layer, the queries;
@@ -23,8 +24,8 @@ namespace {
 
 constexpr uint32_t STATE_MAGIC = 0x4556454b; // "KEVE"
 
-// increased whenever what is written changes; it was the ABI's version up to 4. (windows and recurrent states came since:
-// of models that had no states before)
+// increased whenever what is written changes; it was the ABI's version up to 4. (windows, recurrent states and numbers of
+// heads came since: of models that had no states before)
 constexpr uint32_t STATE_FORM = 4;
 
 struct state_header {
@@ -183,6 +184,16 @@ state_header make_header(const llama_kv_evict & ke) {
 
 } // namespace
 
+std::vector<uint32_t> llama_kv_evict::saved_heads() const {
+    std::vector<uint32_t> res;
+    bool differ = false;
+    for (const auto & layer : layers) {
+        res.insert(res.end(), { layer.n_head, layer.n_head_kv });
+        differ |= layer.n_head != n_head || layer.n_head_kv != n_head_kv;
+    }
+    return differ ? res : std::vector<uint32_t>();
+}
+
 // the cells of a sequence in the order in which llama.cpp writes them. it leaves out what has left the window, so that is
 // forgotten here: where the next token goes depends on it, which must be the same before and after
 std::vector<uint32_t> llama_kv_evict::saved_cells(llama_kv_cache & cache, llama_seq_id seq) {
@@ -247,7 +258,10 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
 
     io_write io(dst);
 
+    const auto heads = saved_heads();
+
     io.write(&header, sizeof(header));
+    io.write(heads.data(), heads.size()*sizeof(heads[0]));
     io.write(idxs.data(), idxs.size()*sizeof(idxs[0]));
 
     kv.state_write(io, seq);
@@ -275,11 +289,13 @@ size_t llama_kv_evict::state_write(llama_seq_id seq, uint8_t * dst, size_t size)
         }
     } else {
         const std::vector<llama_pos> none(n_window, -1);
-        const std::vector<uint8_t>   zeros(n_window*layers[0].readers[0].q->nb[1]);
+        const std::vector<uint8_t>   zeros((size_t) n_window*n_embd_head_k*n_head*sizeof(float));
 
         io.write(none.data(), n_window*sizeof(llama_pos));
-        for (size_t i = 0; i < n_readers(); ++i) {
-            io.write(zeros.data(), zeros.size());
+        for (const auto & layer : layers) {
+            for (const auto & reader : layer.readers) {
+                io.write(zeros.data(), n_window*reader.q->nb[1]);
+            }
         }
     }
 
@@ -354,6 +370,10 @@ int32_t llama_kv_evict::state_read(llama_seq_id seq, const uint8_t * src, size_t
 
     std::vector<uint32_t> idxs;
     try {
+        std::vector<uint32_t> heads(saved_heads());
+        io.read(heads.data(), heads.size()*sizeof(heads[0]));
+        require(heads == saved_heads());
+
         idxs = take_cells(kv, header.n_cells);
     } catch (const std::exception &) {
         return LLAMA_KV_EVICT_STATE;

@@ -71,12 +71,13 @@ bool llama_kv_evict::is_summed(llama_seq_id seq, int32_t n_query) const {
 }
 
 void llama_kv_evict::hook_weights(const llm_graph_context & graph, ggml_tensor * kq, int il) {
-    const auto it = kv.map_layer_ids.find(il);
-    if (it == kv.map_layer_ids.end() || !has_sum(graph.ubatch)) {
+    const auto it = layer_of.find(il);
+    if (it == layer_of.end() || !has_sum(graph.ubatch)) {
         return;
     }
 
-    const int64_t n_kv = kq->ne[0];
+    const auto  & layer = layers[it->second];
+    const int64_t n_kv  = kq->ne[0];
 
     llm_graph_input_sum_rows * inp = nullptr;
     for (const auto & cur : graph.res->inputs) {
@@ -96,15 +97,16 @@ void llama_kv_evict::hook_weights(const llm_graph_context & graph, ggml_tensor *
     }
 
     // [n_kv, n_sum_rows(), n_head_kv]
-    ggml_tensor * w = layers[it->second].w;
-    w = ggml_view_3d(graph.ctx0, w, n_kv, w->ne[2], n_head_kv, w->nb[2], w->nb[1], 0);
+    ggml_tensor * w = layer.w;
+    w = ggml_view_3d(graph.ctx0, w, n_kv, w->ne[2], layer.n_head_kv, w->nb[2], w->nb[1], 0);
 
     // the columns of a KV group lie one after the other
-    ggml_tensor * cur = sum_blocks(graph.ctx0, ggml_reshape_3d(graph.ctx0, kq, n_kv, kq->ne[1]*kq->ne[2]/n_head_kv, n_head_kv), 1);
+    ggml_tensor * cur = sum_blocks(graph.ctx0, ggml_reshape_3d(graph.ctx0, kq, n_kv, kq->ne[1]*kq->ne[2]/layer.n_head_kv, layer.n_head_kv), 1);
 
     // a layer that attends to the cells of an earlier one goes on with what that one has added up
     auto & sum = inp->sums[it->second];
-    sum = cur  = ggml_add(graph.ctx0, sum ? sum : ggml_get_rows(graph.ctx0, w, inp->src), cur);
+    ggml_tensor * src = ggml_view_2d(graph.ctx0, inp->src, 1, layer.n_head_kv, inp->src->nb[1], 0);
+    sum = cur  = ggml_add(graph.ctx0, sum ? sum : ggml_get_rows(graph.ctx0, w, src), cur);
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, w, cur, inp->dst));
 }
@@ -121,11 +123,11 @@ void llama_kv_evict::read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_
     std::vector<float> data(cur.size()*n_head_kv);
 
     for (const auto & layer : layers) {
-        ggml_backend_tensor_get(layer.w, data.data(), sum_row(seq)*layer.w->nb[2], data.size()*sizeof(float));
+        ggml_backend_tensor_get(layer.w, data.data(), sum_row(seq)*layer.w->nb[2], layer.w->nb[2]);
         for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
             for (int32_t i = 0; i < n_ids; ++i) {
                 // the row holds anything where the sequence has no cell
-                *out++ = !cur.is_empty(ids[i]) && cur.seq_has(ids[i], seq) ? data[ih*cur.size() + ids[i]] : 0.0f;
+                *out++ = !cur.is_empty(ids[i]) && cur.seq_has(ids[i], seq) ? data[layer.own_kv(ih)*cur.size() + ids[i]] : 0.0f;
             }
         }
     }
@@ -133,10 +135,10 @@ void llama_kv_evict::read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_
 
 void llama_kv_evict::write_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const float * src) {
     for (const auto & layer : layers) {
-        std::vector<float> data(cells().size()*n_head_kv, 0.0f);
+        std::vector<float> data(cells().size()*layer.n_head_kv, 0.0f);
         for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
             for (int32_t i = 0; i < n_ids; ++i) {
-                data[ih*cells().size() + ids[i]] = *src++;
+                data[layer.own_kv(ih)*cells().size() + ids[i]] = *src++;
             }
         }
         ggml_backend_tensor_set(layer.w, data.data(), sum_row(seq)*layer.w->nb[2], data.size()*sizeof(float));

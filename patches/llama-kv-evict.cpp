@@ -71,7 +71,7 @@ llama_kv_cache * llama_kv_evict::find_cache(const llama_context & lctx, int32_t 
     if (!parts.kv) {
         return nullptr;
     }
-    if (parts.kv->layers.empty()) {
+    if (find_layers(lctx, *parts.kv).empty()) {
         status = parts.window && !parts.window->layers.empty() ? LLAMA_KV_EVICT_SWA : LLAMA_KV_EVICT_RECURRENT;
         return nullptr;
     }
@@ -95,8 +95,8 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     if (hparams.is_mla() || !kv.layers[0].v) {
         return LLAMA_KV_EVICT_MLA;
     }
-    if (hparams.n_head_kv(kv.layers[0].il) == 0) {
-        return LLAMA_KV_EVICT_HEADS;
+    if (hparams.router_layer >= 0) {
+        return LLAMA_KV_EVICT_ROUTER;
     }
     if (hparams.use_alibi || hparams.f_max_alibi_bias > 0.0f) {
         return LLAMA_KV_EVICT_ALIBI;
@@ -105,9 +105,7 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     const uint32_t il0 = kv.layers[0].il;
 
     for (const auto & layer : kv.layers) {
-        if (hparams.n_head       (layer.il) != hparams.n_head       (il0) ||
-            hparams.n_head_kv    (layer.il) != hparams.n_head_kv    (il0) ||
-            hparams.n_embd_head_k(layer.il) != hparams.n_embd_head_k(il0) ||
+        if (hparams.n_embd_head_k(layer.il) != hparams.n_embd_head_k(il0) ||
             hparams.n_embd_head_v(layer.il) != hparams.n_embd_head_v(il0)) {
             return LLAMA_KV_EVICT_HEADS;
         }
@@ -121,6 +119,35 @@ int32_t llama_kv_evict::check_cache(const llama_context & lctx, const llama_kv_c
     }
 
     return LLAMA_KV_EVICT_OK;
+}
+
+std::vector<llama_kv_evict::cell_layer> llama_kv_evict::find_layers(const llama_context & lctx, const llama_kv_cache & kv) {
+    const auto & hparams = lctx.get_model().hparams;
+
+    // where a layer has none, the tensors of the cache are there, and empty
+    std::vector<cell_layer> res;
+    for (const auto & layer : kv.layers) {
+        if (hparams.n_head(layer.il) > 0 && hparams.n_head_kv(layer.il) > 0) {
+            res.push_back({ layer.il, hparams.n_head(layer.il), hparams.n_head_kv(layer.il), layer.k, layer.v });
+        }
+    }
+    return res;
+}
+
+uint32_t llama_kv_evict::most_heads_kv(const std::vector<cell_layer> & layers) {
+    uint32_t res = 0;
+    for (const auto & layer : layers) {
+        res = std::max(res, layer.n_head_kv);
+    }
+    return res;
+}
+
+uint32_t llama_kv_evict::most_gqa(const std::vector<cell_layer> & layers) {
+    uint32_t res = 0;
+    for (const auto & layer : layers) {
+        res = std::max(res, layer.n_gqa());
+    }
+    return res;
 }
 
 int32_t llama_kv_evict::check_hooks() const {
@@ -145,19 +172,23 @@ llama_kv_evict::llama_kv_evict(llama_context & lctx, const memory_parts & parts,
     lctx(lctx), kv(*parts.kv), parts(parts), n_window(n_window),
     n_seq        (lctx.n_seq_max()),
     n_slots      (n_slots),
-    n_head       (lctx.get_model().hparams.n_head       (kv.layers[0].il)),
-    n_head_kv    (lctx.get_model().hparams.n_head_kv    (kv.layers[0].il)),
+    n_head_kv    (most_heads_kv(find_layers(lctx, kv))),
+    n_gqa        (most_gqa     (find_layers(lctx, kv))),
+    n_head       (n_head_kv*n_gqa),
     n_embd_head_k(lctx.get_model().hparams.n_embd_head_k(kv.layers[0].il)),
     n_embd_head_v(lctx.get_model().hparams.n_embd_head_v(kv.layers[0].il)),
     v_trans      (kv.v_trans),
-    layers(kv.layers.size()), slots(n_seq, -1), pos_row(n_slots*n_window, -1), sums(n_seq) {
-    for (size_t ikv = 0; ikv < kv.layers.size(); ++ikv) {
-        layers[ikv].readers.push_back({ (int32_t) kv.layers[ikv].il });
+    slots(n_seq, -1), pos_row(n_slots*n_window, -1), sums(n_seq) {
+    for (const auto & own : find_layers(lctx, kv)) {
+        layer_of[own.il] = layers.size();
+        layers.push_back(own);
     }
     const std::map<int32_t, int32_t> others(kv.map_layer_ids.begin(), kv.map_layer_ids.end());
     for (const auto & [il, ikv] : others) {
-        if (il != (int32_t) kv.layers[ikv].il) {
-            layers[ikv].readers.push_back({ il });
+        const auto own = layer_of.find(kv.layers[ikv].il);
+        if (own != layer_of.end() && il != own->first) {
+            layers[own->second].readers.push_back({ il });
+            layer_of[il] = own->second;
         }
     }
 }
@@ -222,7 +253,7 @@ bool llama_kv_evict::alloc_records() {
 
     std::map<ggml_backend_buffer_type_t, std::vector<uint32_t>> ikv_of_buft;
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        ikv_of_buft[ggml_backend_buffer_get_type(kv.layers[ikv].k->buffer)].push_back(ikv);
+        ikv_of_buft[ggml_backend_buffer_get_type(layers[ikv].k->buffer)].push_back(ikv);
     }
 
     for (const auto & [buft, ikvs] : ikv_of_buft) {
@@ -232,13 +263,14 @@ bool llama_kv_evict::alloc_records() {
         }
 
         for (const uint32_t ikv : ikvs) {
-            for (auto & reader : layers[ikv].readers) {
-                reader.q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*n_head, n_slots*n_window + 1);
+            auto & layer = layers[ikv];
+            for (auto & reader : layer.readers) {
+                reader.q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*layer.n_head, n_slots*n_window + 1);
                 ggml_format_name(reader.q, "kv_evict_q_l%d", reader.il);
             }
             if (v_trans) {
-                layers[ikv].w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), n_head_kv, n_sum_rows());
-                ggml_format_name(layers[ikv].w, "kv_evict_w_l%d", kv.layers[ikv].il);
+                layer.w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), layer.n_head_kv, n_sum_rows());
+                ggml_format_name(layer.w, "kv_evict_w_l%d", layer.il);
             }
         }
 
@@ -338,17 +370,17 @@ void llama_kv_evict::set_query_rows(const llama_ubatch & ubatch, int64_t * rows,
 }
 
 void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, ggml_tensor * kq_b, ggml_tensor * sinks, float kq_scale, int il) {
-    const auto it = kv.map_layer_ids.find(il);
-    if (it == kv.map_layer_ids.end()) {
+    const auto it = layer_of.find(il);
+    if (it == layer_of.end()) {
         return;
     }
 
-    auto & readers = layers[it->second].readers;
-    auto & reader  = *std::find_if(readers.begin(), readers.end(), [il](const struct reader & cur) { return cur.il == il; });
+    auto & layer  = layers[it->second];
+    auto & reader = *std::find_if(layer.readers.begin(), layer.readers.end(), [il](const struct reader & cur) { return cur.il == il; });
 
     reader.kq_scale = kq_scale;
     reader.sinks    = sinks;
-    reader.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
+    reader.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == layer.n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
 
     has_bias |= kq_b != nullptr;
 
@@ -371,15 +403,15 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
 
     const int64_t n_rows = inp->rows->ne[0];
 
-    ggml_tensor * q = ggml_view_2d(graph.ctx0, q_cur, n_embd_head_k*n_head, n_rows, q_cur->nb[2],
+    ggml_tensor * q = ggml_view_2d(graph.ctx0, q_cur, n_embd_head_k*layer.n_head, n_rows, q_cur->nb[2],
             (q_cur->ne[2] - n_rows)*q_cur->nb[2]);
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, reader.q, q, inp->rows));
 }
 
 uint32_t llama_kv_evict::hook_n_nodes() const {
-    // of each layer: what records the queries (3 nodes) and hides dead rows (2), and around the sums of weights (5)
-    return n_readers()*(10 + (v_trans ? sum_blocks_n_nodes(n_head/n_head_kv*std::min(n_window, n_sum_max)) : 0)) + 16;
+    // of each layer: what records the queries (3 nodes) and hides dead rows (2), and around the sums of weights (6)
+    return n_readers()*(11 + (v_trans ? sum_blocks_n_nodes(n_gqa*std::min(n_window, n_sum_max)) : 0)) + 16;
 }
 
 uint32_t llama_kv_evict_hook_n_nodes(const llama_cparams & cparams) {
@@ -400,9 +432,9 @@ void llama_kv_evict_hook(const llm_graph_context & graph, ggml_tensor * q_cur, g
 }
 
 ggml_tensor * llama_kv_evict::hook_mask(const llm_graph_context & graph, ggml_tensor * kq_mask, int il) {
-    const auto it  = kv.map_layer_ids.find(il);
+    const auto it  = layer_of.find(il);
     auto     * inp = llm_graph_input_kv_evict::find(graph);
-    if (!has_dead() || it == kv.map_layer_ids.end() || !inp) {
+    if (!has_dead() || it == layer_of.end() || !inp) {
         return kq_mask;
     }
 
@@ -490,13 +522,14 @@ const char * llama_kv_evict_strerror(int32_t status) {
         case LLAMA_KV_EVICT_OK:         return "ok";
         case LLAMA_KV_EVICT_NO_CACHE:   return "the model has no KV cache (an encoder)";
         case LLAMA_KV_EVICT_RECURRENT:  return "the model is recurrent: its state has a fixed size and no KV cells";
+        case LLAMA_KV_EVICT_ROUTER:     return "a layer of the model looks for a control token in the whole text, by which all others compute";
         case LLAMA_KV_EVICT_SWA:        return "all layers of the model attend to a window only, which llama.cpp bounds itself";
         case LLAMA_KV_EVICT_MLA:        return "the model uses latent attention (MLA), whose cache has no V";
         case LLAMA_KV_EVICT_SPARSE:     return "a second cache or an indexer of the model mirrors the KV cells";
         case LLAMA_KV_EVICT_STREAMS:    return "the cache has one stream per sequence: create the context with kv_unified";
         case LLAMA_KV_EVICT_ALIBI:      return "the model uses ALiBi, whose bias needs the true position of each cell";
         case LLAMA_KV_EVICT_BIAS:       return "the model adds a bias to its attention weights";
-        case LLAMA_KV_EVICT_HEADS:      return "the number or the size of heads differs between the model's layers";
+        case LLAMA_KV_EVICT_HEADS:      return "the size of heads differs between the model's layers";
         case LLAMA_KV_EVICT_HEAD_BYTES: return "a head's row is not a multiple of 4 bytes in this KV type: use f16";
         case LLAMA_KV_EVICT_UNHOOKED:   return "a layer of the model attends by a path that is not hooked";
         case LLAMA_KV_EVICT_NOT_INIT:   return "llama_kv_evict_init was not called";
@@ -551,27 +584,39 @@ static llama_kv_cache * cache_of(const llama_context * ctx) {
     return llama_kv_evict::find_cache(*ctx, status);
 }
 
-int32_t llama_kv_evict_n_layer(const llama_context * ctx) {
+static std::vector<llama_kv_evict::cell_layer> layers_of(const llama_context * ctx) {
     const auto * kv = cache_of(ctx);
-    return kv ? kv->get_layer_ids().size() : 0;
+    return kv ? llama_kv_evict::find_layers(*ctx, *kv) : std::vector<llama_kv_evict::cell_layer>();
+}
+
+int32_t llama_kv_evict_n_layer(const llama_context * ctx) {
+    return layers_of(ctx).size();
 }
 
 int32_t llama_kv_evict_layer_ids(const llama_context * ctx, int32_t * out) {
-    const auto * kv  = cache_of(ctx);
-    const auto   ids = kv ? kv->get_layer_ids() : std::vector<uint32_t>();
+    const auto layers = layers_of(ctx);
+    for (const auto & layer : layers) {
+        *out++ = layer.il;
+    }
+    return layers.size();
+}
 
-    std::copy(ids.begin(), ids.end(), out);
-    return ids.size();
+int32_t llama_kv_evict_own_heads(const llama_context * ctx, int32_t * out) {
+    const auto layers = layers_of(ctx);
+    for (const auto & layer : layers) {
+        *out++ = layer.n_head;
+        *out++ = layer.n_head_kv;
+    }
+    return layers.size();
 }
 
 int32_t llama_kv_evict_n_head(const llama_context * ctx) {
-    const auto * kv = cache_of(ctx);
-    return kv ? ctx->get_model().hparams.n_head(kv->get_layer_ids()[0]) : 0;
+    const auto layers = layers_of(ctx);
+    return llama_kv_evict::most_heads_kv(layers)*llama_kv_evict::most_gqa(layers);
 }
 
 int32_t llama_kv_evict_n_head_kv(const llama_context * ctx) {
-    const auto * kv = cache_of(ctx);
-    return kv ? ctx->get_model().hparams.n_head_kv(kv->get_layer_ids()[0]) : 0;
+    return llama_kv_evict::most_heads_kv(layers_of(ctx));
 }
 
 int32_t llama_kv_evict_n_cells(const llama_context * ctx) {

@@ -3,7 +3,11 @@
 // scope-cpp: per-cell attention statistics and KV cell eviction for llama.cpp
 //
 // Everything here acts on the attention KV cache of one context and is off until llama_kv_evict_init().
-// Arrays over (layer, KV head) are [n_layer][n_head_kv][...], layers in the order of the KV cache.
+// Arrays over (layer, KV head) are [n_layer][n_head_kv][...], layers in the order of the KV cache. Layers without KV heads
+// are left out. Where layers have different numbers of heads, the arrays are as large as the largest numbers of KV heads
+// and of query heads in a KV group, and a layer with fewer has doubles: KV head ih of an array is head ih % own of the
+// layer, and within a KV group query head ig is ig % own of the group. What is read of a double is what is read of its
+// original, and what is done to it must be what is done to its original.
 // Calls are not thread-safe: make them from the thread that calls llama_decode(), between decodes.
 
 #include "llama.h"
@@ -13,20 +17,21 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 7
+#define LLAMA_KV_EVICT_ABI 8
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
     // the model or the context can't be served
     LLAMA_KV_EVICT_NO_CACHE     =  -1, // encoder: there is no KV cache
     LLAMA_KV_EVICT_RECURRENT    =  -2, // recurrent state, no KV cells
+    LLAMA_KV_EVICT_ROUTER       =  -3, // a layer finds a token of the text by which all others compute
     LLAMA_KV_EVICT_SWA          =  -4, // all attention is to a window
     LLAMA_KV_EVICT_MLA          =  -5, // latent attention: no V cache
     LLAMA_KV_EVICT_SPARSE       =  -6, // an indexer or a second cache mirrors the cells
     LLAMA_KV_EVICT_STREAMS      =  -7, // one stream per sequence: needs kv_unified
     LLAMA_KV_EVICT_ALIBI        =  -9, // the bias depends on the label of a cell
     LLAMA_KV_EVICT_BIAS         = -10, // KQ bias
-    LLAMA_KV_EVICT_HEADS        = -11, // heads differ between layers
+    LLAMA_KV_EVICT_HEADS        = -11, // the size of heads differs between layers
     LLAMA_KV_EVICT_HEAD_BYTES   = -12, // a head's row is not a multiple of 4 bytes in this KV type
     LLAMA_KV_EVICT_UNHOOKED     = -13, // a layer with a cache attends by a path without the hook
     // a call can't be served; nothing was changed
@@ -53,10 +58,11 @@ LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_wind
 LLAMA_API int32_t llama_kv_evict_bind   (struct llama_context * ctx, llama_seq_id seq);
 LLAMA_API void    llama_kv_evict_release(struct llama_context * ctx, llama_seq_id seq);
 
-// what llama.cpp itself holds. these seven need no llama_kv_evict_init(); counts are 0 where the cache can't be served
+// what llama.cpp itself holds. these eight need no llama_kv_evict_init(); counts are 0 where the cache can't be served
 LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
-LLAMA_API int32_t llama_kv_evict_n_head   (const struct llama_context * ctx); // query heads
-LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
+LLAMA_API int32_t llama_kv_evict_n_head   (const struct llama_context * ctx); // query heads, as many as arrays have
+LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx); // KV heads, likewise
+LLAMA_API int32_t llama_kv_evict_own_heads(const struct llama_context * ctx, int32_t * out); // [n_layer][2], query and KV heads of its own
 LLAMA_API int32_t llama_kv_evict_layer_ids(const struct llama_context * ctx, int32_t * out); // of the model, [n_layer]
 LLAMA_API int32_t llama_kv_evict_n_cells  (const struct llama_context * ctx); // allocated
 LLAMA_API int32_t llama_kv_evict_n_used   (const struct llama_context * ctx);
@@ -145,7 +151,7 @@ LLAMA_API int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_
 
 // first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
 // reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.
-// src, dst: [n_layer][n_head_kv][n_move]. positions of cells don't change
+// src, dst: [n_layer][n_head_kv][n_move], the same of a double as of its original. positions of cells don't change
 LLAMA_API int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,
         const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);
 

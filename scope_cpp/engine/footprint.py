@@ -161,7 +161,8 @@ def _ggml_bytes(context: Context) -> int:
     notes = _NODE * _n_nodes(context) + _TOKEN * context.model.n_vocab * max(1, params.n_slots)
     widest = context.model.n_ff
     if params.flash_attn == "off" and params.type_v != llama_cpp.GGML_TYPE_F32:
-        widest = max(widest, kv_evict.n_head(ptr) * context.n_cells)
+        most_heads = int(kv_evict.own_heads(ptr)[:, 0].max(initial=0))
+        widest = max(widest, most_heads * context.n_cells)
     n_threads = max(llama_cpp.llama_n_threads(ptr), llama_cpp.llama_n_threads_batch(ptr))
     return int(notes + 2 * llama_cpp.llama_n_ubatch(ptr) * widest + n_threads * _TILES)
 

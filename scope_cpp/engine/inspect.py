@@ -43,7 +43,7 @@ class Inspection:
     size_bytes, n_params
         Bytes of the weights, and how many there are.
     n_layer, n_head, n_head_kv, head_dim_k, head_dim_v
-        Shape; `n_head_kv` by layer, 0 for a layer without attention.
+        Shape; `n_head` of the layer with most, `n_head_kv` by layer, 0 for one without attention.
     n_ctx_train, n_vocab, chat_template
         Training length in tokens, size of the vocabulary, and whether there is a chat template.
     memory
@@ -179,7 +179,8 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
 
 def _facts(model: Model) -> dict[str, Any]:
     ftype = llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(model.ptr))
-    has_heads = model.n_head > 0
+    heads = model.header.get("attention.head_count")
+    has_heads = any(model.n_head_kv_by_layer)
     return {
         "path": str(model.path),
         "architecture": model.arch,
@@ -188,7 +189,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "n_params": model.n_params,
         "n_layer": model.n_layer,
-        "n_head": model.n_head,
+        "n_head": max(heads) if isinstance(heads, list) else model.n_head,
         "n_head_kv": model.n_head_kv_by_layer,
         "head_dim_k": model.head_dim_k if has_heads else None,
         "head_dim_v": model.head_dim_v if has_heads else None,

@@ -59,9 +59,9 @@ def _ask_memory(model: Pointer) -> _Memory:
     if not ctx:
         return _Memory()
     try:
-        n, k = kv_evict.n_head_kv(ctx), kv_evict.head_size(ctx)
-        v = kv_evict.head_size(ctx, values=True)
-        layers = tuple(CellLayer(i, n, k, v) for i in kv_evict.layer_ids(ctx).tolist())
+        k, v = kv_evict.head_size(ctx), kv_evict.head_size(ctx, values=True)
+        ids, heads = kv_evict.layer_ids(ctx).tolist(), kv_evict.own_heads(ctx)[:, 1].tolist()
+        layers = tuple(CellLayer(i, n, k, v) for i, n in zip(ids, heads, strict=True))
         return _Memory(layers, kv_evict.beside(ctx))
     finally:
         llama_cpp.llama_free(ctx)

@@ -64,7 +64,7 @@ def find_kept(cache: BoundedCache, model: Model, layer: int, head: int) -> NDArr
         layers = ", ".join(map(str, heads))
         raise UsageError(
             f"there is no layer {layer} with KV head {head}: layers with a cache are {layers}, "
-            f"KV heads 0 to {max(heads.values(), default=0) - 1}"
+            f"KV heads 0 to {heads.get(layer, max(heads.values(), default=0)) - 1}"
         )
     pos = cache.positions()
     marks = np.full(cache.n_past, not pos.shape[0])

@@ -16,7 +16,7 @@ from scope_cpp.native.finite import require_finite
 from scope_cpp.native.library import library_path, llama_cpp
 from scope_cpp.native.lifetime import Pointer
 
-ABI = 7
+ABI = 8
 # STATE_FORM of llama-kv-evict-state.cpp: what a saved sequence looks like
 STATE_FORM = 4
 # enum llama_kv_evict_beside
@@ -136,6 +136,7 @@ _n_layer = _bind("n_layer", _i32, _ctx)
 _layer_ids = _bind("layer_ids", _i32, _ctx, _ptr)
 _n_head = _bind("n_head", _i32, _ctx)
 _n_head_kv = _bind("n_head_kv", _i32, _ctx)
+_own_heads = _bind("own_heads", _i32, _ctx, _ptr)
 _head_size = _bind("head_size", _i32, _ctx, ctypes.c_bool)
 _n_cells = _bind("n_cells", _i32, _ctx)
 _n_used = _bind("n_used", _i32, _ctx)
@@ -237,14 +238,26 @@ def layer_ids(ctx: Any) -> Int32:
 
 # int32_t llama_kv_evict_n_head(const struct llama_context * ctx);
 def n_head(ctx: Any) -> int:
-    """Query heads of a layer."""
+    """Query heads of a layer: as many as arrays have, where layers have different numbers."""
     return int(_n_head(ctx))
 
 
 # int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx);
 def n_head_kv(ctx: Any) -> int:
-    """KV heads of a layer."""
+    """KV heads of a layer, likewise.
+
+    A layer with fewer has doubles in arrays: what is read of KV head i is that of its head i modulo
+    its own number, and what is done to both must be the same.
+    """
     return int(_n_head_kv(ctx))
+
+
+# int32_t llama_kv_evict_own_heads(const struct llama_context * ctx, int32_t * out);
+def own_heads(ctx: Any) -> Int32:
+    """Query heads and KV heads that each layer has of its own: int32 (layer, 2)."""
+    heads = np.empty((n_layer(ctx), 2), np.int32)
+    _own_heads(ctx, _address(heads))
+    return heads
 
 
 # int32_t llama_kv_evict_n_cells(const struct llama_context * ctx);

@@ -1,4 +1,7 @@
-"""Architectures whose memory has more than the cells that are chosen, and can be bounded."""
+"""Architectures that can be bounded, and whose memory is not the same in every layer.
+
+It has more than the cells that are chosen, or layers have different numbers of heads.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ SHORT_WINDOWS = [
     for name in WINDOWED
     if ARCHITECTURES[name].keys.get("attention.sliding_window") == WINDOW and name != "smallthinker"
 ]
+DIFFERING = ["deci-pruned", "openelm-growing"]
 # where rounding can make another expert answer, which changes everything
 EXPERTS = [name for name in (*WINDOWED, *RECURRENT) if "expert_count" in ARCHITECTURES[name].keys]
 # later layers that attend to the cells of an earlier one

@@ -101,6 +101,17 @@ _GEMMA_4: Keys = {
     "rope.dimension_count_swa": 32,
 }
 
+# layers with other numbers of heads, with a matrix in place of attention, and with neither
+_PRUNED: Keys = {
+    "block_count": 6,
+    "attention.head_count": [4, 4, 0, 4, 4, 4],
+    "attention.head_count_kv": [2, 4, 0, 1, 0, 2],
+}
+_GROWING: Keys = {
+    "attention.head_count": [2, 4, 4, 6],
+    "attention.head_count_kv": [1, 2, 2, 3],
+}
+
 _EVERY_OTHER: Keys = {"attention.head_count_kv": [0, 2, 0, 2]}  # the others have a recurrent state
 _CONVOLUTION: Keys = {**_EVERY_OTHER, "shortconv.l_cache": 3}
 _DELTA_NET: Keys = {
@@ -191,6 +202,8 @@ _ATTENTION = {
     "apertus": Architecture(
         {f"xielu.{name}": 0.8 for name in ("alpha_n", "alpha_p", "beta", "eps")}
     ),
+    "deci-pruned": Architecture(_PRUNED, arch="deci"),
+    "openelm-growing": Architecture(_GROWING, arch="openelm"),
     "gptneox": Architecture({"use_parallel_residual": True}),
     **_each("granite minicpm", Architecture(_SCALES)),
     "graniteswitch": Architecture(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,16 @@ class Rows:
         moved = np.take_along_axis(self.held, src, axis=2)
         np.put_along_axis(self.held, dst, moved, axis=2)
         self.held[:, :, leave] = -1
+
+
+def originals(ctx: object) -> Int32:
+    """Which of a layer's own KV heads each one of the arrays is: (layer, KV head)."""
+    return (np.arange(kv_evict.n_head_kv(ctx)) % kv_evict.own_heads(ctx)[:, 1:]).astype(np.int32)
+
+
+def as_originals(ctx: object, by_head: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Give doubles what their originals have: (layer, KV head, n)."""
+    return np.take_along_axis(by_head, originals(ctx)[:, :, None], axis=1)
 
 
 def random_keep(held: Int32, n_keep: int, n_recent: int, rng: np.random.Generator) -> Bool:

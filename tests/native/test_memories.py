@@ -1,7 +1,7 @@
-"""Models whose memory has more than the cells that are chosen: windows, recurrent states, sinks.
+"""Models whose memory has more than the cells that are chosen, or differs between layers.
 
-Their windowed and recurrent layers must not notice what is evicted; their other layers attend to
-what each head kept, as if the rest had never been.
+Windows, recurrent states and sinks: such layers must not notice what is evicted; the others attend
+to what each head kept, as if the rest had never been. And layers with other numbers of heads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ import pytest
 
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
-from tests.architectures.memories import EXPERTS, READERS, RECURRENT, SHORT_WINDOWS, WINDOWED
+from tests.architectures.memories import (
+    DIFFERING,
+    EXPERTS,
+    READERS,
+    RECURRENT,
+    SHORT_WINDOWS,
+    WINDOWED,
+)
 from tests.architectures.table import WINDOW
 from tests.conftest import Tiny
 from tests.native.harness import AttentionLog, Session, error, random_tokens
-from tests.native.heads import Rows, random_keep, remove_cells
+from tests.native.heads import Rows, as_originals, random_keep, remove_cells
 
-every_arch = pytest.mark.parametrize("arch", [*WINDOWED, *RECURRENT])
+every_arch = pytest.mark.parametrize("arch", [*WINDOWED, *RECURRENT, *DIFFERING])
 ATTENTION = {"flash": {"flash": True}, "plain": {"flash": False, "kv": "f32"}}
 every_attention = pytest.mark.parametrize("attention", ATTENTION)
 
@@ -68,6 +75,7 @@ def evict(rows: Rows, seed: int) -> npt.NDArray[np.bool_]:
     rows.note_decoded()
     ids = kv_evict.cells(rows.ctx, rows.seq)[1]
     keep = random_keep(rows.held[:, :, ids], N_KEPT, N_RECENT, np.random.default_rng(seed))
+    keep = as_originals(rows.ctx, keep)
     rows.evict(keep)
     return keep
 
@@ -88,10 +96,11 @@ class Masked(AttentionLog):
         self._write.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_size_t] * 2
         self.hidden: dict[int, npt.NDArray[np.bool_]] = {}  # layer: (KV head, cell)
 
-    def hide(self, layers: npt.NDArray[np.int32], keep: npt.NDArray[np.bool_]) -> None:
+    def hide(self, ctx: object, keep: npt.NDArray[np.bool_]) -> None:
         """Hide what is not kept, (layer, KV head, cell)."""
-        for layer, kept in zip(layers.tolist(), keep, strict=True):
-            self.hidden[layer] = self.hidden[self._readers.get(layer, layer)] = ~kept
+        layers, own = kv_evict.layer_ids(ctx).tolist(), kv_evict.own_heads(ctx)[:, 1]
+        for layer, n, kept in zip(layers, own, keep, strict=True):
+            self.hidden[layer] = self.hidden[self._readers.get(layer, layer)] = ~kept[:n]
 
     def watch(self, tensor: int, ask: bool, more: int | None) -> bool:
         wanted = super().watch(tensor, ask, more)
@@ -132,15 +141,17 @@ def test_scores_are_the_weights_of_the_attention(
     with opened(path, attention) as session:
         begin(session)
         layers, ids = kv_evict.layer_ids(session.ctx), kv_evict.cells(session.ctx, 0)[1]
-        n_head_kv = kv_evict.n_head_kv(session.ctx)
+        own = kv_evict.own_heads(session.ctx)[:, 1]
         for n in (1, N_QUERIES):
             scores = kv_evict.scores(session.ctx, 0, n, ids)
             queries = range(N_PROMPT - n, N_PROMPT)
             # window layers have as many cells here: each text is in the order of its tokens
-            expected = log.weights(n_head_kv, queries, N_PROMPT, layers.tolist())
-            for layer, reader in READERS.get(arch, {}).items():
-                more = log.weights(n_head_kv, queries, N_PROMPT, [reader])
-                expected[layers.tolist().index(layer)] += more[0]
+            expected = np.zeros((own.size, own.max(), N_PROMPT), np.float32)
+            for i, (layer, n_own) in enumerate(zip(layers.tolist(), own, strict=True)):
+                readers = {layer, READERS.get(arch, {}).get(layer, layer)}
+                weights = log.weights(n_own, queries, N_PROMPT, sorted(readers))
+                expected[i, :n_own] = weights.sum(axis=0)
+            expected = as_originals(session.ctx, expected)
             assert scores.sum() > 1
             atol = 1e-4 if attention == "plain" else 5e-3 * n
             np.testing.assert_allclose(scores, expected, rtol=0, atol=atol)
@@ -161,7 +172,7 @@ def test_evicting_is_hiding_from_the_layers_that_see_everything(
         rows, _ = begin(session), read(full)
         worst = 0.0
         for step, start in enumerate(range(N_PROMPT, N_PROMPT + N_OUTPUT, INTERVAL)):
-            masked.hide(kv_evict.layer_ids(session.ctx), evict(rows, step))
+            masked.hide(session.ctx, evict(rows, step))
             assert kv_evict.n_used(session.ctx) == N_KEPT
             tokens = TOKENS[start : start + INTERVAL]
             logits = session.decode_each(tokens, start)
@@ -265,9 +276,78 @@ def test_memory_beside_the_cells_is_told(tiny_arch: Tiny, arch: str) -> None:
     with opened(tiny_arch(arch=arch)) as session:
         kv_evict.init(session.ctx, 1)
         held = kv_evict.memory(session.ctx)
-        n_layer = kv_evict.n_layer(session.ctx)
         sizes = kv_evict.head_size(session.ctx), kv_evict.head_size(session.ctx, values=True)
-        per_cell = n_layer * kv_evict.n_head_kv(session.ctx) * sum(sizes) * 2
+        per_cell = int(kv_evict.own_heads(session.ctx)[:, 1].sum()) * sum(sizes) * 2
         assert sum(held["cells"]) == 256 * per_cell
-        assert sum(held["beside"]) > 0
+        assert bool(sum(held["beside"])) == (arch not in DIFFERING)
         assert sum(held["cells"]) + sum(held["beside"]) == kv_evict.n_bytes(session.ctx)
+
+
+@pytest.mark.parametrize("arch", DIFFERING)
+@every_attention
+def test_what_is_read_of_layers_with_other_heads_fits_together(
+    tiny_arch: Tiny, arch: str, attention: str
+) -> None:
+    """Queries and keys give the weights of each query head; rows of both kinds the likeness."""
+    with opened(tiny_arch(arch=arch), attention) as session:
+        ctx = session.ctx
+        evict(begin(session), 3)
+        ids = kv_evict.cells(ctx, 0)[1]
+        keys, values = (kv_evict.rows(ctx, 0, ids, values=what) for what in (False, True))
+        queries = kv_evict.queries(ctx, 0, 1, N_PROMPT - 1)
+        n_layer, n_head_kv, n, size = keys.shape
+        grouped = queries.reshape(n_layer, n_head_kv, -1, size)
+        weights = np.exp(grouped @ keys.swapaxes(2, 3))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        found = kv_evict.scores(ctx, 0, 1, ids, by_head=True)
+        atol = 1e-4 if attention == "plain" else 5e-3
+        np.testing.assert_allclose(found, weights.reshape(n_layer, -1, n), rtol=0, atol=atol)
+        summed = kv_evict.scores(ctx, 0, 1, ids)
+        own = kv_evict.own_heads(ctx)
+        for i, (n_q, n_kv) in enumerate(own):
+            heads = found[i].reshape(n_head_kv, -1, n)[:n_kv, : n_q // n_kv]
+            np.testing.assert_allclose(summed[i, :n_kv], heads.sum(axis=1), rtol=1e-5, atol=1e-6)
+        units = [rows / np.linalg.norm(rows, axis=3, keepdims=True) for rows in (keys, values)]
+        alike = sum(unit[:, :, -1:] @ unit[:, :, :-1].swapaxes(2, 3) for unit in units) / 2
+        likeness = kv_evict.likeness(ctx, 0, ids, 1, value_weight=1.0)
+        np.testing.assert_allclose(likeness[:, :, 0], alike.max(axis=3)[:, :, 0], rtol=0, atol=2e-3)
+        for read in (keys, values, summed, likeness, grouped, found.reshape(*summed.shape[:2], -1)):
+            flat = read.reshape(*read.shape[:2], -1)
+            assert np.array_equal(flat, as_originals(ctx, flat))
+        assert (own < (kv_evict.n_head(ctx), n_head_kv)).any()
+
+
+@pytest.mark.parametrize("arch", DIFFERING)
+def test_a_double_must_be_moved_as_its_original(tiny_arch: Tiny, arch: str) -> None:
+    with opened(tiny_arch(arch=arch)) as session:
+        begin(session)
+        ctx, ids = session.ctx, kv_evict.cells(session.ctx, 0)[1]
+        before = kv_evict.rows(ctx, 0, ids)
+        own = kv_evict.own_heads(ctx)[:, 1]
+        layer = int(np.argmin(own))
+        src = np.full((own.size, own.max(), 1), ids[-1], np.int32)
+        dst = src.copy()
+        dst[layer, own[layer] :] = ids[0]
+        with pytest.raises(kv_evict.NativeError, match="out of range"):
+            kv_evict.apply(ctx, 0, src, dst, ids[:1])
+        assert np.array_equal(kv_evict.rows(ctx, 0, ids), before)
+        dst[layer] = ids[0]
+        kv_evict.apply(ctx, 0, src, dst, ids[:0])
+        moved = before.copy()
+        moved[layer, :, 0] = before[layer, :, -1]
+        assert np.array_equal(kv_evict.rows(ctx, 0, ids), moved)
+
+
+def test_a_state_of_other_heads_is_refused(tiny_arch: Tiny) -> None:
+    """Also where it is as large, and llama.cpp would take the rows: nothing is lost."""
+    other = {"attention__head_count": [2, 4, 6, 4], "attention__head_count_kv": [1, 2, 3, 2]}
+    with opened(tiny_arch(arch="openelm-growing", **other)) as session:
+        begin(session)
+        saved = kv_evict.state_get(session.ctx, 0)
+    with opened(tiny_arch(arch="openelm-growing")) as session:
+        begin(session)
+        before = kv_evict.state_get(session.ctx, 0)
+        assert len(before) == len(saved)
+        with pytest.raises(kv_evict.NativeError, match="not a state"):
+            kv_evict.state_set(session.ctx, 0, saved)
+        assert kv_evict.state_get(session.ctx, 0) == before

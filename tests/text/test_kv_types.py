@@ -10,7 +10,7 @@ from scope_cpp.engine.kv_types import KV_TYPES, CellLayer, bytes_per_cell, kv_ty
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
-from tests.architectures.memories import RECURRENT, WINDOWED
+from tests.architectures.memories import DIFFERING, RECURRENT, WINDOWED
 from tests.conftest import Tiny
 
 
@@ -50,7 +50,7 @@ def test_layers_may_differ() -> None:
     assert bytes_per_cell(both) == 6 * 256 + 512
 
 
-@pytest.mark.parametrize("arch", [*WINDOWED, *RECURRENT])
+@pytest.mark.parametrize("arch", [*WINDOWED, *RECURRENT, *DIFFERING])
 @pytest.mark.parametrize("name", ["f16", "q4_1"])
 def test_only_layers_with_cells_count(tiny_arch: Tiny, arch: str, name: str) -> None:
     kind = kv_type(name).ggml_type

@@ -355,7 +355,7 @@ class BoundedCache(HeldCells):
         ids, shared = self.sync()
         if shared.any():
             raise ScopeError("cells that another sequence has can't be given up")
-        keep = np.broadcast_to(choose(*self.ledger.ranked(self.whole_cells)), self.ledger.pos.shape)
+        keep = self.by_row(choose(*self.ledger.ranked(self.whole_cells)))
         return self.free(keep & (self.ledger.pos >= 0), ids)
 
     def observed(self, policy: Policy, n: int) -> Observed:

@@ -74,6 +74,8 @@ class HeldCells:
         n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
         n_head_scored = kv_evict.n_head(ptr) if whole_cells else n_head_kv
         self.ledger = Ledger.empty(n_layer, n_head_kv, n_head_scored)
+        own = kv_evict.own_heads(ptr)[:, 1:]
+        self._originals = np.arange(n_head_kv) % own if (own < n_head_kv).any() else None
 
     def sync(self) -> tuple[Cells, NDArray[np.bool_]]:
         """Let the ledger follow llama.cpp; return the cells, int32 (n,), and which are shared.
@@ -125,7 +127,7 @@ class HeldCells:
             )
         by_layer = policy.uneven or bool(self.ledger.dead.any())
         keep = choose(select, self._view(policy, limit, ids), stays, by_layer)
-        keep = np.broadcast_to(keep, self.ledger.pos.shape)
+        keep = self.by_row(keep)
         stats = self.stats
         stats.selections += 1
         lost = self.scorer.share_lost(keep)
@@ -134,6 +136,16 @@ class HeldCells:
         stats.select_seconds += time.perf_counter() - started
         self.free(keep, ids, policy.uneven)
         self.since = 0
+
+    def by_row(self, keep: Keep) -> Keep:
+        """Rows that stay, of all layers and KV heads: bool (layer, KV head, n).
+
+        A double keeps what its original keeps, whatever a policy makes of the number of a head.
+        """
+        keep = np.broadcast_to(keep, self.ledger.pos.shape)
+        if self._originals is None:
+            return keep
+        return np.take_along_axis(keep, self._originals[:, :, None], axis=1)
 
     def free(self, keep: Keep, ids: Cells, uneven: bool = False) -> int:
         """Free the cells of rows that stay in no head; return how many cells that were.

@@ -1,0 +1,169 @@
+"""The engine on models whose layers have different numbers of heads, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scope_cpp.engine.conversation import Conversation
+from scope_cpp.engine.forecast import Forecast
+from scope_cpp.engine.inspect import describe, examine
+from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import ScopeError
+from scope_cpp.native import kv_evict
+from tests.architectures.memories import DIFFERING
+from tests.conftest import Tiny
+from tests.engine.drive import random_tokens
+from tests.engine.rows import alone, engine, request, run, tokens_of
+from tests.engine.talk import converse, holds, same, say
+from tests.engine.test_memories import WORDS, generation, written
+
+every_arch = pytest.mark.parametrize("arch", DIFFERING)
+KV_HEADS = {"deci-pruned": {0: 2, 1: 4, 3: 1, 5: 2}, "openelm-growing": {0: 1, 1: 2, 2: 2, 3: 3}}
+# scores, values, keys, queries asked again, layers of different sizes, one choice for all;
+# and how many tokens are written with each
+FAMILIES: list[tuple[int, dict[str, Any]]] = [
+    (2000, {}),
+    (2000, {"policy": "scope-foresight", "options": ("interval=auto",)}),
+    (500, {"policy": "h2o"}),
+    (300, {"policy": "vatp"}),
+    (300, {"policy": "r-kv"}),
+    (300, {"policy": "g-kv"}),
+    (300, {"policy": "scope-slide", "prefill": "snapkv"}),
+    (300, {"policy": "scope-slide", "prefill": "pyramidkv"}),
+    (300, {"policy": "h2o", "granularity": "cell"}),
+    (300, {"policy": "scope-foresight", "granularity": "cell"}),
+    (2000, {"policy": "streaming-llm"}),
+]
+
+
+@pytest.fixture
+def model(tiny_arch: Tiny, arch: str) -> Iterator[Model]:
+    with Model.load(tiny_arch(arch=arch)) as model:
+        yield model
+
+
+@every_arch
+@pytest.mark.parametrize(("n", "fields"), FAMILIES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+def test_many_tokens_in_few_cells(
+    model: Model, n: int, fields: dict[str, Any], flash_attn: str
+) -> None:
+    """llama.cpp is asked after every token, and doubles hold what their originals hold."""
+    if flash_attn == "off":
+        n = min(n, 200)
+    with generation(model, 90, n, budget=70, flash_attn=flash_attn, **fields) as made:
+        ptr = made.context.ptr
+        own = kv_evict.own_heads(ptr)[:, 1:]
+        originals = (np.arange(kv_evict.n_head_kv(ptr)) % own)[:, :, None]
+        for response in made:
+            assert kv_evict.n_used(ptr) == response.stats.cells_used <= 70
+            pos = made.cache.positions()
+            assert np.array_equal(pos, np.take_along_axis(pos, originals, axis=1))
+        assert made.context.n_cells == 256
+        assert response.stats.n_generated == n
+        assert response.stats.evicted >= n
+        assert pos.shape[0] == len(model.cell_layers) and pos.max() == 90 + n - 2
+
+
+@every_arch
+def test_where_all_fits_it_is_the_full_cache(model: Model) -> None:
+    full = written(generation(model, 90, 60, policy="full"))
+    for fields in ({}, {"policy": "h2o", "granularity": "cell"}):
+        assert written(generation(model, 90, 60, budget=200, **fields)) == full
+
+
+@every_arch
+def test_memory_is_that_of_the_layers_own_heads(model: Model, arch: str) -> None:
+    assert {one.layer: one.n_head_kv for one in model.cell_layers} == KV_HEADS[arch]
+    assert bytes_per_cell(model) == sum(KV_HEADS[arch].values()) * 2 * 32 * 2
+    settings = Settings(budget=100, n_threads=1, n_threads_batch=1, flash_attn="on")
+    with Forecast(model) as forecast:
+        found = forecast.of_run(settings, 100, bounded=True)
+    with generation(model, 90, 200, budget=100, flash_attn="on") as made:
+        *_, last = made
+        assert last.stats.kv_bytes == found.kv == 256 * bytes_per_cell(model)
+        assert last.stats.memory_bytes <= found.total
+        assert found.kv + found.fixed == kv_evict.n_bytes(made.context.ptr)
+
+
+@every_arch
+def test_inspect_tells_the_layers_that_are_bounded(model: Model, arch: str) -> None:
+    found = examine(model.path, ctx_size=512)
+    told = dict(describe(found))
+    assert found.bounded_layers == tuple(KV_HEADS[arch])
+    assert told["bounded cache"].startswith("yes")
+    assert f"{bytes_per_cell(model) / 1024:.1f}".rstrip("0").rstrip(".") in told["KV per cell"]
+
+
+@every_arch
+@pytest.mark.parametrize("policy", [None, "h2o"])
+def test_a_saved_conversation_goes_on(
+    tiny_arch: Tiny, tmp_path: Path, arch: str, policy: str | None
+) -> None:
+    fields: dict[str, Any] = {"n_predict": 50, "policy": policy}
+    with converse(tiny_arch(arch=arch), 120, **fields) as talk:
+        for text in WORDS[:3]:
+            say(talk, text)
+        talk.save(tmp_path / "session")
+        expected = [say(talk, text) for text in WORDS[3:]]
+        logits = talk.context.logits()
+    compute = Settings(n_threads=1, n_threads_batch=1)
+    with (
+        Model.load(tiny_arch(arch=arch)) as model,
+        Conversation.resume(model, tmp_path / "session", compute=compute) as again,
+    ):
+        assert [say(again, text) for text in WORDS[3:]] == expected
+        assert np.array_equal(again.context.logits(), logits)
+
+
+@every_arch
+def test_going_back_is_as_if_it_had_never_been(tiny_arch: Tiny, arch: str) -> None:
+    fields: dict[str, Any] = {"n_predict": 50, "policy": None}
+    path = tiny_arch(arch=arch)
+    with converse(path, 120, **fields) as talk:
+        for text in WORDS[:4]:
+            say(talk, text)
+        talk.undo()
+        talk.undo()
+        say(talk, WORDS[4])
+        found = holds(talk)
+    with converse(path, 120, **fields) as talk:
+        for text in (*WORDS[:2], WORDS[4]):
+            say(talk, text)
+        assert same(found, holds(talk))
+
+
+def test_the_same_heads_in_other_layers_are_another_model(tiny_arch: Tiny, tmp_path: Path) -> None:
+    other = {
+        "attention__head_count": [4, 2, 4, 6],
+        "attention__head_count_kv": [2, 1, 2, 3],
+    }
+    with converse(tiny_arch(arch="openelm-growing"), 200, n_predict=20) as talk:
+        say(talk, WORDS[0])
+        talk.save(tmp_path / "session")
+    with (
+        Model.load(tiny_arch(arch="openelm-growing", **other)) as model,
+        pytest.raises(ScopeError, match="session"),
+    ):
+        Conversation.resume(model, tmp_path / "session")
+
+
+@every_arch
+def test_rows_at_once_write_what_they_write_alone(model: Model) -> None:
+    prompt = random_tokens(60)
+    exact = {"type_k": "f32", "type_v": "f32"}  # a batch of several tokens rounds otherwise
+    rows = [
+        request(prompt + random_tokens(5 + i, seed=i), 80, budget=budget, policy=policy, **exact)
+        for i, (policy, budget) in enumerate([(None, 100), ("h2o", 90), ("full", None)])
+    ]
+    with engine(model, 3, 600, prefix_cells=200, **exact) as made:
+        said = run(made, rows)
+    for row, events in zip(rows, said, strict=True):
+        assert tokens_of(events) == tokens_of(alone(model, row))
