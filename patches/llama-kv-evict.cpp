@@ -522,7 +522,7 @@ const char * llama_kv_evict_strerror(int32_t status) {
         case LLAMA_KV_EVICT_OK:         return "ok";
         case LLAMA_KV_EVICT_NO_CACHE:   return "the model has no KV cache (an encoder)";
         case LLAMA_KV_EVICT_RECURRENT:  return "the model is recurrent: its state has a fixed size and no KV cells";
-        case LLAMA_KV_EVICT_ROUTER:     return "a layer of the model looks for a control token in the whole text, by which all others compute";
+        case LLAMA_KV_EVICT_ROUTER:     return "one layer looks in the whole text for the token that switches an adapter on";
         case LLAMA_KV_EVICT_SWA:        return "all layers of the model attend to a window only, which llama.cpp bounds itself";
         case LLAMA_KV_EVICT_MLA:        return "the model uses latent attention (MLA), whose cache has no V";
         case LLAMA_KV_EVICT_SPARSE:     return "a second cache or an indexer of the model mirrors the KV cells";

@@ -24,7 +24,7 @@ enum llama_kv_evict_status {
     // the model or the context can't be served
     LLAMA_KV_EVICT_NO_CACHE     =  -1, // encoder: there is no KV cache
     LLAMA_KV_EVICT_RECURRENT    =  -2, // recurrent state, no KV cells
-    LLAMA_KV_EVICT_ROUTER       =  -3, // a layer finds a token of the text by which all others compute
+    LLAMA_KV_EVICT_ROUTER       =  -3, // a layer looks in the whole text for the token that switches an adapter on
     LLAMA_KV_EVICT_SWA          =  -4, // all attention is to a window
     LLAMA_KV_EVICT_MLA          =  -5, // latent attention: no V cache
     LLAMA_KV_EVICT_SPARSE       =  -6, // an indexer or a second cache mirrors the cells
@@ -58,7 +58,7 @@ LLAMA_API int32_t llama_kv_evict_init(struct llama_context * ctx, int32_t n_wind
 LLAMA_API int32_t llama_kv_evict_bind   (struct llama_context * ctx, llama_seq_id seq);
 LLAMA_API void    llama_kv_evict_release(struct llama_context * ctx, llama_seq_id seq);
 
-// what llama.cpp itself holds. these eight need no llama_kv_evict_init(); counts are 0 where the cache can't be served
+// what llama.cpp itself holds. these nine need no llama_kv_evict_init(); counts are 0 where the cache can't be served
 LLAMA_API int32_t llama_kv_evict_n_layer  (const struct llama_context * ctx);
 LLAMA_API int32_t llama_kv_evict_n_head   (const struct llama_context * ctx); // query heads, as many as arrays have
 LLAMA_API int32_t llama_kv_evict_n_head_kv(const struct llama_context * ctx); // KV heads, likewise

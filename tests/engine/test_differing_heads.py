@@ -26,20 +26,26 @@ from tests.engine.test_memories import WORDS, generation, written
 
 every_arch = pytest.mark.parametrize("arch", DIFFERING)
 KV_HEADS = {"deci-pruned": {0: 2, 1: 4, 3: 1, 5: 2}, "openelm-growing": {0: 1, 1: 2, 2: 2, 3: 3}}
-# scores, values, keys, queries asked again, layers of different sizes, one choice for all;
-# and how many tokens are written with each
-FAMILIES: list[tuple[int, dict[str, Any]]] = [
-    (2000, {}),
-    (2000, {"policy": "scope-foresight", "options": ("interval=auto",)}),
-    (500, {"policy": "h2o"}),
-    (300, {"policy": "vatp"}),
-    (300, {"policy": "r-kv"}),
-    (300, {"policy": "g-kv"}),
-    (300, {"policy": "scope-slide", "prefill": "snapkv"}),
-    (300, {"policy": "scope-slide", "prefill": "pyramidkv"}),
-    (300, {"policy": "h2o", "granularity": "cell"}),
-    (300, {"policy": "scope-foresight", "granularity": "cell"}),
-    (2000, {"policy": "streaming-llm"}),
+# scores, values, keys, queries asked again, layers of different sizes, one choice for all
+FAMILIES: list[dict[str, Any]] = [
+    {},
+    {"policy": "scope-foresight", "options": ("interval=auto",)},
+    {"policy": "h2o"},
+    {"policy": "vatp"},
+    {"policy": "r-kv"},
+    {"policy": "g-kv"},
+    {"policy": "scope-slide", "prefill": "snapkv"},
+    {"policy": "scope-slide", "prefill": "pyramidkv"},
+    {"policy": "h2o", "granularity": "cell"},
+    {"policy": "scope-foresight", "granularity": "cell"},
+    {"policy": "streaming-llm"},
+]
+# one way to lay out V for each of the two models, and the other one where V is read
+CASES = [
+    *(("deci-pruned", "on", fields) for fields in FAMILIES),
+    *(("openelm-growing", "off", fields) for fields in FAMILIES),
+    *(("deci-pruned", "off", fields) for fields in ({}, {"policy": "vatp"})),
+    *(("openelm-growing", "on", fields) for fields in ({}, {"policy": "vatp"})),
 ]
 
 
@@ -49,26 +55,23 @@ def model(tiny_arch: Tiny, arch: str) -> Iterator[Model]:
         yield model
 
 
-@every_arch
-@pytest.mark.parametrize(("n", "fields"), FAMILIES, ids=lambda value: str(value)[:60])
-@pytest.mark.parametrize("flash_attn", ["on", "off"])
+@pytest.mark.parametrize(("arch", "flash_attn", "fields"), CASES, ids=lambda value: str(value)[:60])
 def test_many_tokens_in_few_cells(
-    model: Model, n: int, fields: dict[str, Any], flash_attn: str
+    model: Model, arch: str, flash_attn: str, fields: dict[str, Any]
 ) -> None:
     """llama.cpp is asked after every token, and doubles hold what their originals hold."""
-    if flash_attn == "off":
-        n = min(n, 200)
-    with generation(model, 90, n, budget=70, flash_attn=flash_attn, **fields) as made:
+    n = 200 if fields or arch != "deci-pruned" or flash_attn == "off" else 2000
+    with generation(model, 90, n, budget=130, flash_attn=flash_attn, **fields) as made:
         ptr = made.context.ptr
         own = kv_evict.own_heads(ptr)[:, 1:]
         originals = (np.arange(kv_evict.n_head_kv(ptr)) % own)[:, :, None]
         for response in made:
-            assert kv_evict.n_used(ptr) == response.stats.cells_used <= 70
+            assert kv_evict.n_used(ptr) == response.stats.cells_used <= 130
             pos = made.cache.positions()
             assert np.array_equal(pos, np.take_along_axis(pos, originals, axis=1))
         assert made.context.n_cells == 256
         assert response.stats.n_generated == n
-        assert response.stats.evicted >= n
+        assert response.stats.evicted >= n - 45
         assert pos.shape[0] == len(model.cell_layers) and pos.max() == 90 + n - 2
 
 
