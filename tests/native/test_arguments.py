@@ -227,10 +227,8 @@ def test_an_array_shorter_than_the_cells(session: Session) -> None:
 
 
 def test_every_status_has_words() -> None:
-    statuses = [0, -1, -2, *range(-4, -8, -1), *range(-9, -14, -1), *range(-20, -28, -1)]
+    statuses = [0, *range(-1, -8, -1), *range(-9, -14, -1), *range(-20, -28, -1)]
     words = {kv_evict.strerror(status) for status in statuses}
     assert len(words) == len(statuses)
     assert "unknown status" not in words
-    assert (
-        kv_evict.strerror(-3) == kv_evict.strerror(-8) == kv_evict.strerror(1) == "unknown status"
-    )
+    assert kv_evict.strerror(-8) == kv_evict.strerror(1) == "unknown status"
