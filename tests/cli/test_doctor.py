@@ -14,6 +14,7 @@ from scope_cpp.native import kv_evict
 from .conftest import Run
 
 ROOT = Path(__file__).resolve().parents[2]
+HEADER = ROOT / "patches" / "llama-kv-evict.h"
 
 
 def test_a_working_installation(run: Run) -> None:
@@ -24,7 +25,7 @@ def test_a_working_installation(run: Run) -> None:
     assert [check["ok"] for check in got["checks"]] == [True] * 4
     assert {device["kind"] for device in got["devices"]} >= {"CPU"}
     assert got["bindings"] == "0.3.36"
-    assert got["abi"] == 6
+    assert f"#define LLAMA_KV_EVICT_ABI {got['abi']}\n" in HEADER.read_text()
     assert "CPU" in got["cpu"]
     assert Path(got["library"]).is_dir()
 
