@@ -19,6 +19,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.native import kv_evict
 
 GREEDY = SamplingParams(temp=0, seed=1)
+WORDS = ("the rat and the rest", "on it", "there is a hat in the house", "no", "yes")
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -132,3 +133,17 @@ def script(monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
 
 
 Change = Callable[[Conversation], Any]
+
+
+def check_goes_on_after_saving(path: Path, budget: int, session: Path, policy: str | None) -> None:
+    """A session that is loaded says what the conversation says that was not saved, bit by bit."""
+    with converse(path, budget, n_predict=50, policy=policy) as talk:
+        for text in WORDS[:3]:
+            say(talk, text)
+        talk.save(session)
+        expected = [say(talk, text) for text in WORDS[3:]]
+        logits = talk.context.logits()
+    compute = Settings(n_threads=1, n_threads_batch=1)
+    with Model.load(path) as model, Conversation.resume(model, session, compute=compute) as again:
+        assert [say(again, text) for text in WORDS[3:]] == expected
+        assert np.array_equal(again.context.logits(), logits)

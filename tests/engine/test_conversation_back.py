@@ -19,6 +19,7 @@ from tests.conftest import Tiny
 from tests.engine.drive import F32, GRANULARITIES
 from tests.engine.talk import (
     FORGETFUL,
+    WORDS,
     Change,
     check_budget,
     converse,
@@ -30,7 +31,6 @@ from tests.engine.talk import (
     script,
 )
 
-WORDS = ("the rat and the rest", "on it", "there is a hat in the house", "no", "yes")
 DRAWN = SamplingParams(seed=3)
 
 POOLS = ("beta1=16", "beta2=16", "interval=4")

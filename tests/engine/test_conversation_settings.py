@@ -12,9 +12,8 @@ from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from tests.conftest import Tiny
-from tests.engine.talk import check_budget, converse, count_decoded, finish, holds, same, say
+from tests.engine.talk import WORDS, check_budget, converse, count_decoded, finish, holds, same, say
 
-WORDS = ("the rat and the rest", "on it", "there is a hat in the house", "no", "yes")
 POOLS = ("beta1=16", "beta2=16", "interval=4")
 
 

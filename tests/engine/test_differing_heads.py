@@ -21,8 +21,8 @@ from tests.architectures.memories import DIFFERING
 from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
-from tests.engine.talk import converse, holds, same, say
-from tests.engine.test_memories import WORDS, generation, written
+from tests.engine.talk import WORDS, check_goes_on_after_saving, converse, holds, same, say
+from tests.engine.test_memories import generation, written
 
 every_arch = pytest.mark.parametrize("arch", DIFFERING)
 KV_HEADS = {"deci-pruned": {0: 2, 1: 4, 3: 1, 5: 2}, "openelm-growing": {0: 1, 1: 2, 2: 2, 3: 3}}
@@ -110,20 +110,8 @@ def test_inspect_tells_the_layers_that_are_bounded(model: Model, arch: str) -> N
 def test_a_saved_conversation_goes_on(
     tiny_arch: Tiny, tmp_path: Path, arch: str, policy: str | None
 ) -> None:
-    fields: dict[str, Any] = {"n_predict": 50, "policy": policy}
-    with converse(tiny_arch(arch=arch), 120, **fields) as talk:
-        for text in WORDS[:3]:
-            say(talk, text)
-        talk.save(tmp_path / "session")
-        expected = [say(talk, text) for text in WORDS[3:]]
-        logits = talk.context.logits()
-    compute = Settings(n_threads=1, n_threads_batch=1)
-    with (
-        Model.load(tiny_arch(arch=arch)) as model,
-        Conversation.resume(model, tmp_path / "session", compute=compute) as again,
-    ):
-        assert [say(again, text) for text in WORDS[3:]] == expected
-        assert np.array_equal(again.context.logits(), logits)
+    budget = 120
+    check_goes_on_after_saving(tiny_arch(arch=arch), budget, tmp_path / "session", policy)
 
 
 @every_arch

@@ -22,7 +22,9 @@ from tests.conftest import Tiny
 from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, engine, request, run, tokens_of
 from tests.engine.talk import (
+    WORDS,
     check_budget,
+    check_goes_on_after_saving,
     converse,
     count_decoded,
     finish,
@@ -37,7 +39,6 @@ from tests.reference.refused import LOADABLE, write_refused
 # in the same layer
 CLASSES = ("gemma3", "gpt-oss", "lfm2", "qwen35", "falcon-h1")
 every_class = pytest.mark.parametrize("arch", CLASSES)
-WORDS = ("the rat and the rest", "on it", "there is a hat in the house", "no", "yes")
 # and how many tokens are written with it
 POLICIES = {None: 600, "scope-slide": 300, "h2o": 300, "streaming-llm": 2000}
 
@@ -145,20 +146,8 @@ def test_going_back_is_as_if_it_had_never_been(
 def test_a_saved_conversation_goes_on(
     tiny_arch: Tiny, tmp_path: Path, arch: str, policy: str | None
 ) -> None:
-    fields: dict[str, Any] = {"n_predict": 50, "policy": policy}
-    with converse(tiny_arch(arch=arch), 500 if policy else 180, **fields) as talk:
-        for text in WORDS[:3]:
-            say(talk, text)
-        talk.save(tmp_path / "session")
-        expected = [say(talk, text) for text in WORDS[3:]]
-        logits = talk.context.logits()
-    compute = Settings(n_threads=1, n_threads_batch=1)
-    with (
-        Model.load(tiny_arch(arch=arch)) as model,
-        Conversation.resume(model, tmp_path / "session", compute=compute) as again,
-    ):
-        assert [say(again, text) for text in WORDS[3:]] == expected
-        assert np.array_equal(again.context.logits(), logits)
+    budget = 500 if policy else 180
+    check_goes_on_after_saving(tiny_arch(arch=arch), budget, tmp_path / "session", policy)
 
 
 @pytest.mark.parametrize("arch", ["gemma3", "qwen35"])
