@@ -25,7 +25,7 @@ ggml_tensor * llama_kv_evict::build_layer_queries(ggml_context * ctx, uint32_t i
     ggml_tensor * q = ggml_get_rows(ctx, layers[ikv].readers[0].q, rows);
     q = ggml_reshape_3d(ctx, q, n_embd_head_k, layers[ikv].n_head, n_query);
 
-    if (hparams.has_rope(il)) {
+    if (hparams.rope_type != LLAMA_ROPE_TYPE_NONE && hparams.has_rope(il)) {
         // as llama.cpp turns keys (llama_kv_cache::build_rope_shift)
         const bool  is_mrope   = hparams.rope_type == LLAMA_ROPE_TYPE_MROPE || hparams.rope_type == LLAMA_ROPE_TYPE_IMROPE;
         const float freq_base  = model.get_rope_freq_base (cparams, il);

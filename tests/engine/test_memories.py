@@ -330,3 +330,11 @@ def test_a_stop_string_is_taken_back(
             found.append((talk.messages, np.sort(talk.cache.positions(), axis=2)))
     assert found[0][0] == found[1][0]
     assert np.array_equal(found[0][1], found[1][1])
+
+
+def test_the_default_on_a_model_without_rope(tiny_arch: Tiny) -> None:
+    """Queries of its prompt are asked again without being turned: ggml would abort."""
+    with converse(tiny_arch(arch="gpt2"), 130, n_predict=150) as talk:
+        for text in WORDS[:3]:
+            say(talk, text)
+            check_budget(talk)
