@@ -334,7 +334,7 @@ def test_a_stop_string_is_taken_back(
 
 def test_the_default_on_a_model_without_rope(tiny_arch: Tiny) -> None:
     """Queries of its prompt are asked again without being turned: ggml would abort."""
-    with converse(tiny_arch(arch="gpt2"), 130, n_predict=150) as talk:
+    with converse(tiny_arch(arch="gpt2"), 110, n_predict=70) as talk:
         for text in WORDS[:3]:
             say(talk, text)
             check_budget(talk)
