@@ -11,6 +11,8 @@
 
 struct llama_context;
 
+class llama_memory_recurrent;
+
 // what is computed at once: it decides the scratch memory, however large the cache is
 static constexpr int64_t n_block_weights  = 4*1024*1024; // of attention, in scores()
 static constexpr int64_t n_block_scores_max = 64;         // queries, in scores(): graphs have room for their nodes
@@ -59,8 +61,8 @@ struct llama_kv_evict {
         llama_kv_cache * kv = nullptr; // of the layers that attend to everything: its cells are chosen
 
         // beside it, null where there is none. llama.cpp bounds them itself
-        llama_kv_cache * window = nullptr; // of the layers that attend to a window
-        llama_memory_i * state  = nullptr; // of the recurrent layers
+        llama_kv_cache         * window = nullptr; // of the layers that attend to a window
+        llama_memory_recurrent * state  = nullptr; // of the recurrent layers
 
         // whether these hold what a sequence needs that ends before pos
         bool can_end(llama_seq_id seq, llama_pos pos) const;
@@ -149,7 +151,9 @@ struct llama_kv_evict {
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
     int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * looked_at, float value_weight, float * out);
-    static void zero_free(llama_context & lctx, llama_kv_cache & kv);
+    static int32_t zero_free(llama_context & lctx);
+    static void    zero_free(llama_kv_cache & kv);
+    static void    zero_free(llama_memory_recurrent & state);
 
     int32_t rows  (llama_seq_id seq, bool values, const int32_t * ids, int32_t n_ids, float * out);
     int32_t apply (llama_seq_id seq, const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm);

@@ -1,6 +1,7 @@
 #include "llama-kv-evict-impl.h"
 
 #include "llama-context.h"
+#include "llama-memory-recurrent.h"
 
 #include <algorithm>
 #include <vector>
@@ -128,37 +129,83 @@ int32_t llama_kv_evict::rows(llama_seq_id seq, bool values, const int32_t * ids,
 }
 
 // set n bytes to 0, a block at a time
-static void zero(ggml_tensor * t, size_t offset, size_t n, const std::vector<uint8_t> & zeros) {
+static void zero(ggml_tensor * t, size_t offset, size_t n) {
+    static const std::vector<uint8_t> zeros(1 << 20);
+
     for (size_t i = 0; i < n; i += zeros.size()) {
         ggml_backend_tensor_set(t, zeros.data(), offset + i, std::min(zeros.size(), n - i));
     }
 }
 
-void llama_kv_evict::zero_free(llama_context & lctx, llama_kv_cache & kv) {
+// call f(i0, i1) for each run of cells that no sequence has
+template <typename Cells, typename F>
+static void for_each_free(size_t n, const Cells & is_empty, const F & f) {
+    for (size_t i0 = 0, i1; i0 < n; i0 = i1) {
+        i1 = i0 + 1;
+        if (!is_empty(i0)) {
+            continue;
+        }
+        for (; i1 < n && is_empty(i1); ++i1) {}
+
+        f(i0, i1);
+    }
+}
+
+void llama_kv_evict::zero_free(llama_kv_cache & kv) {
     const auto & cells = kv.v_cells[0];
     const size_t n     = cells.size();
 
-    const std::vector<uint8_t> zeros(1 << 20);
-
-    lctx.synchronize();
-
-    for (size_t i0 = 0, i1; i0 < n; i0 = i1) {
-        i1 = i0 + 1;
-        if (!cells.is_empty(i0)) {
-            continue;
-        }
-        for (; i1 < n && cells.is_empty(i1); ++i1) {}
-
+    for_each_free(n, [&](size_t i) { return cells.is_empty(i); }, [&](size_t i0, size_t i1) {
         for (const auto & layer : kv.layers) {
-            zero(layer.k, i0*layer.k->nb[1], (i1 - i0)*layer.k->nb[1], zeros);
+            zero(layer.k, i0*layer.k->nb[1], (i1 - i0)*layer.k->nb[1]);
+            if (!layer.v) {
+                continue;
+            }
             if (!kv.v_trans) {
-                zero(layer.v, i0*layer.v->nb[1], (i1 - i0)*layer.v->nb[1], zeros);
+                zero(layer.v, i0*layer.v->nb[1], (i1 - i0)*layer.v->nb[1]);
                 continue;
             }
             const size_t size = ggml_type_size(layer.v->type);
             for (int64_t iv = 0; iv < layer.v->ne[0]; ++iv) {
-                zero(layer.v, (iv*n + i0)*size, (i1 - i0)*size, zeros);
+                zero(layer.v, (iv*n + i0)*size, (i1 - i0)*size);
             }
         }
+    });
+}
+
+// llama.cpp multiplies the state that a new sequence begins with by 0
+void llama_kv_evict::zero_free(llama_memory_recurrent & state) {
+    const auto is_empty = [&](size_t i) { return state.cells[i].is_empty(); };
+
+    for_each_free(state.cells.size(), is_empty, [&](size_t i0, size_t i1) {
+        for (const auto * layers : { &state.r_l, &state.s_l, &state.p_l }) {
+            for (auto * t : *layers) {
+                for (int64_t row = i0; t && row < t->ne[1]; row += state.size) {
+                    zero(t, row*t->nb[1], (i1 - i0)*t->nb[1]);
+                }
+            }
+        }
+    });
+}
+
+int32_t llama_kv_evict::zero_free(llama_context & lctx) {
+    int32_t status;
+    const auto parts = find_parts(lctx, status);
+
+    if (!parts.kv && !parts.state) {
+        return status;
     }
+
+    lctx.synchronize();
+
+    for (auto * kv : { parts.kv, parts.window }) {
+        if (kv) {
+            zero_free(*kv);
+        }
+    }
+    if (parts.state) {
+        zero_free(*parts.state);
+    }
+
+    return LLAMA_KV_EVICT_OK;
 }

@@ -4,6 +4,7 @@
 
 #include "llama-context.h"
 #include "llama-io.h"
+#include "llama-memory-recurrent.h"
 #include "llama-model.h"
 
 #include <algorithm>

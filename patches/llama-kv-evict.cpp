@@ -681,10 +681,7 @@ int32_t llama_kv_evict_reserve(llama_context * ctx, const llama_kv_evict_needs *
 }
 
 int32_t llama_kv_evict_zero_free(llama_context * ctx) {
-    int32_t status;
-    auto * kv = llama_kv_evict::find_cache(*ctx, status);
-
-    return kv ? guarded([&]() { llama_kv_evict::zero_free(*ctx, *kv); return LLAMA_KV_EVICT_OK; }) : status;
+    return guarded([&]() { return llama_kv_evict::zero_free(*ctx); });
 }
 
 int32_t llama_kv_evict_cells(const llama_context * ctx, llama_seq_id seq,

@@ -138,8 +138,9 @@ LLAMA_API int32_t llama_kv_evict_queries(struct llama_context * ctx, llama_seq_i
 LLAMA_API int32_t llama_kv_evict_rows(struct llama_context * ctx, llama_seq_id seq, bool values,
         const int32_t * cells, int32_t n_cells, float * out);
 
-// set to 0 what the cells hold that no sequence has. attention gives them a weight of 0, which a NaN would come through;
-// needs no llama_kv_evict_init()
+// set to 0 what the cells, the windows and the recurrent states hold that no sequence has. attention gives such cells a
+// weight of 0, and a new sequence begins with such a state times 0: a NaN would come through both. needs no
+// llama_kv_evict_init(), nor a cache that can be bounded
 LLAMA_API int32_t llama_kv_evict_zero_free(struct llama_context * ctx);
 
 // how alike each of the last n_new of these cells of the sequence is to the one before it, in the order given, that it is

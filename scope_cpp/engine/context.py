@@ -214,12 +214,10 @@ class Context(Closable):
         """
         return bool(self.ptr.tainted)
 
-    def has_finite_logits(self, rows: Sequence[Row]) -> bool:
-        """Whether all logits of the batch `rows`, which was decoded last, are finite."""
+    def has_finite_logits(self, i: int) -> bool:
+        """Whether the logits of the `i`-th output of the last batch are finite."""
         try:
-            for i, row in enumerate(rows):
-                if row.logits:
-                    self.logits_in_place(i)
+            self.logits_in_place(i)
         except ScopeError:
             self.check_open()
             return False
@@ -248,7 +246,13 @@ class Context(Closable):
             ptr.tainted = False
 
     def zero_free(self) -> None:
-        """Set what free cells hold to 0."""
+        """Set what free cells, windows and recurrent states hold to 0.
+
+        Raises
+        ------
+        NativeError
+            If this cache's can't be looked at.
+        """
         kv_evict.zero_free(self.ptr)
         self.ptr.tainted = False
 

@@ -353,7 +353,11 @@ def rows(ctx: Any, seq: int, ids: Int32, *, values: bool = False) -> NDArray[np.
 
 # int32_t llama_kv_evict_zero_free(struct llama_context * ctx);
 def zero_free(ctx: Any) -> None:
-    """Set what free cells hold to 0: attention gives them a weight of 0, but 0 times NaN is NaN."""
+    """Set what free cells, windows and recurrent states hold to 0, for it might be NaN.
+
+    Attention gives such cells a weight of 0, and a new sequence begins with such a state times 0;
+    but 0 times NaN is NaN.
+    """
     _check("free cells", _zero_free(ctx))
 
 

@@ -21,7 +21,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
 from tests.conftest import Tiny
 from tests.engine.drive import bounded, random_tokens
-from tests.engine.rows import alone, engine, request, run, tokens_of
+from tests.engine.rows import alone, drain, engine, request, run, tokens_of
 
 SAID = (
     "the model computes (.* that are NaN or infinite|the same logit, 0, for every token): "
@@ -66,17 +66,23 @@ def model(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> Iterato
 
 
 @pytest.fixture
-def one_bad_token(tiny: Tiny, tmp_path: Path) -> Iterator[Model]:
-    """A model that reads all tokens but one."""
-    row = slice(BAD_TOKEN * 128, (BAD_TOKEN + 1) * 128)
-    path = damaged(tiny(), tmp_path / "bad.gguf", "token_embd.weight", row, math.nan)
-    with Model.load(path) as model:
+def whole(tiny_arch: Tiny, arch: str) -> Path:
+    """A model that reads all tokens."""
+    return tiny_arch(arch=arch)
+
+
+@pytest.fixture
+def good(whole: Path) -> Iterator[Model]:
+    with Model.load(whole) as model:
         yield model
 
 
-@pytest.fixture(scope="module")
-def good(tiny: Tiny) -> Iterator[Model]:
-    with Model.load(tiny()) as model:
+@pytest.fixture
+def one_bad_token(whole: Path, tmp_path: Path) -> Iterator[Model]:
+    """The same model, but for one token that it can't read."""
+    row = slice(BAD_TOKEN * 128, (BAD_TOKEN + 1) * 128)
+    path = damaged(whole, tmp_path / "bad.gguf", "token_embd.weight", row, math.nan)
+    with Model.load(path) as model:
         yield model
 
 
@@ -139,10 +145,14 @@ def test_finite_numbers_are_left_alone(tiny: Tiny, tmp_path: Path) -> None:
 
 # one bad token
 
-
-@pytest.mark.parametrize(
-    ("n_parallel", "flash_attn"), [(1, "off"), (1, "on"), (3, "auto"), (3, "on"), (3, "off")]
+# plain attention, a window, recurrent states beside attention and without it, a latent cache
+every_memory = pytest.mark.parametrize(
+    "arch", ["smollm3", "gemma3", "qwen35", "lfm2", "mamba", "deepseek2"]
 )
+
+
+@every_memory
+@pytest.mark.parametrize(("n_parallel", "flash_attn"), [(1, "off"), (3, "auto"), (3, "off")])
 def test_other_rows_go_on(
     one_bad_token: Model, good: Model, n_parallel: int, flash_attn: str
 ) -> None:
@@ -162,8 +172,47 @@ def test_other_rows_go_on(
             assert tokens_of(events) == tokens_of(alone(good, row))
 
 
-@pytest.mark.parametrize("policy", ["scope-foresight", "h2o", "full"])
-def test_a_conversation_goes_on(one_bad_token: Model, policy: str) -> None:
+@pytest.mark.parametrize(("arch", "n_parallel"), [("smollm3", 2), ("gemma3", 2), ("qwen35", 4)])
+def test_a_row_that_writes_it_ends_alone(
+    one_bad_token: Model, good: Model, n_parallel: int
+) -> None:
+    """The others say each of their tokens once, drawn ones too, and evict as they would alone."""
+    free = {"logit_bias": {BAD_TOKEN: -math.inf}}
+    forced = request(GOOD[5:60], 40, logit_bias={BAD_TOKEN: 1e6})
+    rows = [
+        request(GOOD[:40], 60, budget=60, policy="h2o", **free),
+        request(GOOD[2:30], 60, temp=0.8, seed=3, **free),
+        request(GOOD[:20], 40, grammar="root ::= [a-y]+"),
+    ]
+    with engine(one_bad_token, n_parallel, 500) as made:
+        for i, row in enumerate(rows):
+            made.submit(row, i)
+        before = [made.step() for _ in range(25)]
+        made.submit(forced, "forced")
+        said = drain(made)
+        evicted = made.n_evicted
+    for i, row in enumerate(rows):
+        events = [event for step in before for event in step if event.key == i] + said[i]
+        assert [event.error for event in events] == [None] * len(events)
+        expected = alone(good, row)
+        assert tokens_of(events) == tokens_of(expected)
+        assert events[-1].response is not None
+        assert events[-1].response.stats.evicted == expected[-1].stats.evicted
+        assert events[-1].response.stats.n_generated == expected[-1].stats.n_generated
+    first, error = said["forced"]
+    assert first.response is not None and first.response.token == BAD_TOKEN
+    assert "NaN or infinite" in str(error.error)
+    assert evicted >= 60 + 40 - 60 - 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "policy"),
+    [
+        *(("smollm3", policy) for policy in ("scope-foresight", "h2o", "full")),
+        *((arch, None) for arch in ("gemma3", "qwen35")),
+    ],
+)
+def test_a_conversation_goes_on(one_bad_token: Model, policy: str | None) -> None:
     """The turn is taken back, and the next one has nothing of it."""
     model = one_bad_token
     bad = "z"
@@ -191,6 +240,7 @@ def test_a_conversation_goes_on(one_bad_token: Model, policy: str) -> None:
     )
 
 
+@pytest.mark.parametrize("arch", ["smollm3"])
 def test_a_bad_token_beyond_the_prompt(one_bad_token: Model) -> None:
     """The text so far is there; then it ends with the error."""
     forced = SamplingParams(temp=0, logit_bias={BAD_TOKEN: 1e6})

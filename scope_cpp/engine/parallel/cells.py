@@ -297,14 +297,15 @@ class Cells:
             self.clear(self._prefixes.resting[0])
 
     def clean(self, idle: bool) -> None:
-        """Let no NaN in a free cell come through to rows; see `Context.zero_free`.
+        """Let no NaN that nobody has any more come through to rows; see `Context.zero_free`.
 
-        Where cells can't be looked at, that is done once no row runs (`idle`).
+        Where a cache can't be looked at, that is done once no row runs (`idle`).
         """
-        if self.countable:
+        try:
             self.context.zero_free()
-        elif idle:
-            self.context.wipe()
+        except kv_evict.NativeError:
+            if idle:
+                self.context.wipe()
 
     def n_copied_bytes(self) -> int:
         """Bytes of main memory that copies for later prompts take."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import accumulate, compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from scope_cpp.native.lifetime import Closable
 PROMPT_PART = 128
 # Seconds that all rows wait for a token that another thread chooses: nearly all take far less
 PATIENCE = 0.03
+
+# What a row feeds to a batch
+Fed = tuple[Row, list[Entry]]
 
 
 class ParallelEngine(Closable):
@@ -261,7 +265,7 @@ class ParallelEngine(Closable):
         n_writing = sum(not row.reading for row in ready)
         limit = min(self._batch - n_writing, PROMPT_PART) if n_writing else self._batch
         batch: list[Entry] = []
-        fed: list[tuple[Row, list[Entry]]] = []
+        fed: list[Fed] = []
         for row in ready:
             try:
                 entries = row.feed(limit)
@@ -272,6 +276,9 @@ class ParallelEngine(Closable):
                     self._cells.forget(row.cache.seq)
                 fed.append((row, entries))
                 batch += entries
+        if any(row.suspect for row, _ in fed):
+            self._advance_alone(fed)
+            return
         try:
             if batch:
                 self.context.decode_rows(batch)
@@ -279,27 +286,57 @@ class ParallelEngine(Closable):
             for row, _ in fed:
                 self._fail(row, err)
             return
-        if len(fed) > 1 and not self.context.has_finite_logits(batch):
-            self._advance_alone(fed)
-            return
-        end = 0
-        for row, entries in fed:
-            end += len(entries)
+        lasts = [end - 1 for end in accumulate(len(entries) for _, entries in fed)]
+        spoiled = self._find_spoiled(fed, lasts) if len(fed) > 1 else []
+        for (row, entries), last in zip(fed, lasts, strict=True):
+            if (row, entries) in spoiled:
+                continue
             try:
-                self._take_note(row, len(entries), end - 1)
+                self._take_note(row, len(entries), last)
             except ScopeError as err:
                 self._fail(row, err)
+        self._find_guilty(spoiled)
 
-    def _advance_alone(self, fed: list[tuple[Row, list[Entry]]]) -> None:
-        """Take a batch back that gave NaN, and decode what each row fed on its own.
+    def _find_spoiled(self, fed: list[Fed], lasts: list[int]) -> list[Fed]:
+        """Find the rows of a batch of which something may be NaN, and the row that gave it.
 
-        A row whose numbers are not finite spoils those beside it: attention gives cells of other
-        rows a weight of 0. Rows that read come first, as they may hold such cells already.
+        A row whose numbers are not finite may spoil those beside it: attention gives cells of other
+        rows a weight of 0. All that a row computes is in its logits; where none were wanted, it is
+        not known.
         """
-        if not all(self.context.remove(row.cache.seq, entries[0].pos) for row, entries in fed):
-            for row, _ in fed:
-                self._fail(row, ScopeError("NaN was met, and this cache can't take a token back"))
-            return
+        finite = [
+            self.context.has_finite_logits(last) if entries[-1].logits else None
+            for (_, entries), last in zip(fed, lasts, strict=True)
+        ]
+        if False not in finite:
+            return []
+        return [item for item, is_finite in zip(fed, finite, strict=True) if not is_finite]
+
+    def _find_guilty(self, spoiled: list[Fed]) -> None:
+        """Decode what each of these rows fed on its own, so that NaN ends the right row only.
+
+        It is taken back before. Recurrent states can't go back, and windows not always: such a
+        row starts over.
+        """
+        able = [self.context.remove(row.cache.seq, entries[0].pos) for row, entries in spoiled]
+        for (row, entries), is_able in zip(spoiled[::-1], able[::-1], strict=True):
+            if not is_able:
+                self._start_over(row, len(entries))
+        self._advance_alone(list(compress(spoiled, able)))
+
+    def _start_over(self, row: Row, n: int) -> None:
+        """Let a row that may be spoiled since its last `n` tokens wait again, before all others."""
+        self._running.remove(row)
+        self._n_evicted += row.cache.stats.evicted
+        self._cells.clear(row.cache.seq)
+        row.start_over(n)
+        self._waiting.appendleft(row)
+
+    def _advance_alone(self, fed: list[Fed]) -> None:
+        """Decode what each row fed on its own, so that NaN can only be that row's.
+
+        Rows that read come first, as they may hold such cells already.
+        """
         for row, entries in sorted(fed, key=lambda item: not item[0].reading):
             if self.context.tainted:
                 self._cells.clean(idle=False)
@@ -319,6 +356,8 @@ class ParallelEngine(Closable):
             return
         if was_reading:
             self._cells.note(row.cache.seq, row.whole, own=not row.demand.keeps_prompt)
+        if row.says_again():
+            return
         row.choose(last, self._choosers)
         if row.choice is None:
             self._hear(row)

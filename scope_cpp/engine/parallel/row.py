@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Hashable, Sequence, Set
 from concurrent.futures import Executor, Future
 
@@ -33,6 +34,8 @@ class Row:
         The next token, if another thread chooses it; ``None`` else.
     pauses
         After how many tokens of the prompt a part ends that is decoded.
+    suspect_until
+        As long as it has fewer tokens than that, what it feeds has to be decoded on its own.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class Row:
     cache: BoundedCache
     choice: Future[int] | None = None
     pauses: Set[int] = frozenset()
+    suspect_until = 0
 
     def __init__(
         self, key: Hashable, request: Request, demand: Demand, model: Model, warn: Warn
@@ -55,7 +59,9 @@ class Row:
         self._sampler = Sampler(model, request.sampling, request.schema)
         self._written = write(model, iter(self._last, None), text, demand.n_predict)
         self._chunk: Sequence[int] = ()
-        self._started = 0.0
+        self._said_before: deque[int] = deque()
+        self._meter: Meter | None = None
+        self._started = time.perf_counter()
 
     def begin(self, context: Context, seq: int, n_shared: int) -> None:
         """Run as sequence `seq`, which has the cells of the first `n_shared` tokens already.
@@ -66,7 +72,6 @@ class Row:
             If the cache can't be bounded.
         """
         demand, sizes = self.demand, self.demand.sizes
-        self._started = time.perf_counter()
         self.cache = BoundedCache(
             context,
             sizes.capacity,
@@ -80,13 +85,29 @@ class Row:
         if n_shared:
             self.cache.adopt(n_shared)
         self.cache.begin_prompt(demand.tokens)
-        n_prompt = len(demand.tokens)
-        self._meter = Meter(self.model, context, n_prompt, sizes.capacity, self._warn, n_shared)
+        if self._meter is None:
+            self._started = time.perf_counter()
+            n_prompt = len(demand.tokens)
+            self._meter = Meter(self.model, context, n_prompt, sizes.capacity, self._warn, n_shared)
+
+    def start_over(self, n: int) -> None:
+        """Wait to `begin` again; what was said is decoded anew then, not chosen.
+
+        It is a suspect until it has `n` tokens more than now.
+        """
+        self.suspect_until = self.cache.n_past + n
+        self._said_before = deque(self._output)
+        self._chunk, self.token = (), None
 
     @property
     def reading(self) -> bool:
         """Whether the prompt is not read yet."""
         return self.token is None and self.choice is None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether what it feeds may be what gave NaN in a batch with other rows."""
+        return self.cache.n_past < self.suspect_until
 
     @property
     def growth(self) -> int:
@@ -138,7 +159,15 @@ class Row:
         if self.cache.n_past < len(self.demand.tokens):
             return False
         self.cache.next_chunk()  # there is none: the output begins
-        self._sampler.accept_prompt(self.demand.tokens)
+        if not self._output:
+            self._sampler.accept_prompt(self.demand.tokens)
+        return True
+
+    def says_again(self) -> bool:
+        """Take the next token from what was said before the row began again, if any is left."""
+        if not self._said_before:
+            return False
+        self.token = self._said_before.popleft()
         return True
 
     def choose(self, i: int, pool: Executor) -> None:
@@ -174,6 +203,7 @@ class Row:
         assert token is not None
         self._output.append(token)
         step = next(self._written)
+        assert self._meter is not None
         self._meter.tick(time.perf_counter() - self._started)
         n = self.request.logprobs
         likely = () if n is None else alternatives(self.model, self._logits, token, n)
