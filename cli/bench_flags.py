@@ -313,11 +313,15 @@ def names(name: str, text: str) -> tuple[str, ...]:
 
 def numbers(name: str, text: str | None) -> tuple[int, ...]:
     """Return the whole numbers of a flag's list, each once; none if it is not given."""
+    from scope_cpp.engine.ranges import INT32_MAX
     from scope_cpp.errors import UsageError
 
     if text is None:
         return ()
     try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise UsageError(f"{name} {text}: give whole numbers, such as 4096,16384") from None
+    if max(numbers) > INT32_MAX:
+        raise UsageError(f"{name} {max(numbers)}: give at most {INT32_MAX}")
+    return numbers

@@ -415,13 +415,24 @@ def grid_of(flags: EvalRowFlags, compute: ComputeFlags) -> Grid:
         named=tuple(flags.row or ()),
         options=tuple(flags.option or ()),
         betas=() if flags.beta is None else tuple(map(read_beta, names("--beta", flags.beta))),
-        budgets=() if flags.budget is None else names("--budget", flags.budget),
+        budgets=_budgets(flags.budget),
         types=_pairs(
             names("-ctk", flags.type_k or Settings.type_k),
             names("-ctv", flags.type_v or Settings.type_v),
         ),
         base=Settings(**given(common)),
     )
+
+
+def _budgets(text: str | None) -> tuple[str, ...]:
+    from scope_cpp.engine.budget import parse_budget
+
+    from .bench_flags import names
+
+    budgets = () if text is None else names("--budget", text)
+    for budget in budgets:
+        parse_budget(budget)
+    return budgets
 
 
 def _pairs(keys: tuple[str, ...], values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+
+from scope_cpp.errors import WrongValue
 
 from . import completion, help_page
 
@@ -70,6 +72,21 @@ def variable(long: str) -> str:
     return "SCOPE_" + long.strip("-").replace("-", "_").upper()
 
 
+def _spelling(name: str, groups: Iterable[Any]) -> str:
+    """Return the first long spelling of the flag that sets a field; other names as they are."""
+    for group in groups:
+        kind = get_type_hints(group, include_extras=True).get(name)
+        if kind is not None:
+            return next(word for word in spellings(get_args(kind)[1]) if word.startswith("--"))
+    return name
+
+
+def spellings(declared: Any) -> tuple[str, ...]:
+    """Return the spellings of a flag that `flag` declared."""
+    # typer takes the first one for a default, where it is declared as an annotation
+    return (declared.default, *declared.param_decls)
+
+
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that are not ``None``: the engine's defaults stand for the others."""
     return {name: value for name, value in values.items() if value is not None}
@@ -79,7 +96,8 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     """Return `function` with each parameter that is a group replaced by the group's flags.
 
     A flag that is ``None`` where it is not given leaves its value to the engine. A group names the
-    class that has the engine's defaults, by the same names, in ``DEFAULTS``; help shows them.
+    class that has the engine's defaults, by the same names, in ``DEFAULTS``; help shows them. A
+    value that the engine refuses is named by its flag, not by the engine's name of the setting.
     """
     hints = get_type_hints(function)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -90,7 +108,10 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
             name: kind(**{item.name: values.pop(item.name) for item in fields(kind)})
             for name, kind in groups.items()
         }
-        function(**values, **built)
+        try:
+            function(**values, **built)
+        except WrongValue as err:
+            raise err.renamed(_spelling(err.name, groups.values())) from None
 
     parameters = [*_parameters(function, groups), _parameter("help_all", HelpAll, False)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

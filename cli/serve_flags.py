@@ -226,13 +226,9 @@ def options_of(
 
 
 def _bytes(size: str) -> int:
-    from scope_cpp.engine.budget import parse_budget
-    from scope_cpp.errors import UsageError
+    from scope_cpp.engine.budget import parse_size
 
-    parsed = parse_budget(size)
-    if parsed.kind not in ("bytes", "cells"):  # a number alone is bytes too
-        raise UsageError(f"--max-body {size}: give a size, such as 4MiB")
-    return int(parsed.value)
+    return parse_size(size, "--max-body")
 
 
 def _keys(server: ServerFlags) -> tuple[str, ...]:

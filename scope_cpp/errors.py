@@ -31,3 +31,23 @@ class UsageError(ScopeError):
     """The request itself is wrong (unknown name, bad value); the command exits with 2."""
 
     exit_code: ClassVar[int] = 2
+
+
+class WrongValue(UsageError):
+    """A setting has a value that it can't have.
+
+    Parameters
+    ----------
+    name
+        What the user knows the setting by; where it came in by another name, see `renamed`.
+    problem
+        The value, what is wrong with it, and what to give.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} {problem}")
+        self.name, self.problem = name, problem
+
+    def renamed(self, name: str) -> WrongValue:
+        """Return the same, said of another name."""
+        return WrongValue(name, self.problem)

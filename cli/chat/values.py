@@ -9,11 +9,12 @@ from typing import Any, get_args, get_type_hints
 
 from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.sampling_params import RANGES, SamplingParams
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, WrongValue
 
 from .. import convert
 from ..escapes import unescaped
 from ..flags import LengthFlags, SamplingFlags
+from ..groups import spellings
 
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 _SMALL = 1  # ends of ranges beyond it are nothing that people want
@@ -26,8 +27,8 @@ def names() -> dict[str, tuple[type, str]]:
     return {
         spelling.lstrip("-"): (group, name)
         for group in (SamplingFlags, LengthFlags)
-        for name, spellings, _ in _flags(group)
-        for spelling in spellings
+        for name, words, _ in _flags(group)
+        for spelling in words
     }
 
 
@@ -68,7 +69,10 @@ def change(conversation: Conversation, name: str, text: str) -> None:
     if group is LengthFlags:
         _change_length(conversation, field, text)
     else:
-        _change_sampling(conversation, field, text)
+        try:
+            _change_sampling(conversation, field, text)
+        except WrongValue as err:
+            raise err.renamed(name) from None
 
 
 def _change_length(conversation: Conversation, field: str, text: str) -> None:
@@ -96,8 +100,7 @@ def _flags(group: type) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     hints = get_type_hints(group, include_extras=True)
     for item in fields(group):
         kind, option = get_args(hints[item.name])
-        # typer takes the first spelling for a default, where it is declared as an annotation
-        yield item.name, (option.default, *option.param_decls), _plain(kind)
+        yield item.name, spellings(option), _plain(kind)
 
 
 def _plain(kind: Any) -> Any:

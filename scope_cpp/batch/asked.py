@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from scope_cpp.engine.budget import OF_NO_LENGTH, Budget, parse_budget
 from scope_cpp.errors import ScopeError, UsageError
 
 # Rows at once, if nothing is said and as many fit
@@ -53,14 +54,25 @@ class Asked:
     prefix_cells: str | None = None
 
 
+def asked_cells(cells: str | None) -> Budget:
+    """Return what ``--cells`` asks for. Raises UsageError if it is no number of cells."""
+    return parse_budget(cells, "--cells", OF_NO_LENGTH)
+
+
+def asked_prefix(cells: str | None) -> Budget:
+    """Return what ``--prefix-cells`` asks for. Raises UsageError if it is no number of cells."""
+    return parse_budget(cells, "--prefix-cells", OF_NO_LENGTH, or_none=True)
+
+
 def check(asked: Asked) -> None:
-    """Refuse files that can't be right.
+    """Refuse files that can't be right, and sizes that are none.
 
     Raises
     ------
     UsageError
         With the reason.
     """
+    asked_cells(asked.cells), asked_prefix(asked.prefix_cells)
     source, output = asked.source, asked.output
     if source is not None and not source.exists():
         raise UsageError(f"-i {source}: there is no such file")

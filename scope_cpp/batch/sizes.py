@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from scope_cpp.batch.asked import MOST_ROWS
+from scope_cpp.batch.asked import MOST_ROWS, asked_cells, asked_prefix
 from scope_cpp.batch.requests import Requests
 from scope_cpp.batch.rows import Row
 from scope_cpp.engine import budget as dial
@@ -19,13 +19,12 @@ from scope_cpp.engine.parallel.cells import taken as taken_by_rows
 from scope_cpp.engine.parallel.copies import Copies
 from scope_cpp.engine.parallel.demand import Room, assess
 from scope_cpp.engine.settings import CHAT_CELLS
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError
 
 # Of so many of the longest rows with the same options the cells are worked out
 _LOOKED_AT = 256
 _GROUPS = 64
 
-_PREFIX_CELLS = "--prefix-cells"
 # Copies of what rows begin with: one of it, and one of what takes its place
 _COPIES = 2
 
@@ -123,7 +122,7 @@ class Memory:
                 )
             yield cls(free, taken, Copies.of(forecast, settings, n_parallel, parts))
 
-    def cells(self, flag: str, text: str, most: int | None = None) -> int:
+    def cells(self, asked: dial.Budget, most: int | None = None) -> int:
         """Return the cells that a flag's value stands for, see `scope_cpp.engine.budget`.
 
         `most` are those that are of any use.
@@ -131,19 +130,13 @@ class Memory:
         Raises
         ------
         UsageError
-            If it is no number of cells, or more than there is memory for.
+            If there is no memory for them.
         """
-        if text.strip() == "0":
+        if asked.value == 0 and asked.kind != "auto":
             return 0
-        try:
-            parsed = dial.parse_budget(text)
-            if parsed.kind == "percent":
-                raise UsageError("of what? give cells (8192, 8k), memory (512MiB) or auto")
-            return dial.cells(
-                parsed, n_prompt=0, n_predict=most, taken=self.taken, free_memory=self.free
-            )
-        except UsageError as err:
-            raise UsageError(f"{flag} {text}: {err}") from None
+        return dial.cells(
+            asked, n_prompt=0, n_predict=most, taken=self.taken, free_memory=self.free
+        )
 
 
 def layout(
@@ -176,8 +169,8 @@ def layout(
     rest, copies = _rest(census, memory, cells, prefix_cells), memory.copies
     if copies is not None:
         memory = replace(memory, taken=copies.added(memory.taken, lambda n_cells: rest))
-    half = memory.cells("--cells", "auto", most_rows * census.cells)
-    asked = None if cells is None else memory.cells("--cells", cells)
+    half = memory.cells(asked_cells("auto"), most_rows * census.cells)
+    asked = None if cells is None else memory.cells(asked_cells(cells))
     if n_parallel is None:
         n_parallel = max(1, min(most_rows, (asked or half) // census.cells))
     n_cells = asked
@@ -189,16 +182,14 @@ def layout(
 
 def _rest(census: Census, memory: Memory, cells: str | None, prefix_cells: str | None) -> int:
     """Cells that prompts may rest in, or that take as much as copies of them may."""
-    copies = memory.copies
+    copies, asked = memory.copies, asked_prefix(prefix_cells)
     if copies is None:
-        return census.prompt if prefix_cells is None else memory.cells(_PREFIX_CELLS, prefix_cells)
+        return census.prompt if prefix_cells is None else memory.cells(asked)
     if prefix_cells is None:
         return copies.within(cells).usual(census.prompt, _COPIES)
     per_cell = copies.per_cell
-    rest = replace(memory, taken=lambda n_cells: n_cells * per_cell).cells(
-        _PREFIX_CELLS, prefix_cells
-    )
-    copies.check(_PREFIX_CELLS, prefix_cells, rest)
+    rest = replace(memory, taken=lambda n_cells: n_cells * per_cell).cells(asked)
+    copies.check(asked.name, prefix_cells, rest)
     return rest
 
 

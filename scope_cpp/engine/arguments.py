@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, wraps
 from inspect import signature
@@ -13,7 +13,7 @@ from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import WrongValue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +26,7 @@ _WORDS: Mapping[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),
     Path: ("a path", "paths"),
     NoneType: ("None", "None"),
+    Hashable: ("a text, a number or a tuple of them", "texts, numbers or tuples"),
 }
 _NUMBERS: Mapping[Any, Any] = {int: Integral, float: Real}
 _CLASSES: Mapping[Any, Any] = {Path: os.PathLike}
@@ -84,13 +85,19 @@ def check(name: str, value: Any, kind: Any) -> Any:
     """
     for taken in _read(value, kind):
         return taken
-    raise UsageError(f"{name} is {_short.repr(value)}: give {_wanted(kind)}")
+    raise WrongValue(name, f"is {_short.repr(value)}: give {_wanted(kind)}")
 
 
 def is_list(value: Any) -> bool:
     """Whether a value is a list, a tuple, an array or the like, and no text."""
     no_list = isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
-    return not no_list and hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if no_list or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        len(value)
+    except TypeError:  # a class, an array without dimensions
+        return False
+    return True
 
 
 @cache

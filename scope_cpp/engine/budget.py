@@ -17,13 +17,13 @@ snapshot. A budget is never more than the full length: further cells could not b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from scope_cpp.engine.kv_types import KV_TYPES, KVType, bytes_per_cell, kv_type
 from scope_cpp.engine.memory import free_memory
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, WrongValue
 
 __all__ = [
     "DEFAULT_GENERATED_CELLS",
@@ -43,7 +43,15 @@ AUTO_SHARE_OF_FREE = 0.5
 # more than any context has: where nothing else bounds the length
 MOST_CELLS = 2**31 - 256
 
-FORMS = "cells (2048, 2k), a share of the full length (50%), memory (512MiB, 1.5GiB) or auto"
+# The kinds of a budget that can be asked for, in words
+FORMS = {
+    "cells": "cells (2048, 2k)",
+    "percent": "a share of the full length (50%)",
+    "bytes": "memory (512MiB, 1.5GiB)",
+    "auto": "auto",
+}
+# of what has no length, such as a cache that many texts have in common
+OF_NO_LENGTH = ("cells", "bytes", "auto")
 
 _PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(|k|%|[kmgt]i?b)", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
@@ -58,50 +66,90 @@ class Budget:
     kind : {"default", "auto", "cells", "percent", "bytes"}
     value : float
         Cells, per cent of the full length, or bytes; 0 for the other kinds.
-    text : str
-        What the user wrote, for messages.
+    text, name : str
+        What the user wrote, and of what, for messages.
     """
 
     kind: Literal["default", "auto", "cells", "percent", "bytes"]
     value: float = 0
     text: str = "default"
+    name: str = "budget"
 
 
-def parse_budget(budget: str | int | None) -> Budget:
+def parse_budget(
+    budget: str | int | None,
+    name: str = "budget",
+    kinds: Collection[str] = tuple(FORMS),
+    *,
+    or_none: bool = False,
+) -> Budget:
     """Parse a budget in one of the forms listed above.
+
+    Parameters
+    ----------
+    budget
+    name
+        What the user knows it by.
+    kinds
+        Those of `FORMS` that are taken.
+    or_none
+        Whether 0 is taken.
 
     Raises
     ------
-    UsageError
+    WrongValue
         For anything else; the message lists the accepted forms.
     """
     if budget is None:
-        return Budget("default")
+        return Budget("default", name=name)
     text = str(budget).strip()
-    if text.lower() == "auto":
-        return Budget("auto", text=text)
+    wanted = _wanted_forms(kinds, or_none)
+    if text.lower() == "auto" and "auto" in kinds:
+        return Budget("auto", text=text, name=name)
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise UsageError(f"budget {text!r} is not understood: give {FORMS}")
-    parsed = _from_number(match[1], match[2].lower(), text)
-    if parsed.value <= 0:
-        raise UsageError(f"budget {text!r} must be more than 0: give {FORMS}")
-    return parsed
+        raise WrongValue(name, f"{text!r} is not understood: give {wanted}")
+    kind, value = _from_number(match[1], match[2].lower())
+    if kind not in kinds:
+        raise WrongValue(name, f"{text!r} can't be given: give {wanted}")
+    if value == 0 and not or_none:
+        raise WrongValue(name, f"{text!r} must be more than 0: give {wanted}")
+    if kind == "percent" and value > 100:
+        raise WrongValue(name, f"{text!r} is more than the full length: give at most 100%")
+    if kind == "cells" and value != int(value):
+        raise WrongValue(name, f"{text!r} is not a whole number of cells: give {wanted}")
+    return Budget(kind, value if kind == "percent" else int(value), text, name)
 
 
-def _from_number(number: str, unit: str, text: str) -> Budget:
-    value = float(number)
+def parse_size(text: str, name: str) -> int:
+    """Return a number of bytes, given in units or as it is.
+
+    Raises
+    ------
+    WrongValue
+        If it is none.
+    """
+    match = _PATTERN.fullmatch(text.strip())
+    if match is not None:
+        kind, value = _from_number(match[1], match[2].lower())
+        if kind != "percent" and value >= 1 and (match[2] or value.is_integer()):
+            return int(value)
+    raise WrongValue(name, f"{text!r} is no size: give bytes (4194304) or a size such as 4MiB")
+
+
+def _wanted_forms(kinds: Collection[str], or_none: bool) -> str:
+    *first, last = (*(FORMS[kind] for kind in kinds), *(["0"] if or_none else []))
+    return f"{', '.join(first)} or {last}"
+
+
+def _from_number(number: str, unit: str) -> tuple[Literal["cells", "percent", "bytes"], float]:
+    value = min(float(number), 2.0**64)  # which nothing has
     if unit == "%":
-        if value > 100:
-            raise UsageError(f"budget {text!r} is more than the full length: at most 100%")
-        return Budget("percent", value, text)
+        return "percent", value
     if unit.endswith("b"):
         base = 1024 if "i" in unit else 1000
-        return Budget("bytes", int(value * base ** _POWERS[unit[0]]), text)
-    n_cells = value * (1024 if unit == "k" else 1)
-    if n_cells != int(n_cells):
-        raise UsageError(f"budget {text!r} is not a whole number of cells: give {FORMS}")
-    return Budget("cells", int(n_cells), text)
+        return "bytes", value * base ** _POWERS[unit[0]]
+    return "cells", value * (1024 if unit == "k" else 1)
 
 
 def cells(
@@ -131,21 +179,22 @@ def cells(
     """
     full = None if n_predict is None else n_prompt + n_predict
     wanted = _wanted(budget, n_prompt, full, taken, free_memory)
+    of = f"{budget.name} {budget.text}"
     if wanted < 1:
         least = f"a single cell takes {format_bytes(taken(1))} with the buffers that belong to it"
         if budget.kind == "auto":
             raise UsageError(
-                f"budget auto is half of the {format_bytes(free_memory)} of memory that are free, "
+                f"{of} is half of the {format_bytes(free_memory)} of memory that are free, "
                 f"but {least}: end other programs, or give smaller batches (-ub)"
             )
-        raise UsageError(f"budget {budget.text} is too small: {least}; give more")
+        raise UsageError(f"{of} is too small: {least}; give more")
     n_cells = wanted if full is None else min(wanted, full)
     needed = taken(n_cells)
     if needed > free_memory:
         raise UsageError(
-            f"budget {budget.text}: {n_cells} cells take {format_bytes(needed)} with the buffers "
-            f"that belong to them, but {format_bytes(free_memory)} are free; give a smaller "
-            "--budget, smaller batches (-ub) or a smaller KV cache type"
+            f"{of}: {n_cells} cells take {format_bytes(needed)} with the buffers that belong to "
+            f"them, but {format_bytes(free_memory)} are free; give a smaller "
+            f"--{budget.name.removeprefix('--')}, smaller batches (-ub) or a smaller KV cache type"
         )
     return n_cells
 
@@ -182,8 +231,8 @@ def _wanted(
     if budget.kind == "percent":
         if full is None:
             raise UsageError(
-                f"budget {budget.text} is a share of the full length, which has no limit here: "
-                "give the output length (-n) or a budget in cells"
+                f"{budget.name} {budget.text} is a share of the full length, which has no limit "
+                "here: give the output length (-n) or a budget in cells"
             )
         return max(1, int(full * budget.value / 100))
     room = free_memory * AUTO_SHARE_OF_FREE if budget.kind == "auto" else budget.value

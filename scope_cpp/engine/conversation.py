@@ -345,6 +345,7 @@ class Conversation(Closable):
         """How far the conversation is; with the cache's state all that it needs to go on."""
         return Progress(self.messages, self._attempts, self.cached.turns, self._clock)
 
+    @checked()
     def take(self, progress: Progress) -> None:
         """Go on from there, with the cache that belongs to it."""
         self._messages, self._attempts = progress.messages, progress.attempts

@@ -402,6 +402,7 @@ class Model(Closable):
             raise UsageError(self._inexpressible(text))
         return tokens
 
+    @checked("token")
     def token_to_piece(self, token: int, *, special: bool = False) -> bytes:
         """Return the bytes of a token: often part of a character, never more than one token's.
 

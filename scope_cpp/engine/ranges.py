@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, WrongValue
 
 INT32_MAX = 2**31 - 1
 
@@ -41,13 +41,13 @@ class Range:
 
         Raises
         ------
-        UsageError
+        WrongValue
             If it is none of these; the user knows it by `name`.
         """
         kind = Integral if self.kind is int else Real
         number = isinstance(value, kind) and not isinstance(value, bool)
         if not number or not self.low <= value <= self.high:  # false for NaN
-            raise UsageError(f"{name} is {value!r}: give {self.wanted}")
+            raise WrongValue(name, f"is {value!r}: give {self.wanted}")
         return value if isinstance(value, (int, float)) else self.kind(value)
 
     def parse(self, text: str) -> float | int:

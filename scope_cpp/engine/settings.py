@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scope_cpp.engine.arguments import check_fields
+from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.ranges import INT32_MAX, Range
@@ -82,7 +83,9 @@ class Settings:
         """Check what needs no model."""
         for name, allowed in _NUMBERS.items():
             object.__setattr__(self, name, allowed.check(name, getattr(self, name)))
-        check_fields(self, but=(*_NUMBERS, "budget"))  # whose forms `parse_budget` knows
+        check_fields(self, but=(*_NUMBERS, "budget"))
+        parse_budget(self.budget)
+        kv_type(self.type_k), kv_type(self.type_v)
         if self.granularity not in GRANULARITIES:
             raise UsageError(
                 f"unknown granularity {self.granularity!r}; valid are {', '.join(GRANULARITIES)}"

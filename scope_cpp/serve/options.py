@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scope_cpp.engine.parallel.copies import Copies
 
 CELLS_PER_ROW = 4096  # of the cache, where nothing else is said
+_CELLS, _PREFIX_CACHE = "--cells", "--prefix-cache"
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,20 @@ class Options:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: give seconds above 0")
         if not 0 <= self.grace < math.inf:
             raise UsageError(f"{_flag('grace')} {self.grace}: give seconds, 0 or more")
+        _asked_cells(self), _asked_prefix(self)
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _asked_cells(options: Options) -> dial.Budget:
+    return dial.parse_budget(options.cells, _CELLS, dial.OF_NO_LENGTH)
+
+
+def _asked_prefix(options: Options) -> dial.Budget:
+    kinds = ("cells", "bytes")
+    return dial.parse_budget(options.prefix_cache, _PREFIX_CACHE, kinds, or_none=True)
 
 
 def cache_sizes(options: Options, model: Model, settings: Settings) -> tuple[int, int]:
@@ -111,19 +122,20 @@ def cache_sizes(options: Options, model: Model, settings: Settings) -> tuple[int
         copies = Copies.of(forecast, settings, options.n_parallel)
         if copies is not None:
             if asked is not None:
-                copies.check("--prefix-cache", str(options.prefix_cache), asked)
+                copies.check(_PREFIX_CACHE, str(options.prefix_cache), asked)
             copies = copies.within(options.cells)
         rest = _rest(asked, copies)
         if copies is not None:
             by_rows = copies.added(by_rows, rest)
         free = free_memory(gpu=settings.offload_kqv and model.offloaded)
-        if options.cells is not None:
-            n_cells = _cells("--cells", options.cells, by_rows, free)
-        else:
-            n_cells = _cells("--cells", "auto", by_rows, free, CELLS_PER_ROW * options.n_parallel)
+        cells, most = _asked_cells(options), None
+        if cells.kind == "default":
+            cells = dial.parse_budget("auto", _CELLS)
+            most = CELLS_PER_ROW * options.n_parallel
+        n_cells = _cells(cells, by_rows, free, most)
     if copies is None and rest(n_cells) > n_cells:
         raise UsageError(
-            f"--prefix-cache {options.prefix_cache} is {asked} cells, the cache has {n_cells}: "
+            f"{_PREFIX_CACHE} {options.prefix_cache} is {asked} cells, the cache has {n_cells}: "
             "give less, or more --cells"
         )
     return n_cells, rest(n_cells)
@@ -142,29 +154,17 @@ def _rest(asked: int | None, copies: Copies | None) -> Callable[[int], int]:
 
 def _prefix_cells(options: Options, model: Model, settings: Settings) -> int | None:
     """Cells that prompts may keep; ``None`` where nothing is said."""
-    text = options.prefix_cache
-    if text is None or text.strip() == "0":
-        return None if text is None else 0
+    asked = _asked_prefix(options)
+    if asked.value == 0:
+        return None if asked.kind == "default" else 0
     per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
-    return _cells("--prefix-cache", text, lambda n: n * per_cell, sys.maxsize)
+    return _cells(asked, lambda n: n * per_cell, sys.maxsize)
 
 
 def _cells(
-    flag: str, text: str, by_rows: Callable[[int], int], free: int, most: int | None = None
+    asked: dial.Budget, by_rows: Callable[[int], int], free: int, most: int | None = None
 ) -> int:
-    try:
-        parsed = dial.parse_budget(text)
-        if parsed.kind == "percent":
-            raise UsageError("a share has no whole here: give cells (8192, 8k) or memory (512MiB)")
-        return dial.cells(
-            parsed,
-            n_prompt=0,
-            n_predict=most,
-            taken=by_rows,
-            free_memory=free,
-        )
-    except UsageError as err:
-        raise UsageError(f"{flag} {text}: {err}") from None
+    return dial.cells(asked, n_prompt=0, n_predict=most, taken=by_rows, free_memory=free)
 
 
 def bind(options: Options) -> socket.socket:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scope_cpp.engine.model import CUT, Model
-from scope_cpp.engine.sampling import model_defaults
+from scope_cpp.engine.sampling import Sampler, SamplingParams, model_defaults
 from scope_cpp.engine.schema.matcher import Vocabulary
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError, Warn, ignore
@@ -114,15 +114,18 @@ def make_serving(
     Raises
     ------
     UsageError
-        If the cells are none, or over memory.
+        If the cells are none, or over memory, or no answer could keep to the user's own grammar,
+        schema or bias.
     """
+    values = {**model_defaults(model, warn), **sampling}
+    Sampler(model, SamplingParams(**values)).close()
     if model.has_eog:
         Vocabulary.of(model)  # made now: it takes a second, in which no thread goes on
     return Serving(
         model,
         name or ("reference" if model.path == MODEL else model.path.stem),
         settings,
-        {**model_defaults(model, warn), **sampling},
+        values,
         template,
         options.n_predict,
         *cache_sizes(options, model, settings),

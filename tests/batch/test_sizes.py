@@ -87,8 +87,9 @@ def test_copies_of_prompts_lie_beside_the_cells() -> None:
     ("cells", "phrase"),
     [
         ("100", "--cells 100: .*100 cells take .* but 99 B are free"),
-        ("50%", "--cells 50%: of what"),
-        ("many", "--cells many: .* is not understood"),
+        ("50%", r"^--cells '50%' can't be given: give cells \(2048, 2k\), memory .* or auto$"),
+        ("many", "^--cells 'many' is not understood: give cells"),
+        ("0", "^--cells '0' must be more than 0"),
     ],
 )
 def test_what_is_no_number_of_cells_is_refused(cells: str, phrase: str) -> None:

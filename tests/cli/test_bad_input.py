@@ -29,9 +29,9 @@ USAGE = [
     (["--policy", "h2o", "-o", "ahead=8", "-o", "score=window"], "ahead=8: needs score=accumulate"),
     (["-ctk", "q9_9"], "unknown KV cache type 'q9_9'"),
     (["-fa", "maybe"], "--flash-attn"),
-    (["--budget", "many"], "budget 'many'"),
-    (["--budget", "-5"], "budget '-5'"),
-    (["--budget", "0"], "budget '0'"),
+    (["--budget", "many"], "--budget 'many' is not understood"),
+    (["--budget", "-5"], "--budget '-5'"),
+    (["--budget", "0"], "--budget '0' must be more than 0"),
     (["--budget", "900TiB", "-n", "-1"], "are free"),
     (["--budget", "6"], "--budget"),
     (["--raw", "--budget", "20", "--policy", "h2o", "-o", "heavy=30"], "h2o"),
@@ -40,8 +40,11 @@ USAGE = [
     (["-n", "x"], "--n-predict"),
     (["-c", "3"], "-c 3"),
     (["-b", "0"], "--batch-size"),
-    (["--top-p", "1.5"], "top_p"),
-    (["--temp", "nan"], "temp"),
+    (["--top-p", "1.5"], "--top-p is 1.5: give a number within 0 to 1"),
+    (["--typical", "2"], "--typical is 2.0: give a number within 0 to 1"),
+    (["--temp", "nan"], "--temp is nan: give a number within 0 to 100"),
+    (["-t", "99999"], "--threads is 99999: give a whole number within 0 to 4096"),
+    (["--main-gpu", str(2**40)], "--main-gpu is 1099511627776: give a whole number within"),
     (["--grammar", "root ="], "bad grammar"),
     (["--json-schema", '{"not": {}}'], "bad JSON schema: #/not: this cannot be enforced"),
     (["-j", "{}", "-jf", "schema.json"], "--json-schema and --json-schema-file: leave one out"),
@@ -70,6 +73,59 @@ USAGE = [
 @pytest.mark.parametrize(("args", "phrase"), USAGE, ids=lambda value: " ".join(value)[:30])
 def test_wrong_flags(run: Run, tiny: Path, args: list[str], phrase: str) -> None:
     assert_refused(run("generate", tiny, "-p", "Hello cat", "-n", 40, *args), 2, phrase)
+
+
+_FORMS = "give cells (2048, 2k), a share of the full length (50%), memory (512MiB, 1.5GiB) or auto"
+_OF_ALL = "give cells (2048, 2k), memory (512MiB, 1.5GiB)"
+_BATCH = ["batch", "MODEL", "-i", "rows.jsonl", "-o", "-"]
+SIZES = [
+    (["generate", "MODEL", "-p", "x", "--budget"], _FORMS),
+    (["chat", "MODEL", "-p", "x", "-st", "--budget"], _FORMS),
+    ([*_BATCH, "--budget"], _FORMS),
+    ([*_BATCH, "--cells"], f"{_OF_ALL} or auto"),
+    ([*_BATCH, "--prefix-cells"], f"{_OF_ALL}, auto or 0"),
+    (["serve", "MODEL", "--budget"], _FORMS),
+    (["serve", "MODEL", "--cells"], f"{_OF_ALL} or auto"),
+    (["serve", "MODEL", "--prefix-cache"], f"{_OF_ALL} or 0"),
+    (["serve", "MODEL", "--max-body"], "give bytes (4194304) or a size such as 4MiB"),
+    (["inspect", "MODEL", "--budget"], _FORMS),
+    (["bench", "MODEL", "--budget"], _FORMS),
+    (["eval", "run", "MODEL", "--task", "reference", "--budget"], _FORMS),
+    (["demo", "--budget"], _FORMS),
+]
+
+
+@pytest.mark.parametrize("value", ["banana", "-1", "nan", "0.0001k"])
+@pytest.mark.parametrize(("command", "wanted"), SIZES, ids=lambda x: "".join(x)[-25:])
+def test_a_size_that_is_none_is_named_by_its_flag(
+    run: Run, tiny: Path, command: list[str], wanted: str, value: str
+) -> None:
+    words = [str(tiny) if word == "MODEL" else word for word in command]
+    result = run(*words, value)
+    assert_refused(result, 2, f"error: {command[-1]} {value!r} ")
+    assert wanted in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrase"),
+    [
+        (["--grammar", "root ="], "bad grammar"),
+        (["--json-schema", '{"not": {}}'], "bad JSON schema: #/not"),
+        (["--logit-bias", "99999=1"], "token 99999"),
+        (["-np", "5000"], "--parallel is 5000: give 1 to 247 rows at once"),
+        (["-ctk", "q9_9"], "unknown KV cache type 'q9_9'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_server_that_no_request_could_use_does_not_start(
+    run: Run, tiny: Path, flags: list[str], phrase: str
+) -> None:
+    assert_refused(run("serve", tiny, "--port", 0, *flags), 2, phrase)
+
+
+def test_numbers_too_large_for_a_list_of_them(run: Run, tiny: Path) -> None:
+    for flag in ("-p", "-d", "-np"):
+        assert_refused(run("bench", tiny, flag, f"64,{2**31}"), 2, f"{flag} 2147483648: give at")
 
 
 def test_values_that_look_like_flags_are_values(run: Run, tiny: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from scope_cpp import Conversation, Generation, Model, SamplingParams, Settings, chat, generate
 from scope_cpp.engine.arguments import check, checked
-from scope_cpp.engine.parallel import ParallelEngine
+from scope_cpp.engine.parallel import ParallelEngine, Request
 from scope_cpp.errors import ScopeError, UsageError
 from tests.conftest import Tiny
 
@@ -35,7 +37,12 @@ KINDS: list[tuple[Any, list[Any], list[Any], str]] = [
     (str | int | None, [None, 3, "x"], [1.5], "a text, a whole number or None"),
     (str | Path, ["a", Path("a")], [5, b"a"], "a text or a path"),
     (Sequence[str], [[], ("a",), ["a", "b"]], ["ab", [1], {"a": 1}, {"a"}, 3], "a list of texts"),
-    (Sequence[int], [range(3), np.arange(3), ()], [[1.5], "12", b"12"], "a list of whole numbers"),
+    (
+        Sequence[int],
+        [range(3), np.arange(3), ()],
+        [[1.5], "12", b"12", np.array(3), list],
+        "a list of whole numbers",
+    ),
     (tuple[str, ...], [["a"], ()], ["a", [None]], "a list of texts"),
     (
         Mapping[int, float],
@@ -45,6 +52,7 @@ KINDS: list[tuple[Any, list[Any], list[Any], str]] = [
     ),
     (Callable[[str], None], [print], ["print", None], "a function"),
     (Settings | None, [None, Settings()], [{"budget": 5}, "x"], "a scope_cpp.Settings or None"),
+    (Hashable, ["x", (1, 2), None], [["x"], {}], "a text, a number or a tuple of them"),
     (Any, [None, 5, "x"], [], ""),
 ]
 
@@ -122,6 +130,61 @@ def test_of_an_engine(model: Model, fields: dict[str, Any], line: str) -> None:
         ParallelEngine(**({"model": model, "n_parallel": 2, "n_cells": 256} | fields))
 
 
+REQUEST: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": 5}, "prompt is 5: give a text or a list of whole numbers"),
+    ({"prompt": np.array(5)}, r"prompt is array\(5\): give a text or a list"),
+    ({"prompt": [{"role": "user", "content": "Hi"}]}, "prompt is .*: give a text or a list"),
+    ({"n_predict": "x"}, f"n_predict is 'x': give {WHOLE}"),
+    ({"settings": {}}, "settings is {}: give a scope_cpp.Settings or None"),
+    ({"sampling": None}, "sampling is None: give a scope_cpp.SamplingParams"),
+    ({"stop": "END"}, "stop is 'END': give a list of texts"),
+    ({"parse_special": 1}, "parse_special is 1: give True or False"),
+    ({"logprobs": 0.5}, f"logprobs is 0.5: give {WHOLE}"),
+    ({"schema": {}}, "schema is {}: give a scope_cpp.CompiledSchema or None"),
+]
+
+
+@pytest.mark.parametrize(("given", "line"), REQUEST, ids=lambda x: str(x)[:30])
+def test_of_a_row(given: dict[str, Any], line: str) -> None:
+    with pytest.raises(UsageError, match=f"^{line}"):
+        Request(**({"prompt": "the rat"} | given))
+
+
+def test_of_what_an_engine_is_told(model: Model) -> None:
+    one = Settings(n_threads=1)
+    with ParallelEngine(model, n_parallel=1, n_cells=256, settings=one) as engine:
+        for do in (engine.worst_case, lambda it: engine.submit(it, 1)):
+            with pytest.raises(UsageError, match="request is 'x': give a scope_cpp.Request"):
+                do("x")  # type: ignore[operator]
+        key: Any = ["row"]
+        for do in (lambda it: engine.submit(Request("a"), it), engine.cancel, engine.positions):
+            with pytest.raises(UsageError, match=r"key is \['row'\]: give a text, a number"):
+                do(key)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("cls", [Request, SamplingParams, Settings])
+def test_no_field_takes_anything(cls: type[Any]) -> None:
+    """One that is added has a check, too."""
+    given = {"prompt": "the rat"} if cls is Request else {}
+    for item in fields(cls):
+        with pytest.raises(UsageError, match=f"^{item.name} "):
+            cls(**(given | {item.name: object()}))
+
+
+# what `Settings` checks; what checks tokens itself
+CHECKED_OTHERWISE = {"Conversation.set_budget", "Conversation.set_policy", "Model.is_eog"}
+
+
+@pytest.mark.parametrize("cls", [Conversation, Generation, Model, ParallelEngine])
+def test_every_method_checks_what_it_is_given(cls: type[Any]) -> None:
+    for name, method in inspect.getmembers(cls, callable):
+        if name.startswith("_") or name in ("adopt", "close"):
+            continue
+        parameters = inspect.signature(method).parameters.keys() - {"self"}
+        spelled = f"{cls.__name__}.{name}"
+        assert not parameters or hasattr(method, "__wrapped__") or spelled in CHECKED_OTHERWISE
+
+
 def test_what_only_one_of_them_takes(model: Model) -> None:
     for wrong, line in (
         ("model.gguf", "model is 'model.gguf': give a scope_cpp.Model"),
@@ -183,6 +246,10 @@ MODEL: list[tuple[Callable[[Model], Any], str]] = [
     (lambda model: model.detokenize([-1]), "token -1 is outside of the vocabulary of"),
     (lambda model: model.detokenize([2**70]), "token 1180591620717411303424 is outside"),
     (lambda model: model.token_to_piece("x"), "token 'x' is outside of the vocabulary of"),
+    (
+        lambda model: model.token_to_piece(5, special=np.arange(2)),
+        r"special is array\(\[0, 1\]\): give True or False",
+    ),
     (lambda model: model.is_eog(None), "token None is outside of the vocabulary of"),
     (lambda model: model.metadata(5), "key is 5: give a text"),
 ]

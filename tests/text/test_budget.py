@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope_cpp.engine.budget import Budget, cells, format_bytes, parse_budget
+from scope_cpp.engine.budget import Budget, cells, format_bytes, parse_budget, parse_size
 from scope_cpp.errors import UsageError
 
 GIB = 1 << 30
@@ -45,6 +45,38 @@ def test_nonsense_is_refused_in_one_line(text: str | int) -> None:
         parse_budget(text)
     assert str(text) in str(err.value)
     assert "\n" not in str(err.value)
+
+
+def test_a_number_beyond_all_numbers_is_a_budget() -> None:
+    for text in ("9" * 400, "9" * 400 + "k", "9" * 400 + "TiB"):
+        assert parse_budget(text).value >= 2**64
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds", "line"),
+    [
+        ("50%", ("cells", "bytes"), r"--room '50%' can't be given: give cells .* or memory \(.*\)"),
+        ("auto", ("cells", "bytes"), "--room 'auto' is not understood: give cells .* or memory"),
+        ("512MiB", ("cells",), "--room '512MiB' can't be given"),
+    ],
+)
+def test_a_kind_that_is_not_taken(text: str, kinds: tuple[str, ...], line: str) -> None:
+    with pytest.raises(UsageError, match=f"^{line}"):
+        parse_budget(text, "--room", kinds)
+
+
+def test_none_at_all_where_it_is_taken() -> None:
+    assert parse_budget("0", "--room", ("cells", "bytes"), or_none=True).value == 0
+    with pytest.raises(UsageError, match=r"'x' .*: give cells \(.*\), memory \(.*\) or 0$"):
+        parse_budget("x", "--room", ("cells", "bytes"), or_none=True)
+
+
+def test_sizes_in_bytes() -> None:
+    sizes = {"1": 1, "4k": 4096, "1.5MiB": 3 << 19, "4 MB": 4_000_000, " 7 ": 7}
+    assert {text: parse_size(text, "--size") for text in sizes} == sizes
+    for text in ("", "0", "0.5", "1.5", "-1", "50%", "auto", "4M", "x"):
+        with pytest.raises(UsageError, match=f"^--size '{text}' is no size: give bytes"):
+            parse_size(text, "--size")
 
 
 @pytest.mark.parametrize("text", ["-5", "abc", "0", "2.5"])

@@ -21,7 +21,7 @@ from scope_cpp.engine.parallel.checkpoints import SEEN, Checkpoint, Checkpoints
 from scope_cpp.engine.parallel.demand import Demand, usual_ring
 from scope_cpp.engine.parallel.prefixes import LEAST, Prefixes
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError, UsageError, WrongValue
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 
@@ -63,7 +63,7 @@ def _most_rows(model: Model, n_resting: int) -> int:
 
 def _check_rows(n_parallel: int, most: int) -> None:
     if not 1 <= n_parallel <= most:
-        raise UsageError(f"{n_parallel} rows at once: give 1 to {most}")
+        raise WrongValue("n_parallel", f"is {n_parallel}: give 1 to {most} rows at once")
 
 
 class Cells:

@@ -147,6 +147,7 @@ class ParallelEngine(Closable):
 
     # -- requests -------------------------------------------------------------------------
 
+    @checked()
     def submit(self, request: Request, key: Hashable) -> None:
         """Let a row wait for its turn; rows are admitted in this order.
 
@@ -168,6 +169,7 @@ class ParallelEngine(Closable):
             self._rows[key] = row
             self._waiting.append(row)
 
+    @checked()
     def worst_case(self, request: Request) -> int:
         """Return the most cells that a row may need: prompt and pools. Raises as `submit`."""
         return self._assess(request).n_cells
@@ -184,6 +186,7 @@ class ParallelEngine(Closable):
                 demand = assess(replace(request, settings=settings), self.model, self._room)
         return demand
 
+    @checked()
     def cancel(self, key: Hashable) -> None:
         """Forget a row, waiting or running; its cells are free at once. Unknown: nothing."""
         with self._turn:
@@ -438,6 +441,7 @@ class ParallelEngine(Closable):
         copies = self._cells.n_copied_bytes()
         return replace(found, queries=found.queries + asked, copies=copies)
 
+    @checked()
     def positions(self, key: Hashable) -> NDArray[np.int32] | None:
         """True positions of a running row, see `BoundedCache.positions`; ``None`` if it is none."""
         row = self._rows.get(key)

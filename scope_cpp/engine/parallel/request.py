@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from scope_cpp.engine.arguments import check_fields
 from scope_cpp.engine.generate import Response
 from scope_cpp.engine.sampling import Alternative, SamplingParams
+from scope_cpp.engine.schema.matcher import CompiledSchema
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
-
-if TYPE_CHECKING:
-    from scope_cpp.engine.schema.matcher import CompiledSchema
 
 __all__ = ["Alternative", "Event", "Request"]
 
@@ -38,6 +36,11 @@ class Request:
         most likely ones, of the model's own distribution (before bias, penalties, temperature).
     schema
         What the JSON schema of `sampling` was compiled to; ``None``: it is when it is submitted.
+
+    Raises
+    ------
+    UsageError
+        If a field is of another type.
     """
 
     prompt: str | tuple[int, ...]
@@ -48,6 +51,10 @@ class Request:
     parse_special: bool = True
     logprobs: int | None = None
     schema: CompiledSchema | None = None
+
+    def __post_init__(self) -> None:
+        """Check what needs no model."""
+        check_fields(self)
 
 
 @dataclass(frozen=True)
