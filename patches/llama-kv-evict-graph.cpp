@@ -163,7 +163,7 @@ ggml_tensor * llama_kv_evict::build_reader_scores(
 
     float scale = reader.kq_scale;
 
-    if (hparams.attn_soft_cap) {
+    if (hparams.attn_soft_cap || lctx.get_model().arch == LLM_ARCH_GROK) {
         const float cap = hparams.f_attn_logit_softcapping;
 
         kq    = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, kq, scale/cap)), cap);

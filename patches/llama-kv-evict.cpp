@@ -378,7 +378,8 @@ void llama_kv_evict::hook(const llm_graph_context & graph, ggml_tensor * q_cur, 
     auto & layer  = layers[it->second];
     auto & reader = *std::find_if(layer.readers.begin(), layer.readers.end(), [il](const struct reader & cur) { return cur.il == il; });
 
-    reader.kq_scale = kq_scale;
+    // Grok's logits are scaled behind the product, where it caps them
+    reader.kq_scale = graph.arch == LLM_ARCH_GROK ? kq_scale*graph.hparams.f_attn_out_scale : kq_scale;
     reader.sinks    = sinks;
     reader.hooked   = q_cur->ne[0] == n_embd_head_k && q_cur->ne[1] == layer.n_head && q_cur->ne[2] == graph.ubatch.n_tokens;
 

@@ -19,6 +19,8 @@ _OF_ARCHITECTURE = {  # general.architecture
     "dflash": "draft",
     "eagle3": "draft",
     "gemma4-assistant": "draft",
+    "pockettts": "speech",
+    "qwen3tts": "speech",
 }
 
 _WHAT = {
@@ -31,6 +33,7 @@ _WHAT = {
     "one that writes: give a model of decoder layers only",
     "encoder": "an encoder, which makes a vector of a text: it can't generate",
     "draft": "a draft, which guesses tokens for another model and reads its cells: give that model",
+    "speech": "a model that writes sounds, not text: give a model of text",
     "vector": "a control vector, which changes how a model writes: give the model itself",
 }
 

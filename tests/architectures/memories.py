@@ -21,7 +21,5 @@ SHORT_WINDOWS = [
     if ARCHITECTURES[name].keys.get("attention.sliding_window") == WINDOW and name != "smallthinker"
 ]
 DIFFERING = ["deci-pruned", "openelm-growing"]
-# where rounding can make another expert answer, which changes everything
-EXPERTS = [name for name in (*WINDOWED, *RECURRENT) if "expert_count" in ARCHITECTURES[name].keys]
 # later layers that attend to the cells of an earlier one
 READERS = {"gemma3n": {19: 21}, "gemma4": {3: 5}}

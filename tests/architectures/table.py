@@ -195,9 +195,10 @@ _ATTENTION = {
         "arcee baichuan bitnet bloom chatglm codeshell cogvlm command-r deci ernie4_5 exaone "
         "exaone4 falcon gemma glm4 gpt2 hunyuan-dense internlm2 jais2 llama maincoder "
         "mistral3 nanbeige nemotron olmo olmo2 openelm orion pangu-embedded phi2 phi3 plamo "
-        "pockettts qwen qwen2 qwen3 refact seed_oss smollm3 stablelm starcoder starcoder2 xverse",
+        "qwen qwen2 qwen3 refact seed_oss smollm3 stablelm starcoder starcoder2 xverse",
         Architecture(),
     ),
+    "chameleon": Architecture(_WIDTH_64, n_vocab=8200),
     **_each("hunyuan_vl paddleocr qwen2vl qwen3vl", Architecture(_SECTIONS)),
     "apertus": Architecture(
         {f"xielu.{name}": 0.8 for name in ("alpha_n", "alpha_p", "beta", "eps")}
@@ -413,8 +414,7 @@ _OTHER = {
     "nomic-bert-moe": Architecture(
         {**_ENCODER, **_EXPERTS, "moe_every_n_layers": 2}, generates=False
     ),
-    # both write numbers that mean a picture or a sound as well
-    "chameleon": Architecture(_WIDTH_64, n_vocab=8200, generates=False),
+    "pockettts": Architecture(generates=False),
     "qwen3tts": Architecture({**_WIDTH_64, **_SECTIONS}, n_vocab=3100, generates=False),
     "wavtokenizer-dec": Architecture(
         {
@@ -462,6 +462,7 @@ SEEDS: Mapping[str, int] = {
     "dots1": 1,
     "dots3note": 1,
     "gpt-oss": 1,
+    "grovemoe": 1,
     "laguna": 1,
     "minimax-m3": 1,
     "phimoe": 1,

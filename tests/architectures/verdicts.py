@@ -7,6 +7,7 @@ With --write it goes to docs/architectures.md.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -41,6 +42,11 @@ def render(model: Callable[[str], Path]) -> str:
         parts.append(f"## {title[0].upper()}{title[1:]}\n\n{_table(rows)}")
     parts.append(f"## Not tried\n\n{_table(iter(NOT_MADE.items()))}")
     return "\n".join(parts)
+
+
+def bounded() -> list[str]:
+    """Names of the models that are bounded, by the document's word."""
+    return re.findall(r"^\| `(\S+)` \| bounded \|$", DOCS.read_text(), re.MULTILINE)
 
 
 def verdict(name: str, path: Path) -> str:

@@ -42,6 +42,10 @@ PLAIN: list[dict[str, Any]] = [
 CACHES = FLASH + PLAIN
 
 
+# logit of tokens that a model never writes, such as those of Chameleon's pictures: left out
+_FORBIDDEN = np.finfo(np.float32).min
+
+
 class Session:
     """One model with one context, on one thread; use it in a ``with`` statement.
 
@@ -131,7 +135,8 @@ class Session:
         flat = np.ctypeslib.as_array(
             llama_cpp.llama_get_logits(self.ctx), (len(tokens) * self.n_vocab,)
         )
-        return flat.reshape(len(tokens), self.n_vocab).copy()
+        logits = flat.reshape(len(tokens), self.n_vocab)
+        return logits[:, logits[0] != _FORBIDDEN]  # a copy
 
     def decode_each(self, tokens: Iterable[int], pos: int, seq: int = 0) -> F32:
         """As `decode`, with one call for every token."""
