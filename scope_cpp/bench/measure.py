@@ -13,6 +13,7 @@ from scope_cpp.bench.run import Note, Outcome, Runner
 from scope_cpp.bench.sizes import sizes_of
 from scope_cpp.bench.summary import record
 from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.engine.length import require_positions
 from scope_cpp.engine.model import Model
 
 
@@ -81,6 +82,7 @@ class Bench:
             per_cell = bytes_per_cell(model, compute.type_k, compute.type_v)
             self.report = Report(environment(request), model_facts(model), asdict(compute))
             self.rows = {test: request.rows(test, model) for test in request.tests}
+            require_positions(model, self._deepest + 1)
             for line in self._warnings(model):
                 warn(line)
         offloaded = bool(self.report.environment["offloaded"])
@@ -107,14 +109,17 @@ class Bench:
             self.report.interrupted = True
         return self.report
 
+    @property
+    def _deepest(self) -> int:
+        return max(row.depth for rows in self.rows.values() for row in rows)
+
     def _warnings(self, model: Model) -> Iterator[str]:
         rows = [row for rows in self.rows.values() for row in rows]
         alone = [row for row in rows if row.bounded and row.test != "turn"]
         sizes = [sizes_of(row, self.request.compute, model) for row in alone]
         yield from dict.fromkeys(line for item in sizes for line in item.warnings)
-        deepest = max(row.depth for row in rows)
-        if deepest > model.n_ctx_train:
+        if self._deepest > model.n_ctx_train:
             yield (
-                f"depth {deepest} is beyond the {model.n_ctx_train} positions that the model was "
-                "trained on: its text would be poor there, times and memory are what they are"
+                f"depth {self._deepest} is beyond the {model.n_ctx_train} positions that the model "
+                "was trained on: its text would be poor there, times and memory are what they are"
             )

@@ -20,6 +20,7 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.context import Context
+from scope_cpp.engine.length import longest_answer
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.regions import Piece, find_regions
 from scope_cpp.engine.settings import Settings
@@ -244,14 +245,8 @@ class CachedTurns(Closable):
 
     def _longest(self, n_more: int) -> int | None:
         """Longest answer after `n_more` tokens."""
-        if self.settings.ctx_size is None:
-            return self.n_predict
-        left = self.settings.ctx_size - self.cache.n_past - n_more
-        if left < 1:
-            raise ScopeError(
-                f"-c {self.settings.ctx_size} is reached: begin anew (/clear) or give a larger -c"
-            )
-        return left if self.n_predict is None else min(left, self.n_predict)
+        n_past = self.cache.n_past + n_more
+        return longest_answer(self.settings, self.model, n_past, self.n_predict)
 
     def end_answer(self, text: str) -> None:
         """Freeze the last answer, of which `text` is kept.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.engine import logs
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
+from scope_cpp.engine.length import require_positions
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
@@ -161,13 +162,15 @@ class Context(Closable):
         ------
         ScopeError
             As `decode`, where nothing is right but to forget the sequences; or, before any is
-            decoded, if a batch holds fewer tokens or the context has fewer outputs.
+            decoded, if a batch holds fewer tokens, the context has fewer outputs, or the model
+            fewer positions.
         """
         if len(rows) > self.n_batch:
             raise ScopeError(f"{len(rows)} tokens at once, a batch holds {self.n_batch}")
         n_outputs, most = sum(row.logits for row in rows), self.params.n_outputs
         if n_outputs > (most or self.params.n_seq_max):  # llama.cpp would abort
             raise ScopeError(f"logits of {n_outputs} tokens of a batch are wanted: set n_outputs")
+        require_positions(self.model, 1 + max((row.pos for row in rows), default=0))
         ptr, batch = self.ptr, self._batch
         with ptr.lock:
             batch.n_tokens = len(rows)

@@ -34,6 +34,7 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cached_turns import CachedTurns, evicts
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Stats, Warn, counted
+from scope_cpp.engine.length import past_training, training_ends
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
 from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed, recommended
@@ -469,13 +470,10 @@ class Conversation(Closable):
 
     def _check_length(self) -> None:
         """Warn once when the trained positions are used up."""
-        n_train = self.model.n_ctx_train
-        if self.cache.n_past >= n_train and not self._warned_length:
+        reached = self.cache.n_past + 1 >= training_ends(self.model)
+        if reached and not self._warned_length:
             self._warned_length = True
-            self.warn(
-                f"position {n_train} is the last that {self.model.path.name} was trained on: "
-                "a bounded cache saves memory, but what the model writes from here on may degrade"
-            )
+            self.warn(past_training(self.model))
 
     def _keep(self, text: str, reason: str) -> None:
         """End the answer that was written: keep it as a message, free a stop string's cells."""

@@ -17,6 +17,7 @@ from scope_cpp.engine import attention, capability
 from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.context import Context
+from scope_cpp.engine.length import longest_output, past_training, training_ends
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.prompts import Prompt, read_prompt
 from scope_cpp.engine.sampling import Sampler, SamplingParams, recommended
@@ -24,7 +25,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import ENDLESS, never_ends, why_no_text
 from scope_cpp.engine.sizes import resolve
 from scope_cpp.engine.text import TextStream
-from scope_cpp.errors import ScopeError, UsageError, Warn
+from scope_cpp.errors import ScopeError, Warn
 from scope_cpp.native.lifetime import Closable
 
 
@@ -241,12 +242,8 @@ class Meter:
         self._stats = replace(
             stats, n_generated=n, prompt_seconds=prompt, generation_seconds=seconds - prompt
         )
-        n_train = self._model.n_ctx_train
-        if n == max(1, n_train - stats.n_prompt + 1):
-            self._warn(
-                f"position {n_train} is the last that {self._model.path.name} was trained on: "
-                "a bounded cache saves memory, but what the model writes from here on may degrade"
-            )
+        if n == max(1, training_ends(self._model) - stats.n_prompt):
+            self._warn(past_training(self._model))
 
     def stats(self, cache: BoundedCache) -> Stats:
         """Statistics so far."""
@@ -312,7 +309,7 @@ class Generation(Closable):
         settings, sampling = settings or Settings(), sampling or recommended(model, warn)
         self.model, self.settings, self.warn = model, settings, warn
         self.tokens, ends = read_prompt(model, prompt, template, parse_special)
-        self.n_predict = longest_output(settings, len(self.tokens), n_predict)
+        self.n_predict = longest_output(settings, model, len(self.tokens), n_predict)
         self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
         settings = attention.resolve(settings, model, bounded=self.sizes.bounded)
         if self.sizes.bounded:
@@ -437,24 +434,3 @@ def generate(
     ) as generation:
         responses = list(generation)
     return "".join(response.text for response in responses), responses[-1]
-
-
-def longest_output(settings: Settings, n_prompt: int, n_predict: int | None) -> int | None:
-    """Longest output: what is asked for, and what ``ctx_size`` leaves beside the prompt.
-
-    Raises
-    ------
-    UsageError
-        If that is less than one token.
-    """
-    if n_predict is not None and n_predict < 1:
-        raise UsageError(f"the longest output is {n_predict} tokens: give at least 1")
-    if settings.ctx_size is None:
-        return n_predict
-    room = settings.ctx_size - n_prompt
-    if room < 1:
-        raise UsageError(
-            f"the prompt has {n_prompt} tokens, -c {settings.ctx_size} leaves no room for output: "
-            f"give -c {n_prompt + 1} or more"
-        )
-    return room if n_predict is None else min(n_predict, room)

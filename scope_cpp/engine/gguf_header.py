@@ -38,6 +38,9 @@ _KEPT_KEY, _KEPT_STRING = 256, 4096  # bytes
 _MAX_PAIRS, _MAX_TENSORS, _MAX_DIMENSIONS = 1 << 16, 1 << 20, 4
 _MAX_NUMBERS, _MAX_STRINGS = 1 << 20, 1 << 23  # in all arrays: numbers kept, strings skipped
 
+# architectures whose positions are looked up in a table
+_LEARNED_POSITIONS = ("gpt2", "starcoder")
+
 _INT32_MAX = 2**31 - 1
 _NO_VOCABULARY = ("none", "no_vocab")  # tokenizer.ggml.model
 
@@ -77,6 +80,13 @@ class Header:
     def n_ctx_train(self) -> int | None:
         """Length that the model was trained on, in tokens."""
         return self.get("context_length")
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether positions are looked up in a table that was learned, with no others beyond it."""
+        if self.architecture == "mpt":
+            return not self.get("attention.max_alibi_bias")
+        return self.architecture in _LEARNED_POSITIONS
 
 
 def read_header(path: str | Path) -> Header:

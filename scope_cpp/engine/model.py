@@ -87,6 +87,9 @@ class Model(Closable):
         Layers; size of the residual stream; query heads and KV heads of the first layer.
     n_ctx_train : int
         Length that the model was trained on, in tokens.
+    n_positions : int or None
+        Positions there are, where the model looks them up in a table; llama.cpp ends the process
+        when it is given others. ``None``: any.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Model(Closable):
         self.n_head = int(llama_cpp.llama_model_n_head(ptr))
         self.n_head_kv = int(llama_cpp.llama_model_n_head_kv(ptr))
         self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(ptr))
+        self.n_positions = self.n_ctx_train if header.learned_positions else None
 
     @classmethod
     @checked()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.cache.foresight import n_asked
 from scope_cpp.engine.cache.scorer import PROMPT_QUERIES, ring_size
-from scope_cpp.engine.generate import longest_output
+from scope_cpp.engine.length import longest_output
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.request import Request
 from scope_cpp.engine.prompts import prompt_tokens
@@ -119,7 +119,7 @@ def assess(request: Request, model: Model, room: Room) -> Demand:
     if request.logprobs is not None and not 0 <= request.logprobs <= model.n_vocab:
         raise UsageError(f"logprobs is {request.logprobs}: give 0 to {model.n_vocab}")
     tokens = prompt_tokens(model, request.prompt, request.parse_special)
-    n_predict = longest_output(settings, len(tokens), request.n_predict)
+    n_predict = longest_output(settings, model, len(tokens), request.n_predict)
     if parse_budget(settings.budget).kind == "auto":
         settings = replace(settings, budget=max(1, room.n_cells // room.n_parallel))
     # the context has its memory already: cells are what is scarce

@@ -1,0 +1,100 @@
+"""How long a text may become: by what is asked for, and by the positions that a model knows."""
+
+from __future__ import annotations
+
+from scope_cpp.engine.model import Model
+from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import ScopeError, UsageError
+
+
+def longest_output(
+    settings: Settings, model: Model, n_prompt: int, n_predict: int | None
+) -> int | None:
+    """Longest output after a prompt; ``None``: no end.
+
+    That is what is asked for, and what ``ctx_size`` and the model's positions leave beside the
+    prompt.
+
+    Raises
+    ------
+    UsageError
+        If that is less than one token.
+    """
+    if n_predict is not None and n_predict < 1:
+        raise UsageError(f"the longest output is {n_predict} tokens: give at least 1")
+    left = _left(settings, model, n_prompt)
+    if left is None or left > 0:
+        return _less(left, n_predict)
+    if _by_model(settings, model):
+        raise UsageError(
+            f"the prompt has {n_prompt} tokens, and {_learned(model)}: it leaves no room for "
+            "output, so give a shorter one"
+        )
+    raise UsageError(
+        f"the prompt has {n_prompt} tokens, -c {settings.ctx_size} leaves no room for output: "
+        f"give -c {n_prompt + 1} or more"
+    )
+
+
+def longest_answer(
+    settings: Settings, model: Model, n_past: int, n_predict: int | None
+) -> int | None:
+    """Longest answer in a conversation of `n_past` tokens; ``None``: no end.
+
+    Raises
+    ------
+    ScopeError
+        If the longest conversation is reached.
+    """
+    left = _left(settings, model, n_past)
+    if left is None or left > 0:
+        return _less(left, n_predict)
+    if _by_model(settings, model):
+        raise ScopeError(f"{_learned(model)}, which are used up: begin anew (/clear)")
+    raise ScopeError(f"-c {settings.ctx_size} is reached: begin anew (/clear) or give a larger -c")
+
+
+def require_positions(model: Model, n: int) -> None:
+    """Refuse a text of `n` tokens if the model can't have so many.
+
+    Raises
+    ------
+    ScopeError
+        See `Model.n_positions`.
+    """
+    if model.n_positions is not None and n > model.n_positions:
+        raise ScopeError(f"{_learned(model)}: no text of {n} tokens can be computed")
+
+
+def training_ends(model: Model) -> int:
+    """Length of a text, with the token just written, at which `past_training` is to be said."""
+    return model.n_ctx_train + (model.n_positions is None)
+
+
+def past_training(model: Model) -> str:
+    """Line for a text that has as many tokens as the model was trained on."""
+    if model.n_positions is not None:
+        return f"the text ends here: {_learned(model)}"
+    return (
+        f"position {model.n_ctx_train} is the last that {model.path.name} was trained on: "
+        "a bounded cache saves memory, but what the model writes from here on may degrade"
+    )
+
+
+def _learned(model: Model) -> str:
+    return f"{model.path.name} has learned {model.n_positions} positions and knows no more"
+
+
+def _by_model(settings: Settings, model: Model) -> bool:
+    """Whether it is the model that ends a text, and not what the user gave."""
+    n, given = model.n_positions, settings.ctx_size
+    return n is not None and (given is None or n < given)
+
+
+def _left(settings: Settings, model: Model, n_past: int) -> int | None:
+    most = model.n_positions if _by_model(settings, model) else settings.ctx_size
+    return None if most is None else most - n_past
+
+
+def _less(one: int | None, other: int | None) -> int | None:
+    return min((n for n in (one, other) if n is not None), default=None)
