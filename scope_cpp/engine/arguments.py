@@ -133,12 +133,15 @@ def _read(value: Any, kind: Any) -> Iterator[Any]:
 
 
 def _read_items(
-    values: Iterable[Any], kind: Any, make: Callable[[list[Any]], Any]
+    values: Iterable[Any], kind: Any, make: Callable[[Iterable[Any]], Any]
 ) -> Iterator[Any]:
     """Yield what `make` makes of `values` if each of them is of a kind."""
+    if set(map(type, values)) <= {kind}:
+        yield make(values)
+        return
     made = []
     for item in values:
-        found = (item,) if type(item) is kind else tuple(_read(item, kind))
+        found = tuple(_read(item, kind))
         if not found:
             return
         made.append(found[0])

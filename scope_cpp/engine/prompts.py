@@ -63,9 +63,16 @@ def prompt_tokens(model: Model, prompt: str | Sequence[int], parse_special: bool
         return tokens
     if not len(prompt):
         raise UsageError("the prompt is empty: give at least one token")
-    for token in prompt:
-        if not isinstance(token, Integral) or isinstance(token, bool):
-            raise UsageError(f"the prompt has {token!r} where a token must be: {_A_LIST}")
-        if not 0 <= token < model.n_vocab:
-            raise UsageError(f"token {token} is outside of the vocabulary of {model.n_vocab}")
-    return [int(token) for token in prompt]
+    # the usual case is looked at in one go: prompts are long, and other rows wait meanwhile
+    plain = set(map(type, prompt)) == {int}
+    tokens = list(prompt) if plain else [_token(value) for value in prompt]
+    if min(tokens) < 0 or max(tokens) >= model.n_vocab:
+        wrong = next(token for token in tokens if not 0 <= token < model.n_vocab)
+        raise UsageError(f"token {wrong} is outside of the vocabulary of {model.n_vocab}")
+    return tokens
+
+
+def _token(value: object) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UsageError(f"the prompt has {value!r} where a token must be: {_A_LIST}")
+    return int(value)

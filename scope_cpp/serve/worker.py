@@ -2,7 +2,7 @@
 
 The loop's side (`Worker.open`, `ticket`) holds who waits for what; the thread's side the engine and
 the queue. What goes over is a command, run by the thread between two steps, and a list of updates,
-handed out by the loop. A command waits for one step at most.
+handed out by the loop. A command waits for a step, or for several where many came at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -27,6 +28,7 @@ from scope_cpp.serve.ticket import Row, Ticket, Update
 
 PICTURE_EVERY = 16  # tokens
 RETRY_SECONDS = 2
+_MOMENT = 0.02  # seconds for commands between two steps, unless a single one takes longer
 
 Command = Callable[[ParallelEngine], None]
 
@@ -180,12 +182,16 @@ class Worker:
         self._hand_out(updates)
 
     def _obey(self, engine: ParallelEngine) -> None:
-        """Run the commands that came; with nothing else to do, wait for one."""
+        """Run the commands that came, as far as a moment goes: rows wait that write.
+
+        With nothing else to do, wait for one.
+        """
         idle = not engine.busy and not len(self._waiting)
+        until = None
         with contextlib.suppress(Empty):
-            while not self._stopped:
+            while not self._stopped and (until is None or time.monotonic() < until):
                 self._commands.get(block=idle)(engine)
-                idle = False
+                until, idle = until or time.monotonic() + _MOMENT, False
 
     def _enter(self, row: Row, engine: ParallelEngine) -> None:
         """Queue a row; refuse at once one that can never run."""

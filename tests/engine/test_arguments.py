@@ -131,9 +131,9 @@ def test_of_an_engine(model: Model, fields: dict[str, Any], line: str) -> None:
 
 
 REQUEST: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": 5}, "prompt is 5: give a text or a list of whole numbers"),
+    ({"prompt": 5}, "prompt is 5: give a text or a list of tokens"),
+    ({"prompt": None}, "prompt is None: give a text or a list of tokens"),
     ({"prompt": np.array(5)}, r"prompt is array\(5\): give a text or a list"),
-    ({"prompt": [{"role": "user", "content": "Hi"}]}, "prompt is .*: give a text or a list"),
     ({"n_predict": "x"}, f"n_predict is 'x': give {WHOLE}"),
     ({"settings": {}}, "settings is {}: give a scope_cpp.Settings or None"),
     ({"sampling": None}, "sampling is None: give a scope_cpp.SamplingParams"),
@@ -156,6 +156,9 @@ def test_of_what_an_engine_is_told(model: Model) -> None:
         for do in (engine.worst_case, lambda it: engine.submit(it, 1)):
             with pytest.raises(UsageError, match="request is 'x': give a scope_cpp.Request"):
                 do("x")  # type: ignore[operator]
+        for prompt in ([1.5], ["a"], [True], np.array([0.5]), [{"role": "user", "content": "Hi"}]):
+            with pytest.raises(UsageError, match="the prompt has .* where a token must be"):
+                engine.submit(Request(prompt), 1)  # type: ignore[arg-type]
         key: Any = ["row"]
         for do in (lambda it: engine.submit(Request("a"), it), engine.cancel, engine.positions):
             with pytest.raises(UsageError, match=r"key is \['row'\]: give a text, a number"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Hashable
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from scope_cpp.engine.footprint import Footprint
 from scope_cpp.engine.generate import Response, Stats
 from scope_cpp.engine.parallel import Event, Request
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.serve import worker as worker_module
 from scope_cpp.serve.errors import ApiError
 from scope_cpp.serve.fair import FairQueue
 from scope_cpp.serve.metrics import Metrics
@@ -82,9 +86,11 @@ class Engine:
         return said
 
 
-def play(part: Callable[[Worker, Engine], Awaitable[None]], **fields: Any) -> None:
+def play(
+    part: Callable[[Worker, Engine], Awaitable[None]], engine: Engine | None = None, **fields: Any
+) -> None:
     """Run a part on a loop with a worker, and end that in order."""
-    engine = Engine()
+    engine = engine or Engine()
     values: dict[str, Any] = {"n_parallel": 1, "queue": 20, "metrics": Metrics()}
     worker = Worker(lambda: engine, **values | fields)  # type: ignore[arg-type,return-value]
 
@@ -150,6 +156,29 @@ def test_what_never_fits_is_refused_alone() -> None:
         assert "".join(text for _, update in await all_of(right) for text in update.texts) == "xx"
 
     play(part)
+
+
+def test_rows_that_write_go_on_while_many_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many answers a request asks for, between any two that take long there is a step."""
+    now = itertools.count()
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    done: list[str] = []
+
+    class Slow(Engine):
+        def worst_case(self, request: Request) -> int:
+            done.append("came")
+            return super().worst_case(request)
+
+        def step(self) -> list[Event]:
+            done.append("step")
+            return super().step()
+
+    async def part(worker: Worker, engine: Engine) -> None:
+        await all_of(worker.open("many", [ROW] * 8))
+        assert done.count("came") == 8
+        assert ("came", "came") not in pairwise(done)
+
+    play(part, Slow())
 
 
 def test_no_more_than_there_are_places() -> None:

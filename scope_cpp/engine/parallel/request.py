@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from scope_cpp.engine.arguments import check_fields
+from scope_cpp.engine.arguments import check_fields, is_list
 from scope_cpp.engine.generate import Response
 from scope_cpp.engine.sampling import Alternative, SamplingParams
 from scope_cpp.engine.schema.matcher import CompiledSchema
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import ScopeError
+from scope_cpp.errors import ScopeError, WrongValue
 
 __all__ = ["Alternative", "Event", "Request"]
 
@@ -53,8 +53,10 @@ class Request:
     schema: CompiledSchema | None = None
 
     def __post_init__(self) -> None:
-        """Check what needs no model."""
-        check_fields(self)
+        """Check what needs no model, in a time that does not depend on the prompt's length."""
+        check_fields(self, but=("prompt",))
+        if not (isinstance(self.prompt, str) or is_list(self.prompt)):
+            raise WrongValue("prompt", f"is {self.prompt!r}: give a text or a list of tokens")
 
 
 @dataclass(frozen=True)
