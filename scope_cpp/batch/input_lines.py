@@ -33,7 +33,7 @@ def lines(file: BinaryIO) -> Iterator[Line]:
     number, rest = 0, b""
     while data := file.readline(MOST_LINE + 1):
         if number == 0:
-            data = _without_mark(data)
+            data = _without_mark(data, getattr(file, "name", None))
             if not data.endswith(b"\n") and b"\r" in data:  # no line ends but those of old Macs
                 yield from (Line(n, part) for n, part in enumerate(data.split(b"\r"), start=1))
                 return
@@ -46,9 +46,10 @@ def lines(file: BinaryIO) -> Iterator[Line]:
         yield Line(number, data.rstrip(b"\r\n"), too_long)
 
 
-def _without_mark(data: bytes) -> bytes:
+def _without_mark(data: bytes, name: object) -> bytes:
     try:
         require_mark(data)
     except NotText as err:
-        raise UsageError(f"the input can't be read: {err}") from None
+        what = f"-i {name}" if isinstance(name, str) else "the input"
+        raise UsageError(f"{what} can't be read: {err}") from None
     return data.removeprefix(BOM)

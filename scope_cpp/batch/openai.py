@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scope_cpp.engine.messages import read_messages, utf8
 from scope_cpp.engine.parallel.options import Options, parse_options, shown
 from scope_cpp.errors import UsageError
 
@@ -109,7 +110,7 @@ def read_body(values: dict[str, Any], texts: tuple[str, ...] = ("prompt", "messa
     value = values[found[0]]
     if found[0] == "prompt":
         return Body(read_prompt(value), None, options)
-    return Body(None, read_messages(value), options)
+    return Body(None, _messages(value), options)
 
 
 def read_prompt(value: Any) -> str | tuple[int, ...]:
@@ -123,49 +124,14 @@ def read_prompt(value: Any) -> str | tuple[int, ...]:
     if isinstance(value, str):
         if not value.strip():
             raise UsageError("the prompt is empty: give a text")
-        return _utf8("the prompt", value)
+        return utf8("the prompt", value)
     whole = isinstance(value, list) and value
     if whole and all(isinstance(t, int) and not isinstance(t, bool) for t in value):
         return tuple(value)
     raise UsageError("prompt is neither a text nor a list of tokens: give one row for each prompt")
 
 
-def read_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Return messages whose contents are text; parts of type ``text`` are put together.
-
-    Raises
-    ------
-    UsageError
-        For anything else.
-    """
+def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, list) or not value:
         raise UsageError("messages is no list of messages: give at least one")
-    return tuple(_message(i, message) for i, message in enumerate(value))
-
-
-def _message(i: int, message: Any) -> Mapping[str, Any]:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise UsageError(f"message {i} has no role, or it is no text")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "\n".join(_part(i, part) for part in content)
-    if not isinstance(content, str):
-        raise UsageError(f"message {i} has no content, or it is no text")
-    role = "system" if message["role"] == "developer" else message["role"]
-    return {**message, "role": role, "content": _utf8(f"message {i}", content)}
-
-
-def _part(i: int, part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text" or not isinstance(part.get("text"), str):
-        raise UsageError(f"message {i} has a part of type {kind!r}: text is all that is read")
-    return str(part["text"])
-
-
-def _utf8(what: str, text: str) -> str:
-    """Return `text`, which JSON may have given half of a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as err:
-        raise UsageError(f"{what} has half a character ({text[err.start]!r}) in it") from None
-    return text
+    return tuple(read_messages(value))

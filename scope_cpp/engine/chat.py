@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from scope_cpp.engine import builtin_templates
 from scope_cpp.engine.jinja_sandbox import TemplateError, render
+from scope_cpp.engine.messages import read_messages
 from scope_cpp.engine.model import CUT, Model
 from scope_cpp.errors import ScopeError, UsageError
 
@@ -51,8 +51,8 @@ def format_chat(
     ----------
     model : Model
     messages : sequence of mappings
-        Each with ``role`` and ``content``, both text. A template that wants a list of parts gets
-        ``[{"type": "text", "text": content}]``.
+        Each with ``role`` and ``content``, see `read_messages`. A template that wants a list of
+        parts gets ``[{"type": "text", "text": content}]``.
     template : str, optional
         Takes the place of the model's own: the name of one of llama.cpp's templates, such as
         ``chatml``, Jinja text, or ``plain`` for `PLAIN_TEMPLATE`: the system's text and an empty
@@ -76,7 +76,7 @@ def format_chat(
     ScopeError
         Where that is the fault of the model's own template, and not of messages that it refuses.
     """
-    _check(messages)
+    messages = read_messages(messages)
     if template is not None:
         check_template(template)
         return _format(model, messages, template, add_generation_prompt)
@@ -240,19 +240,6 @@ def _shows(write: _Write, messages: _Messages, i: int, prompt: str) -> bool:
         return _PROBE in write(probe)
     except TemplateError:
         return text in prompt
-
-
-def _check(messages: _Messages) -> None:
-    if not messages:
-        raise UsageError("the chat has no message: give at least one")
-    for i, message in enumerate(messages):
-        for key in ("role", "content"):
-            if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
-                raise UsageError(f"message {i} of the chat has no {key}, or it is no text")
-        try:
-            json.dumps(message)
-        except (TypeError, ValueError, RecursionError) as err:
-            raise UsageError(f"message {i} of the chat has what JSON can't hold: {err}") from None
 
 
 def _merged(messages: _Messages) -> _Messages | None:

@@ -97,9 +97,9 @@ def _check_type(value: Any, kinds: str | list[str], param: str) -> None:
 
 
 def _check_text(text: str, schema: Schema, param: str) -> None:
-    low, high = schema.get("minLength", 0), schema.get("maxLength")
-    if len(text) < low:
-        raise bad_request(f"{param} is too short: at least {low} characters", param)
+    high = schema.get("maxLength")
+    if schema.get("minLength") and not text:  # which is 1, where there is one
+        raise bad_request(f"{param} is empty: give a text", param)
     if high is not None and len(text) > high:
         raise bad_request(f"{param} is too long: at most {high} characters", param)
     pattern = schema.get("pattern")

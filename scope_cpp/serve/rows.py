@@ -8,7 +8,7 @@ from dataclasses import replace
 from scope_cpp.engine.parallel import Request
 from scope_cpp.engine.parallel.options import Options, parse_options
 from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, WrongValue
 from scope_cpp.serve.errors import bad_request
 from scope_cpp.serve.serving import Body, Serving
 
@@ -77,6 +77,8 @@ def make_rows(
         options = parse_options({name: body[name] for name in _ROW if name in body})
         settings = options.over(serving.settings)
         sampling = _sampling(serving, options)
+    except WrongValue as err:
+        raise bad_request(str(err), err.name if err.name in body else None) from None
     except UsageError as err:
         raise bad_request(str(err)) from None
     for tokens in prompts:
@@ -117,8 +119,9 @@ def _sampling(serving: Serving, options: Options) -> SamplingParams:
     n_vocab = serving.model.n_vocab
     for token in options.sampling.get("logit_bias", ()):
         if token >= n_vocab:
-            raise UsageError(
-                f"logit_bias names token {token}: the vocabulary has 0 to {n_vocab - 1}"
+            raise WrongValue(
+                "logit_bias",
+                f"names token {token}: the vocabulary has 0 to {n_vocab - 1}",
             )
     return SamplingParams(**values)
 

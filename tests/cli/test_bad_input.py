@@ -180,6 +180,7 @@ def test_a_text_file_that_is_not_utf8(
     command = [tiny if arg == "MODEL" else arg for arg in TEXT_FILES[flag]]
     result = run(*command, file)
     assert_refused(result, 1 if flag == "--data" else 2, reason)
+    assert str(file) in result.stderr or "line of the CSV file" in result.stderr
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(

@@ -76,6 +76,15 @@ def test_a_users_message_never_becomes_a_control_token(model: Model) -> None:
         assert model.eos_token not in generation.tokens
 
 
+def test_contents_in_parts_are_texts(model: Model) -> None:
+    """As clients of OpenAI's interface have them, with its name for the system's message."""
+    parts = [{"type": "text", "text": "the"}, {"type": "text", "text": "rat"}]
+    given = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "the\nrat"}]
+    assert format_chat(model, given) == format_chat(model, plain)
+    assert generate(model, given, **FIELDS)[0] == generate(model, plain, **FIELDS)[0]
+
+
 def test_messages_without_a_template(without: Model) -> None:
     with pytest.raises(UsageError, match="has no chat template: give one .*template="):
         Generation(without, MESSAGES)
@@ -95,8 +104,14 @@ def test_messages_without_a_template(without: Model) -> None:
         (["the rat"], "has 'the rat' where a token must be"),
         ([1, 10**6], "token 1000000 is outside of the vocabulary"),
         ([-1], "token -1 is outside"),
-        ([{"role": "user"}], "message 0 of the chat has no content"),
-        ([MESSAGES[1], "the rat"], "message 1 of the chat has no role"),
+        ([{"role": "user"}], "message 0 has no content"),
+        ([MESSAGES[1], "the rat"], "message 1 has no role"),
+        ([{"role": "user", "content": ["Hi"]}], "message 0 has a part of type None"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            "of type 'image_url': text",
+        ),
+        ([{"role": "user", "content": "\ud800"}], "message 0 has half a character"),
         ("\ud800", "not valid Unicode"),
     ],
 )

@@ -189,6 +189,26 @@ def test_wrong_completions(server: Running, wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("budget", "plenty", "budget 'plenty' is not understood: give cells"),
+        ("budget", "200%", "budget '200%' is more than the full length: give at most 100%"),
+        ("top_p", 2, "top_p is 2: give a number within 0 to 1"),
+        ("logit_bias", {"999999999": 1}, "logit_bias names token 999999999: the vocabulary has 0"),
+        ("prompt", "", "prompt is empty: give a text"),
+        ("stop", [""], "stop.0 is empty: give a text"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(
+    server: Running, field: str, value: Any, line: str
+) -> None:
+    body = {"prompt": "Hello", field: value}
+    error = refused(send(server, "POST", COMPLETIONS, json.dumps(body).encode()))
+    assert error["message"].startswith(line)
+    assert error["param"].startswith(field)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/v1/nothing", 404),

@@ -437,8 +437,8 @@ def test_without_a_python_to_start(model: Model, monkeypatch: pytest.MonkeyPatch
         ([{"role": "user", "content": None}], "message 0 .* no content"),
         ([*CHAT, {"content": "x"}], "message 2 .* no role"),
         (["hello"], "message 0 .* no role"),
-        ([{**CHAT[1], "extra": object()}], "message 0 of the chat has what JSON can't hold: "),
-        ([{**CHAT[1], "extra": ENDLESS_LIST}], "message 0 of the chat has what JSON can't hold: "),
+        ([{**CHAT[1], "extra": object()}], "message 0 has what JSON can't hold: "),
+        ([{**CHAT[1], "extra": ENDLESS_LIST}], "message 0 has what JSON can't hold: "),
     ],
 )
 def test_messages_of_another_form(model: Model, messages: list[dict[str, str]], cause: str) -> None:
