@@ -74,6 +74,7 @@ def test_a_conversation(chat: Open, columns: int) -> None:
 def test_the_scrollback_holds_an_answer_once(chat: Open, columns: int) -> None:
     with chat("-n", 600, columns=columns, rows=12) as session:
         session.line("Hello there")
+        session.wait_answer("Hello there")
         session.wait_prompt()
         before, _, rest = session.text().partition("> Hello there\n")
         shown = re.split(r"\nwarning: |\nthe answer has", rest)[0]
