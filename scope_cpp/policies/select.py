@@ -14,9 +14,9 @@ FINITE = np.finfo(np.float32).max
 
 def count(marks: BoolArray) -> NDArray[np.intp]:
     """Marked rows of every head: (L, H) of (L, H, n)."""
-    # one call per head is faster than a sum over the last axis, which converts every mark
-    n_marked = [np.count_nonzero(head) for head in marks.reshape(-1, marks.shape[-1])]
-    return np.array(n_marked, np.intp).reshape(marks.shape[:-1])
+    # of bytes to short numbers: several times as fast as counting, or a sum of truth values
+    numbers = np.ascontiguousarray(marks).view(np.uint8)
+    return numbers.sum(axis=-1, dtype=np.uint32).astype(np.intp)
 
 
 def top(key: NDArray[Any], pos: IntArray, k: int) -> BoolArray:

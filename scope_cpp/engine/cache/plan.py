@@ -21,7 +21,7 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.policies.select import count
 
 # moves are padded to a multiple of this, so that the native graph is seldom rebuilt
-MOVES_MULTIPLE = 16
+MOVES_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
