@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scope_cpp.engine.gguf_kinds import not_a_model
+from scope_cpp.engine.gguf_kinds import DRAFT, not_a_model
 from scope_cpp.errors import ScopeError, UsageError
 
 _MAGIC = b"GGUF"
@@ -111,6 +111,8 @@ def read_header(path: str | Path) -> Header:
         raise ScopeError(
             f"{path} holds a vocabulary only (architecture {kind}): give a GGUF file with weights"
         )
+    if header.get("nextn_predict_layers") and not is_split and not _begins(path):
+        raise ScopeError(f"{path} is {DRAFT}")
     if header.metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY:
         raise ScopeError(f"{path} has no vocabulary: it can neither read nor write text")
     length = header.n_ctx_train
@@ -141,6 +143,11 @@ class Layout:
 def read_layout(path: str | Path) -> Layout:
     """Read where header and tensors of a model file lie; raises as `read_header` does."""
     return _read(Path(path), lambda reader: reader.layout())
+
+
+def _begins(path: Path) -> bool:
+    """Whether a file has the first layer: drafts for later tokens (MTP) have the last one only."""
+    return any(name.startswith("blk.0.") for name in _read(path, lambda reader: reader.names()))
 
 
 def _parse(path: Path) -> Header:
@@ -199,18 +206,25 @@ class _Reader:
 
     def layout(self) -> Layout:
         """Read the list of tensors too, for where their data lies. Raises as `header`."""
-        header = self.header()
-        if header.n_tensors > _MAX_TENSORS:
-            raise self._damaged(f"it claims to have {header.n_tensors} tensors")
-        try:
-            offsets = [self._tensor_offset() for _ in range(header.n_tensors)]
-        except struct.error:
-            raise self._truncated() from None
+        header, tensors = self._tensors()
         alignment = header.metadata.get("general.alignment", _ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             raise self._damaged(f"the alignment is {alignment!r}")
         start = -(-self._at // alignment) * alignment
-        return Layout(self._at, tuple(sorted(start + offset for offset in offsets)))
+        return Layout(self._at, tuple(sorted(start + offset for _, offset in tensors)))
+
+    def names(self) -> list[str]:
+        """Read the names of the tensors. Raises as `header`."""
+        return [name or "" for name, _ in self._tensors()[1]]
+
+    def _tensors(self) -> tuple[Header, list[tuple[str | None, int]]]:
+        header = self.header()
+        if header.n_tensors > _MAX_TENSORS:
+            raise self._damaged(f"it claims to have {header.n_tensors} tensors")
+        try:
+            return header, [self._tensor() for _ in range(header.n_tensors)]
+        except struct.error:
+            raise self._truncated() from None
 
     def _truncated(self) -> ScopeError:
         return ScopeError(
@@ -220,14 +234,15 @@ class _Reader:
     def _damaged(self, why: str) -> ScopeError:
         return ScopeError(f"{self._path} is damaged: {why}; download it again")
 
-    def _tensor_offset(self) -> int:
-        self._skip(self._scalar("Q"))  # its name
+    def _tensor(self) -> tuple[str | None, int]:
+        """Return the name of a tensor, and where its data lies behind the first one's."""
+        name = self._text(self._scalar("Q"), _KEPT_KEY)
         n_dimensions = self._scalar("I")
         if n_dimensions > _MAX_DIMENSIONS:
             raise self._damaged(f"a tensor of {n_dimensions} dimensions")
         self._skip(8 * n_dimensions)
         self._scalar("I")  # its type
-        return int(self._scalar("Q"))
+        return name, int(self._scalar("Q"))
 
     def _check_version(self, version: int) -> None:
         if version in _VERSIONS:

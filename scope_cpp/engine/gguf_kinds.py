@@ -38,6 +38,9 @@ _WHAT = {
 }
 
 
+DRAFT = _WHAT["draft"]
+
+
 def not_a_model(metadata: Mapping[str, Any]) -> str | None:
     """Return what a file is, and what to give instead; ``None`` if it may be a model."""
     kind = _OF_TYPE.get(str(metadata.get("general.type")))
