@@ -10,7 +10,7 @@ from typing import Any
 from scope_cpp.bench.process import RowDied, RowRefused, Worker
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.engine.budget import format_bytes
-from scope_cpp.engine.context_params import CELLS_MULTIPLE
+from scope_cpp.engine.context_params import round_up
 from scope_cpp.engine.memory import free_memory
 
 Note = Callable[[str], None]
@@ -132,7 +132,7 @@ class Runner:
                 outcome.blocks.append({"round": number, **block})
 
     def _lacks_memory(self, row: Row) -> str | None:
-        n_cells = -(-row.cells // CELLS_MULTIPLE) * CELLS_MULTIPLE
+        n_cells = round_up(row.cells)
         needed = n_cells * self.bytes_per_cell + self.bytes_per_row
         free = free_memory(gpu=self.gpu)
         if needed <= free:

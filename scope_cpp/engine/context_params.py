@@ -12,6 +12,11 @@ PLAIN_UBATCH = 128
 CELLS_MULTIPLE = 256
 
 
+def round_up(n_cells: int) -> int:
+    """Cells that llama.cpp allocates for `n_cells`."""
+    return -(-n_cells // CELLS_MULTIPLE) * CELLS_MULTIPLE
+
+
 @dataclass(frozen=True)
 class ContextParams:
     """What a context is created with, in llama.cpp's terms.

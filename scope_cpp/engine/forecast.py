@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scope_cpp.engine import attention
 from scope_cpp.engine.cache.scorer import ring_size
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.context_params import CELLS_MULTIPLE, ContextParams
+from scope_cpp.engine.context_params import ContextParams, round_up
 from scope_cpp.engine.footprint import Footprint, Use, measure
 from scope_cpp.native import kv_evict
 
@@ -72,7 +72,7 @@ class Forecast:
             If llama.cpp makes no such context.
         """
         if params.n_cells >= params.n_ubatch:  # a batch has no more tokens than there are cells
-            n_cells = -(-params.n_cells // CELLS_MULTIPLE) * CELLS_MULTIPLE
+            n_cells = round_up(params.n_cells)
             params = replace(params, n_cells=n_cells)
         if params.n_cells > _MOST_MEASURED:
             return self._beyond(params, use)

@@ -12,6 +12,7 @@ from typing import Any
 
 from scope_cpp.engine import budget as dial
 from scope_cpp.engine.capability import Verdict, probe
+from scope_cpp.engine.context_params import round_up
 from scope_cpp.engine.footprint import Footprint
 from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.kv_types import bytes_per_cell, kv_type
@@ -53,7 +54,7 @@ class Inspection:
     bounded_layers
         Indices of the layers whose cells can be evicted.
     type_k, type_v, bytes_per_cell
-        KV types, and the bytes of one cell in these layers. ``None`` here and in what follows where
+        KV types, and the bytes of one cell in these layers of the bounded cache. ``None`` here and in what follows where
         the cache can't be bounded: it is no plain attention cache, to which the formula applies.
     ctx_size, kv_bytes_full, fixed_bytes_full
         Full length in tokens, and the bytes that a full cache of it allocates: for its cells, and
@@ -140,6 +141,8 @@ def examine(
         if per_cell is not None:
             settings = Settings(type_k=type_k, type_v=type_v, flash_attn=flash_attn)
             n_cells, full, bounded = _forecast(model, settings, parsed, n_ctx)
+            # the plain attention has a V as wide as the widest layer's in all layers
+            per_cell = bounded.kv // round_up(n_cells)
             taken |= {name: getattr(full, part) for name, part in _PARTS_FULL.items()}
             taken |= {name: getattr(bounded, part) for name, part in _PARTS_BUDGET.items()}
         return Inspection(

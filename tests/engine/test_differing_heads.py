@@ -102,7 +102,11 @@ def test_inspect_tells_the_layers_that_are_bounded(model: Model, arch: str) -> N
     told = dict(describe(found))
     assert found.bounded_layers == tuple(KV_HEADS[arch])
     assert told["bounded cache"].startswith("yes")
-    assert f"{bytes_per_cell(model) / 1024:.1f}".rstrip("0").rstrip(".") in told["KV per cell"]
+    for flash_attn in ("on", "off"):
+        per_cell = examine(model.path, ctx_size=512, flash_attn=flash_attn).bytes_per_cell
+        with generation(model, 90, 20, budget=100, flash_attn=flash_attn) as made:
+            *_, last = made
+        assert last.stats.kv_bytes == 256 * per_cell
 
 
 @every_arch
