@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import sizes_of
+from scope_cpp.engine.ranges import INT32_MAX
 from scope_cpp.engine.settings import DEFAULT_POLICY
 from scope_cpp.errors import UsageError
 
@@ -99,8 +100,9 @@ class Request:
             ("--beta", (self.beta,), 2),
         ):
             for number in numbers:
-                if number is not None and number < least:
-                    raise UsageError(f"{what} {number}: give at least {least}")
+                if number is not None and not least <= number <= INT32_MAX:
+                    end = f"at least {least}" if number < least else f"at most {INT32_MAX}"
+                    raise UsageError(f"{what} {number}: give {end}")
         if self.stock is not None:
             _check_library(self.stock)
 

@@ -54,8 +54,8 @@ class Inspection:
     bounded_layers
         Indices of the layers whose cells can be evicted.
     type_k, type_v, bytes_per_cell
-        KV types, and the bytes of one cell in these layers of the bounded cache. ``None`` here and in what follows where
-        the cache can't be bounded: it is no plain attention cache, to which the formula applies.
+        KV types, and the bytes of one cell in these layers of the bounded cache. ``None`` here and
+        in what follows where the cache can't be bounded.
     ctx_size, kv_bytes_full, fixed_bytes_full
         Full length in tokens, and the bytes that a full cache of it allocates: for its cells, and
         for windows and recurrent states, which do not grow.

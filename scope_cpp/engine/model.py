@@ -17,7 +17,7 @@ from scope_cpp.engine.gguf_header import Header, read_header
 from scope_cpp.engine.kv_types import CellLayer
 from scope_cpp.engine.load_failure import load_failure
 from scope_cpp.engine.ranges import INT32_MAX, Range
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError, UsageError, WrongValue
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 from scope_cpp.native.lifetime import Closable, Pointer, begin_computing, own, part
@@ -496,9 +496,9 @@ def _split_mode(name: str) -> int:
 def _tensor_split(shares: Sequence[float]) -> Any:
     n_devices = int(llama_cpp.llama_max_devices())
     if len(shares) > n_devices:
-        raise UsageError(f"tensor_split has {len(shares)} shares: llama.cpp takes {n_devices}")
+        raise WrongValue("tensor_split", f"has {len(shares)} shares: llama.cpp takes {n_devices}")
     for share in shares:
-        _SHARE.check("a share of tensor_split", share)
+        _SHARE.check("tensor_split", share)
     return (ctypes.c_float * n_devices)(*shares)
 
 

@@ -126,6 +126,9 @@ def test_a_server_that_no_request_could_use_does_not_start(
 def test_numbers_too_large_for_a_list_of_them(run: Run, tiny: Path) -> None:
     for flag in ("-p", "-d", "-np"):
         assert_refused(run("bench", tiny, flag, f"64,{2**31}"), 2, f"{flag} 2147483648: give at")
+    for flag in ("-n", "-r", "--beta"):
+        result = run("bench", tiny, flag, 10**20)
+        assert_refused(result, 2, f"{flag} {10**20}: give at most 2147483647")
 
 
 def test_values_that_look_like_flags_are_values(run: Run, tiny: Path) -> None:

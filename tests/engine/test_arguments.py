@@ -277,8 +277,8 @@ LOADING: list[tuple[dict[str, Any], str]] = [
     ({"split_mode": "x"}, "unknown split mode 'x'"),
     ({"tensor_split": 5}, "tensor_split is 5: give a list of numbers or None"),
     ({"tensor_split": ["1"]}, r"tensor_split is \['1'\]: give a list of numbers or None"),
-    ({"tensor_split": [-1.0]}, "a share of tensor_split is -1.0: give a number within 0 to"),
-    ({"tensor_split": [float("nan")]}, "a share of tensor_split is nan: give a number within"),
+    ({"tensor_split": [-1.0]}, "tensor_split is -1.0: give a number within 0 to"),
+    ({"tensor_split": [float("nan")]}, "tensor_split is nan: give a number within"),
     ({"n_vocab": 0, "no_alloc": True}, "n_vocab is 0: give a whole number within 1 to"),
 ]
 
