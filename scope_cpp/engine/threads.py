@@ -1,9 +1,14 @@
-"""How many CPU threads to compute with: one for each core, as llama.cpp's own tools do."""
+"""CPU threads: how many compute (one for each core, as llama.cpp does), and which give way."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
+
+# priority of threads that `give_way`: a tenth of the time of others, where all cores are busy
+_PATIENT = 10
 
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -27,3 +32,13 @@ def _siblings(cpu: int) -> str:
         return Path(_TOPOLOGY.format(cpu)).read_text().strip()
     except OSError:
         return str(cpu)
+
+
+def give_way() -> None:
+    """Let the calling thread compute when others of the machine do not, as far as that is known.
+
+    Linux alone gives a thread a priority of its own.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, max(_PATIENT, os.getpriority(os.PRIO_PROCESS, 0)))

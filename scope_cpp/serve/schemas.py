@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.schema.matcher import CompiledSchema
+from scope_cpp.engine.threads import give_way
 from scope_cpp.errors import UsageError
 from scope_cpp.serve.errors import bad_request
 from scope_cpp.serve.form import Asked
@@ -22,7 +23,7 @@ class Schemas:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._pool = ThreadPoolExecutor(1, "scope-schema")
+        self._pool = ThreadPoolExecutor(1, "scope-schema", give_way)
 
     async def compiled(self, asked: Asked) -> Asked:
         """Return what is asked with its schema compiled, once for all of its answers.

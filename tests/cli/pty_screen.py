@@ -21,6 +21,10 @@ TIMEOUT = 60.0
 _OF_OTHERS = ("NO_COLOR", "COLUMNS", "LINES")
 
 
+# bracketed paste goes on and off, which the chat wants while it asks for a line
+_LINE_BEGINS, _LINE_ENDS = b"\x1b[?2004h", b"\x1b[?2004l"
+
+
 class Terminal:
     """Runs ``scope`` with arguments in a pseudo terminal of `columns` and `rows`.
 
@@ -76,7 +80,9 @@ class Terminal:
         self.wait_prompt()
         self.send(text)
         self._until(lambda: not self._at_prompt(">"), "what is typed is not shown")
+        start = len(self.raw)
         self.send("\r")
+        self._until(lambda: _LINE_ENDS in self.raw[start:], "the line is not taken")
 
     def paste(self, text: str) -> None:
         """Paste, as terminals do where a program asked for it."""
@@ -147,7 +153,7 @@ class Terminal:
     def wait_prompt_with(self, text: str) -> None:
         """Wait until the chat asks for a line that ends with `text`."""
         self._until(
-            lambda: self.raw.rpartition(b"\x1b[?2004h")[2].strip() and self._at_end_of(text),
+            lambda: self.raw.rpartition(_LINE_BEGINS)[2].strip() and self._at_end_of(text),
             f"there is no prompt with {text!r}",
         )
 
@@ -157,6 +163,9 @@ class Terminal:
         return before.endswith(text) and not self._read(0.02)
 
     def _at_prompt(self, label: str) -> bool:
+        # an answer may have the label at its end, too: it is written without this mode
+        if self.raw.rfind(_LINE_BEGINS) < self.raw.rfind(_LINE_ENDS):
+            return False
         cursor = self.screen.cursor
         before = self.screen.display[cursor.y][: cursor.x].rstrip()
         return before == label and not self._read(0.02)

@@ -193,7 +193,8 @@ def test_a_paste_of_many_lines_is_one_message(chat: Open) -> None:
 
 def test_triple_quotes_and_alt_enter(chat: Open) -> None:
     with chat("-n", 5) as session:
-        session.line('"""one')
+        session.wait_prompt()
+        session.send('"""one\r')
         session.wait_prompt(".")
         session.send('two"""\r')
         session.wait_prompt()

@@ -26,6 +26,7 @@ from scope_cpp.engine.parallel.demand import Demand, Room, assess, usual_ring
 from scope_cpp.engine.parallel.request import Event, Request
 from scope_cpp.engine.parallel.row import Row
 from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.threads import give_way
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native.lifetime import Closable
 
@@ -108,7 +109,7 @@ class ParallelEngine(Closable):
         warn: Warn = warnings.warn,
     ) -> None:
         self._turn = threading.RLock()
-        self._choosers = ThreadPoolExecutor(max(1, n_parallel), "scope-choice")
+        self._choosers = ThreadPoolExecutor(max(1, n_parallel), "scope-choice", give_way)
         self._rows: dict[Hashable, Row] = {}
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
