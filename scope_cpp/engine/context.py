@@ -170,7 +170,8 @@ class Context(Closable):
         n_outputs, most = sum(row.logits for row in rows), self.params.n_outputs
         if n_outputs > (most or self.params.n_seq_max):  # llama.cpp would abort
             raise ScopeError(f"logits of {n_outputs} tokens of a batch are wanted: set n_outputs")
-        require_positions(self.model, 1 + max((row.pos for row in rows), default=0))
+        if self.model.n_positions is not None:
+            require_positions(self.model, 1 + max((row.pos for row in rows), default=0))
         ptr, batch = self.ptr, self._batch
         with ptr.lock:
             batch.n_tokens = len(rows)

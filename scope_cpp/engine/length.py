@@ -27,8 +27,8 @@ def longest_output(
         return _less(left, n_predict)
     if _by_model(settings, model):
         raise UsageError(
-            f"the prompt has {n_prompt} tokens, and {_learned(model)}: it leaves no room for "
-            "output, so give a shorter one"
+            f"the prompt has {n_prompt} tokens, which leaves no room for output: "
+            f"{_learned(model)}; give a shorter prompt"
         )
     raise UsageError(
         f"the prompt has {n_prompt} tokens, -c {settings.ctx_size} leaves no room for output: "
@@ -50,7 +50,7 @@ def longest_answer(
     if left is None or left > 0:
         return _less(left, n_predict)
     if _by_model(settings, model):
-        raise ScopeError(f"{_learned(model)}, which are used up: begin anew (/clear)")
+        raise ScopeError(f"no room for an answer is left: {_learned(model)}; begin anew (/clear)")
     raise ScopeError(f"-c {settings.ctx_size} is reached: begin anew (/clear) or give a larger -c")
 
 
@@ -63,7 +63,7 @@ def require_positions(model: Model, n: int) -> None:
         See `Model.n_positions`.
     """
     if model.n_positions is not None and n > model.n_positions:
-        raise ScopeError(f"{_learned(model)}: no text of {n} tokens can be computed")
+        raise ScopeError(f"no text of {n} tokens can be computed: {_learned(model)}")
 
 
 def training_ends(model: Model) -> int:
@@ -82,7 +82,7 @@ def past_training(model: Model) -> str:
 
 
 def _learned(model: Model) -> str:
-    return f"{model.path.name} has learned {model.n_positions} positions and knows no more"
+    return f"{model.path.name} has learned the first {model.n_positions} positions of a text only"
 
 
 def _by_model(settings: Settings, model: Model) -> bool:

@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 
 from scope_cpp.engine import known_files
-from scope_cpp.engine.generate import Generation
-from scope_cpp.engine.model import Model
-from scope_cpp.engine.sampling import SamplingParams
-from scope_cpp.engine.settings import Settings
 from scope_cpp.native import kv_evict
 from tests.architectures.hiding import (
     INTERVAL,
@@ -32,6 +28,7 @@ from tests.architectures.memories import READERS, RECURRENT, WINDOWED
 from tests.architectures.table import ARCHITECTURES
 from tests.architectures.verdicts import bounded
 from tests.conftest import Tiny
+from tests.engine.rows import greedily
 from tests.native.harness import AttentionLog, error, random_tokens
 from tests.native.heads import as_originals
 
@@ -196,16 +193,7 @@ def test_two_thousand_tokens_stay_within_a_small_budget(tiny_arch: Tiny, arch: s
     """With the default policy; llama.cpp counts the cells after every token."""
     path = tiny_arch(arch=arch, context_length=4096)
     known_files.remember([path], weights=True)
-    with (
-        Model.load(path) as model,
-        Generation(
-            model,
-            random_tokens(30),
-            n_predict=2000,
-            settings=Settings(budget=130, n_threads=1, n_threads_batch=1),
-            sampling=SamplingParams(temp=0, ignore_eos=True),
-        ) as generation,
-    ):
+    with greedily(path, 30, 2000, budget=130) as generation:
         used = [kv_evict.n_used(generation.context.ptr) for _ in generation]
         assert len(used) == 2000 and max(used) == 130
         assert generation.stats.evicted == 30 + 2000 - 1 - used[-1]

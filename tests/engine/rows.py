@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from scope_cpp.engine.generate import Generation, Response
@@ -12,6 +13,7 @@ from scope_cpp.engine.parallel import Event, ParallelEngine, Request
 from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.settings import Settings
 from scope_cpp.native import kv_evict
+from tests.native.harness import random_tokens
 
 # plain attention: that of a row alone, bounded or not, is the engine's
 DIALS: dict[str, Any] = {"n_threads": 1, "n_threads_batch": 1, "flash_attn": "off"}
@@ -46,6 +48,23 @@ def alone(model: Model, row: Request) -> list[Response]:
         warn=lambda line: None,
     ) as generation:
         return list(generation)
+
+
+@contextmanager
+def greedily(path: Path, n_prompt: int, n_predict: int, **fields: Any) -> Iterator[Generation]:
+    """Open a model's file and write that many tokens, without warnings."""
+    with (
+        Model.load(path) as model,
+        Generation(
+            model,
+            random_tokens(n_prompt),
+            n_predict=n_predict,
+            settings=settings(**fields),
+            sampling=SamplingParams(temp=0, ignore_eos=True),
+            warn=lambda line: None,
+        ) as generation,
+    ):
+        yield generation
 
 
 def tokens_of(said: list[Response] | list[Event]) -> list[int | None]:

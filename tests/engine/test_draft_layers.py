@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scope_cpp.engine.generate import Generation
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.errors import ScopeError
 from scope_cpp.native import kv_evict
 from tests.architectures.edited import copy_file, draft_alone, read_tensors, with_draft_layer
 from tests.conftest import Tiny
-from tests.engine.rows import settings
-from tests.native.harness import random_tokens
+from tests.engine.rows import greedily
 
 ARCHITECTURES = ("qwen35", "qwen35moe", "qwen3next", "glm4moe", "glm4", "exaone4", "mimo2", "hy_v3",
                  "step35", "cohere2moe")  # fmt: skip
@@ -23,16 +20,7 @@ ARCHITECTURES = ("qwen35", "qwen35moe", "qwen3next", "glm4moe", "glm4", "exaone4
 
 def written(path: Path) -> tuple[list[int | None], int]:
     """Tokens within few cells, and layers whose cells are chosen."""
-    with (
-        Model.load(path) as model,
-        Generation(
-            model,
-            random_tokens(30),
-            n_predict=150,
-            settings=settings(budget=60),
-            sampling=SamplingParams(temp=0, ignore_eos=True),
-        ) as generation,
-    ):
+    with greedily(path, 30, 150, budget=60) as generation:
         tokens = [response.token for response in generation]
         assert kv_evict.n_used(generation.context.ptr) <= 60
         return tokens, kv_evict.n_layer(generation.context.ptr)

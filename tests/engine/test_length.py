@@ -51,20 +51,20 @@ def test_the_output_ends_with_the_positions(model: Model, budget: str) -> None:
         assert generation.cache.n_past == N_POSITIONS - 1
     assert len(responses) == N_POSITIONS - 20 and responses[-1].finish_reason == "length"
     assert said[-1] == (
-        f"the text ends here: {model.path.name} has learned 90 positions and knows no more"
+        f"the text ends here: {model.path.name} has learned the first 90 positions of a text only"
     )
 
 
 def test_a_prompt_as_long_as_the_table_is_refused(model: Model) -> None:
     for n in (N_POSITIONS, N_POSITIONS + 1):
-        with pytest.raises(UsageError, match=f"{n} tokens, .* 90 positions .* a shorter one"):
+        with pytest.raises(UsageError, match=f"{n} tokens, .* 90 positions .* a shorter prompt"):
             Generation(model, random_tokens(n), n_predict=1, settings=settings())
     said: list[str] = []
     with Generation(
         model, random_tokens(N_POSITIONS - 1), settings=settings(), warn=said.append
     ) as generation:
         assert len(list(generation)) == 1
-    assert len(said) == 1 and "knows no more" in said[0]
+    assert len(said) == 1 and "90 positions" in said[0]
 
 
 def test_a_smaller_context_size_comes_first(model: Model) -> None:
@@ -89,7 +89,7 @@ def test_a_conversation_ends_with_the_positions(model: Model) -> None:
         assert last.finish_reason == "length"
         assert talk.cache.n_past == N_POSITIONS - 1
         assert sum("90 positions" in line for line in said) == 1
-        with pytest.raises(ScopeError, match="90 positions .* used up: begin anew"):
+        with pytest.raises(ScopeError, match="no room .* 90 positions .* begin anew"):
             list(talk.ask("again"))
         talk.clear()
         assert next(iter(talk.ask("the rat"))).token is not None
