@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scope_cpp.engine.budget import format_bytes
+from scope_cpp.engine.context_params import round_up
 from scope_cpp.engine.generate import Generation, Stats
 from scope_cpp.engine.in_force import in_force
 from scope_cpp.engine.kv_types import bytes_per_cell
@@ -182,7 +183,9 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int, faster: float | 
     rows = f" ({stats.rows_used:.0f} rows a layer)" if stats.dead_rows else ""
     cells = f"cells {stats.cells_used}/{stats.cells_capacity}{rows}"
     lost = n_past > stats.cells_used
-    full = f"full cache {n_past} cells, KV {format_bytes(n_past * bytes_per_cell)}"
+    # in the steps that both caches are allocated in: a short text must not look as if it took more
+    n_bytes = round_up(n_past) * bytes_per_cell
+    full = f"full cache {n_past} cells, KV {format_bytes(n_bytes)}"
     if faster is not None:
         full += f", this is about {faster:.1f}x as fast"
     return " | ".join(

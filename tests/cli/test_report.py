@@ -48,9 +48,16 @@ def test_what_the_full_cache_would_take() -> None:
                   evicted=11_818, attention_loss=0.012, kv_bytes=192 << 20)  # fmt: skip
     line = status_line(stats, 20_010, 24576)
     assert "cells 8192/8192, evicted 11818 | attention loss 1.20% | KV 192 MiB (" in line
-    assert line.endswith("| full cache 20010 cells, KV 469 MiB")
+    assert line.endswith("| full cache 20010 cells, KV 474 MiB")
     line = status_line(stats, 20_010, 24576, 1.84)
-    assert line.endswith("| full cache 20010 cells, KV 469 MiB, this is about 1.8x as fast")
+    assert line.endswith("| full cache 20010 cells, KV 474 MiB, this is about 1.8x as fast")
+
+
+def test_a_short_text_does_not_look_as_if_it_took_more() -> None:
+    stats = Stats(n_prompt=16, n_generated=100, cells_used=100, cells_capacity=100, evicted=16,
+                  kv_bytes=256 * 12288)  # fmt: skip
+    line = status_line(stats, 116, 12288)
+    assert "| KV 3 MiB (" in line and line.endswith("| full cache 116 cells, KV 3 MiB")
 
 
 def test_settings_in_force_in_a_chat(tiny: Path) -> None:
