@@ -190,8 +190,8 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int, faster: float | 
         full += f", this is about {faster:.1f}x as fast"
     return " | ".join(
         (
-            f"prompt {stats.n_prompt} tokens, {stats.prompt_per_second:.1f} t/s",
-            f"generated {stats.n_generated}, {stats.generated_per_second:.1f} t/s",
+            _read(stats),
+            f"generated {stats.n_generated}" + _rate(stats.generated_per_second),
             f"{cells}, evicted {stats.evicted}" if lost else f"{cells}, nothing is evicted",
             *([f"attention loss {stats.attention_loss:.2%}"] if stats.evicted else []),
             f"KV {format_bytes(stats.kv_bytes)} ({format_bytes(stats.memory_bytes)} with buffers)"
@@ -199,3 +199,15 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int, faster: float | 
             *([full] * lost),
         )
     )
+
+
+def _read(stats: Stats) -> str:
+    """Say what was read; an answer that is written anew goes on from a prompt that is there."""
+    if not stats.n_prompt:
+        return "prompt not read again"
+    return f"prompt {stats.n_prompt} tokens" + _rate(stats.prompt_per_second)
+
+
+def _rate(per_second: float) -> str:
+    """Return nothing for what took no time: that has no rate."""
+    return f", {per_second:.1f} t/s" if per_second else ""

@@ -221,7 +221,7 @@ def _load(chat: Chat, rest: str) -> None:
 
 
 def _stats(chat: Chat, rest: str) -> None:
-    chat.say(views.stats(chat.conversation.stats))
+    chat.say(views.stats(chat.conversation))
 
 
 def _policy(chat: Chat, rest: str) -> None:
@@ -278,7 +278,7 @@ COMMANDS = {
     "show": Command("[TOPIC]", f"show one of {', '.join(TOPICS)}", _show),
     "save": Command("[FILE]", "save the conversation", _save),
     "load": Command("FILE", "take up a saved conversation in place of this one", _load),
-    "stats": Command("", "show the statistics of the last answer", _stats),
+    "stats": Command("", "show what the last answer and the memory take", _stats),
     "policy": Command("[NAME] [KEY=VALUE …]", "show or set what is evicted", _policy),
     "budget": Command("[CELLS]", "show or set how many cells there are", _budget),
     "cache": Command("", "show pools, cells and bytes", _cache),

@@ -35,8 +35,9 @@ def cache(conversation: Conversation, width: int) -> str:
         f"capacity {stats.cells_capacity} cells, {stats.cells_used} used, "
         f"{stats.cells_peak} at most",
         f"llama.cpp allocated {stats.cells_allocated} cells, {format_bytes(stats.kv_bytes)}",
-        f"last turn: {stats.evicted} cells evicted in {stats.selections} selections",
     ]
+    if conversation.account is not None:
+        lines.append(f"last turn: {stats.evicted} cells evicted in {stats.selections} selections")
     return "\n".join(lines)
 
 
@@ -45,28 +46,58 @@ def pool_name(pool: Pool) -> str:
     return pool.kind if pool.kind == "system" else f"{pool.kind} {pool.turn + 1}"
 
 
-def stats(values: Stats) -> str:
-    """All statistics of the last answer."""
+def stats(conversation: Conversation) -> str:
+    """Statistics of the answer that the conversation ends with, and of the memory as it is now."""
+    values = conversation.stats
+    return table([*_of_answer(conversation), *_of_memory(values)]).rstrip("\n")
+
+
+def _of_answer(conversation: Conversation) -> list[tuple[str, str]]:
+    """What the last answer took that was not taken back, if there is one."""
+    asked = [message["content"] for message in conversation.messages if message["role"] == "user"]
+    if not asked:
+        return [("answer", "there is none: nothing was asked, or all of it was taken back")]
+    if conversation.account is None:
+        return [("answer", "not known: the session's file does not say what it took")]
+    values = conversation.stats
+    rows = [("message", preview(asked[-1]))]
+    if values.n_prompt:
+        rows.append(("prompt", f"{values.n_prompt} tokens in {values.prompt_seconds:.2f} s"))
+        rows += _rate(values.prompt_per_second)
+    else:
+        rows.append(("prompt", "it was there already and is not read again"))
+    rows.append(("answer", f"{values.n_generated} tokens in {values.generation_seconds:.2f} s"))
+    rows += _rate(values.generated_per_second)
+    if not values.selections:
+        return [*rows, ("evicted", "nothing")]
     seconds = {"score": values.score_seconds, "select": values.select_seconds}
     seconds["move"] = values.move_seconds
-    return table(
-        (
-            ("prompt", f"{values.n_prompt} tokens in {values.prompt_seconds:.2f} s"),
-            ("", f"{values.prompt_per_second:.1f} tokens per second"),
-            ("answer", f"{values.n_generated} tokens in {values.generation_seconds:.2f} s"),
-            ("", f"{values.generated_per_second:.1f} tokens per second"),
-            ("cells", f"{values.cells_used} of {values.cells_capacity}"),
-            ("evicted", f"{values.evicted} cells in {values.selections} selections"),
-            ("attention loss", f"{values.attention_loss:.2%}"),
-            ("memory", format_bytes(values.memory_bytes)),
-            ("", f"KV {format_bytes(values.kv_bytes)}"),
-            *[("", f"windows and states {format_bytes(n)}") for n in [values.fixed_bytes] if n],
-            ("", f"computing {format_bytes(values.compute_bytes)}"),
-            ("", f"queries {format_bytes(values.query_bytes)}"),
-            ("", f"choosing {format_bytes(values.selection_bytes)}"),
-            ("eviction took", ", ".join(f"{n} {s:.3f} s" for n, s in seconds.items())),
-        )
-    ).rstrip("\n")
+    return [
+        *rows,
+        ("evicted", f"{values.evicted} cells in {values.selections} selections"),
+        ("attention loss", f"{values.attention_loss:.2%}"),
+        ("eviction took", ", ".join(f"{name} {s:.3f} s" for name, s in seconds.items())),
+    ]
+
+
+def _rate(per_second: float) -> list[tuple[str, str]]:
+    """Return nothing for what took no time: that has no rate."""
+    return [("", f"{per_second:.1f} tokens per second")] if per_second else []
+
+
+def _of_memory(values: Stats) -> list[tuple[str, str]]:
+    parts = {
+        "KV": values.kv_bytes,
+        "windows and states": values.fixed_bytes,
+        "computing": values.compute_bytes,
+        "queries": values.query_bytes,
+        "choosing": values.selection_bytes,
+    }
+    return [
+        ("cells now", f"{values.cells_used} of {values.cells_capacity}"),
+        ("memory now", format_bytes(values.memory_bytes)),
+        *[("", f"{name} {format_bytes(n)}") for name, n in parts.items() if n],
+    ]
 
 
 def settings(conversation: Conversation) -> str:

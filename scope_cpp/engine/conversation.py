@@ -42,7 +42,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import ENDLESS, never_ends
 from scope_cpp.engine.sizes import conversation_cells, conversation_policies
 from scope_cpp.engine.text import TextStream
-from scope_cpp.engine.turns import Clock, Progress
+from scope_cpp.engine.turns import Account, Clock, Progress
 from scope_cpp.errors import UsageError
 from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy
@@ -112,7 +112,8 @@ class Conversation(Closable):
         TextStream(self.stop)
         self._messages = _system_message(system)
         self._attempts: list[int] = []
-        self._clock = Clock()
+        self._accounts: list[Account | None] = []
+        self._clock: Clock | None = None  # of the answer that is being written
         self._warned_length = False
         settings = _runnable(settings, model, warn)
         capacity = conversation_cells(settings, model)
@@ -221,7 +222,7 @@ class Conversation(Closable):
         turn = self._last_turn("no message that could be taken back")
         text = self._messages[-2]["content"]
         del self._messages[-2:]
-        del self._attempts[turn:]
+        del self._attempts[turn:], self._accounts[turn:]
         self.cached.forget_message(turn)
         return text
 
@@ -229,7 +230,6 @@ class Conversation(Closable):
         """Forget all messages but the system's."""
         self._end_answer()
         self._messages = [m for m in self._messages if m["role"] == "system"]
-        self._attempts = []
         self._forget_all()
 
     @checked()
@@ -245,7 +245,7 @@ class Conversation(Closable):
         messages = _system_message(text)
         cache = self.cache
         self._check_opening(messages, cache.capacity, cache.decode_policy, self.n_predict)
-        self._messages, self._attempts = messages, []
+        self._messages = messages
         self._forget_all()
 
     @checked()
@@ -309,21 +309,25 @@ class Conversation(Closable):
 
     @property
     def stats(self) -> Stats:
-        """Statistics of the last answer, or of the one that is being written.
+        """Statistics of the answer that the conversation ends with, or that is being written.
 
-        Tokens, evictions, selections, attention loss and times are those of its turn; cells are
-        those of the conversation.
+        Tokens, evictions, selections, attention loss and times are those of its turn, and 0 where
+        there is no `account` of it. Cells and bytes are those of the conversation as it is now.
         """
-        turn = self.cached.last
-        return Stats(
-            n_prompt=self._clock.n_prompt,
-            n_generated=self._clock.n_generated,
-            cells_capacity=self.cache.capacity,
-            cells_allocated=self.context.n_cells,
-            prompt_seconds=self._clock.prompt_seconds if turn else 0.0,
-            generation_seconds=self._clock.generation_seconds if turn else 0.0,
-            **counted(self.cache),
-        )
+        now = counted(self.cache) | vars(self.account or Account())
+        cells = self.cache.capacity, self.context.n_cells
+        return Stats(cells_capacity=cells[0], cells_allocated=cells[1], **now)
+
+    @property
+    def account(self) -> Account | None:
+        """What the answer took that the conversation ends with, or that is being written.
+
+        ``None`` where there is none: nothing was asked yet, or all was taken back. The file of an
+        older session does not tell it either.
+        """
+        if self._clock is not None:
+            return Account.of(self._clock, self.cache.stats)
+        return self._accounts[-1] if self._accounts else None
 
     def pools(self) -> list[Pool]:
         """Parts of the conversation in order, with the cells that each has."""
@@ -344,13 +348,13 @@ class Conversation(Closable):
 
     def progress(self) -> Progress:
         """How far the conversation is; with the cache's state all that it needs to go on."""
-        return Progress(self.messages, self._attempts, self.cached.turns, self._clock)
+        return Progress(self.messages, self._attempts, self.cached.turns, self._accounts)
 
     @checked()
     def take(self, progress: Progress) -> None:
         """Go on from there, with the cache that belongs to it."""
         self._messages, self._attempts = progress.messages, progress.attempts
-        self.cached.turns, self._clock = progress.turns, progress.clock
+        self.cached.turns, self._accounts = progress.turns, progress.accounts
 
     @checked()
     def save(self, path: str | Path) -> None:
@@ -407,12 +411,12 @@ class Conversation(Closable):
         self, before: list[dict[str, str]], attempt: int, forget: int | None = None
     ) -> Answer:
         index = sum(message["role"] == "user" for message in self._messages) - 1
-        attempts = list(self._attempts)
-        self._attempts[index:] = [attempt]
+        attempts, accounts = list(self._attempts), list(self._accounts)
+        self._attempts[index:], self._accounts[index:] = [attempt], [None]
 
         def take_back() -> None:
-            self._open = None
-            self._messages, self._attempts = before, attempts
+            self._open = self._clock = None
+            self._messages, self._attempts, self._accounts = before, attempts, accounts
 
         self._open = Answer(
             Duties(
@@ -477,7 +481,8 @@ class Conversation(Closable):
 
     def _keep(self, text: str, reason: str) -> None:
         """End the answer that was written: keep it as a message, free a stop string's cells."""
-        self._open = None
+        self._accounts[-1] = self.account
+        self._open = self._clock = None
         self._messages.append({"role": "assistant", "content": text})
         self.cached.end_answer(text)
         full = self.cache.decode_policy.name == "full"
@@ -488,7 +493,7 @@ class Conversation(Closable):
             )
 
     def _forget_all(self) -> None:
-        self._clock = Clock()
+        self._attempts, self._accounts = [], []
         self.cached.forget_all()
 
 

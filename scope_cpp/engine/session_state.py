@@ -24,7 +24,7 @@ from scope_cpp.engine.sampling import SamplingParams
 from scope_cpp.engine.session_values import COMPUTE, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.sizes import conversation_policies
-from scope_cpp.engine.turns import Clock, Progress, Region, Turn
+from scope_cpp.engine.turns import Account, Progress, Region, Turn
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.scores.foresight import Asked
 
@@ -82,7 +82,7 @@ def export_state(conversation: Held) -> tuple[dict[str, Any], dict[str, NDArray[
     meta = {
         "messages": progress.messages,
         "attempts": progress.attempts,
-        "clock": to_json(progress.clock),
+        "accounts": [None if one is None else to_json(one) for one in progress.accounts],
         "n_queries": conversation.context.n_recorded,
         "counters": state.counters,
         "stats": to_json(state.stats),
@@ -160,7 +160,7 @@ def import_state(conversation: Held, meta: dict[str, Any], arrays: Arrays) -> No
     turns = _turns(conversation, meta, arrays, marks)
     _require((turns[-1].stop + turns[-1].n_decoded if turns else 0) == counters[0], "turns")
     _require(all(turn.index < len(attempts) for turn in turns), "turns")
-    clock = from_json(Clock, meta.get("clock"))
+    accounts = _accounts(meta.get("accounts"), len(attempts))
     restore(
         cache,
         CacheState(
@@ -173,7 +173,7 @@ def import_state(conversation: Held, meta: dict[str, Any], arrays: Arrays) -> No
             asked=asked,
         ),
     )
-    conversation.take(Progress(messages, list(attempts), turns, clock))
+    conversation.take(Progress(messages, list(attempts), turns, accounts))
 
 
 def _record(conversation: Held, n_queries: int, n_bytes: int) -> None:
@@ -186,6 +186,14 @@ def _record(conversation: Held, n_queries: int, n_bytes: int) -> None:
     cache.set_policies(
         cache.decode_policy, cache.prefill_policy, cache.whole_cells, True, n_queries
     )
+
+
+def _accounts(values: Any, n: int) -> list[Account | None]:
+    """Return what each of `n` answers took; older files do not have it."""
+    if values is None:
+        return [None] * n
+    _require(isinstance(values, list) and len(values) == n, "accounts")
+    return [None if one is None else from_json(Account, one) for one in values]
 
 
 def _require(holds: bool | np.bool_, what: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scope_cpp.engine.cache.marks import Mark
+from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError
 from scope_cpp.policies.base import BoolArray, FloatArray, IntArray, PrefillPolicy, View
@@ -111,12 +112,37 @@ class Turn:
 
 @dataclass
 class Clock:
-    """Numbers and times of one turn."""
+    """Numbers and times of one turn, counted while it is read and answered."""
 
     n_prompt: int = 0
     n_generated: int = 0
     prompt_seconds: float = 0.0
     generation_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one answer took; the fields are those of `Stats` that belong to a turn.
+
+    It is kept with the answer, so that going back to an earlier answer finds what that one took.
+    """
+
+    n_prompt: int = 0
+    n_generated: int = 0
+    prompt_seconds: float = 0.0
+    generation_seconds: float = 0.0
+    evicted: int = 0
+    selections: int = 0
+    attention_loss: float = 0.0
+    score_seconds: float = 0.0
+    select_seconds: float = 0.0
+    move_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, clock: Clock, counts: CacheStats) -> Account:
+        """Return the account of a turn that the cache has counted from its beginning on."""
+        counted = {name: n for name, n in vars(counts).items() if name in cls.__annotations__}
+        return cls(**vars(clock), **counted)
 
 
 @dataclass(frozen=True)
@@ -131,14 +157,14 @@ class Progress:
         How often the answer to each user message was written anew.
     turns
         What was read and written.
-    clock
-        Of the last turn.
+    accounts
+        What the answer to each user message took; ``None`` where that is not known.
     """
 
     messages: list[dict[str, str]]
     attempts: list[int]
     turns: list[Turn]
-    clock: Clock
+    accounts: list[Account | None]
 
 
 # cells

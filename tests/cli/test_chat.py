@@ -320,6 +320,27 @@ def test_policy_and_budget_change_in_mid_conversation(
     assert len([m for m in conversation.messages if m["role"] == "user"]) == 2
 
 
+def test_statistics_are_true_of_now(talk: Talk, tmp_path: Path) -> None:
+    """Of the answer that stands, if one does, and of the memory as it is."""
+    file = tmp_path / "s.scope"
+    none = "answer      there is none: nothing was asked, or all of it was taken back"
+    _, _, err = talk("/stats", "/cache")
+    assert err.startswith(none) and " 0.0" not in err and "last turn" not in err
+    _, _, err = talk("One", "Two", "/stats", f"/save {file}")
+    assert "message     Two\n" in err and "answer      8 tokens in " in err
+    _, _, err = talk("/undo", "/stats")
+    assert "message     One\n" in err and "answer      8 tokens in " in err
+    _, _, err = talk("/regen", "/stats")
+    assert "prompt      it was there already and is not read again\nanswer      8 tokens" in err
+    assert "tokens per second" in err and "evicted     nothing" in err
+    for typed in (("/undo", "/stats"), ("One", "/clear", "/stats")):
+        _, _, err = talk(*typed)
+        shown = err[err.index("answer      ") :]
+        assert shown.startswith(none + "\ncells now   0 of 400\n") and "tokens" not in shown
+    _, _, err = talk(f"/load {file}", "/stats")
+    assert "message     Two\n" in err and "answer      8 tokens in " in err
+
+
 def test_save_and_load(talk: Talk, conversation: Conversation, tmp_path: Path) -> None:
     file = tmp_path / "talk.scope"
     _, _, err = talk("One", f"/save {file}", "Two", f"/save {file}", "/clear", f"/load {file}")

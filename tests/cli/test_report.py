@@ -129,3 +129,8 @@ def test_verbose_shows_the_settings_in_force(run: Run, tiny: Path) -> None:
     assert re.search(r"^budget +\d+ cells$", shown, re.M)
     assert re.search(r"^n-threads +1$", shown, re.M)
     assert "policy" not in run("generate", tiny, "-p", "the", "-n", 3, "-t", 1).stderr
+
+
+def test_what_took_no_time_has_no_rate() -> None:
+    line = status_line(Stats(n_prompt=0, n_generated=1, prompt_seconds=0.5), 9, 12288)
+    assert line.startswith("prompt not read again | generated 1 | cells ")

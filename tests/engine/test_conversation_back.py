@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scope_cpp.engine.context import Context
 from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.sampling import SamplingParams
+from scope_cpp.engine.turns import Account
 from scope_cpp.errors import ScopeError
 from tests.conftest import Tiny
 from tests.engine.drive import F32, GRANULARITIES
@@ -393,3 +395,50 @@ def test_signals_wait_for_the_end_of_a_step() -> None:
         done.append("after")
     assert done == ["inner", "outer"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# what answers took
+
+
+def of_answer(talk: Conversation) -> Account:
+    """What the statistics say of an answer."""
+    stats = vars(talk.stats)
+    return Account(**{name: stats[name] for name in Account.__annotations__})
+
+
+def test_statistics_are_those_of_the_answer_that_stands(tiny: Tiny) -> None:
+    with converse(tiny(), **SIZES["evicts"]) as talk:
+        assert talk.account is None and of_answer(talk) == Account()
+        took = []
+        for text in WORDS[:2]:
+            say(talk, text)
+            took.append(talk.account)
+            assert of_answer(talk) == talk.account != Account()
+        used = talk.stats.cells_used
+        talk.undo()
+        assert of_answer(talk) == talk.account == took[0]
+        assert talk.stats.cells_used == talk.cache.stats.cells_used < used
+        talk.edit("never written").abandon()
+        assert talk.account == took[0]
+        finish(talk, talk.regenerate())
+        again = talk.account
+        assert again is not None and again.n_prompt == 0 and again.n_generated == 60
+        talk.undo()
+        assert talk.account is None and of_answer(talk) == Account()
+        say(talk, WORDS[2])
+        talk.clear()
+        assert talk.account is None and of_answer(talk) == Account()
+
+
+def test_a_saved_conversation_tells_what_its_answers_took(tiny: Tiny, tmp_path: Path) -> None:
+    with converse(tiny(), **SIZES["evicts"]) as talk:
+        took = []
+        for text in WORDS[:2]:
+            say(talk, text)
+            took.append(talk.account)
+        talk.save(tmp_path / "s")
+        talk.clear()
+        talk.load(tmp_path / "s")
+        assert talk.account == took[1]
+        talk.undo()
+        assert talk.account == took[0]
