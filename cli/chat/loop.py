@@ -20,7 +20,7 @@ LABEL, EDIT_LABEL = "> ", "edit> "
 def single(chat: Chat, text: str) -> int:
     """Answer one message; return the exit code."""
     try:
-        outcome = chat.ask(text)
+        outcome = chat.ask(text, back="")
     except Leave as left:
         return left.code
     if outcome.error is not None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from scope_cpp.engine.conversation import Answer, Conversation
 
 
+# what follows an error after which the message is there to be changed and sent again
+_BACK = " (the message is back in the input line)"
+
+
 class Leave(Exception):
     """The chat ends with this exit code."""
 
@@ -128,10 +132,17 @@ class Chat:
 
     # -- answers
 
-    def ask(self, text: str) -> Outcome:
-        """Send a message, behind what was attached, and show the answer."""
+    def ask(self, text: str, back: str = _BACK) -> Outcome:
+        """Send a message, behind what was attached, and show the answer.
+
+        Parameters
+        ----------
+        text
+        back
+            What is said of a message without an answer, which is what the next line begins with.
+        """
         message = "\n\n".join([*self.attached, text] if text.strip() else self.attached)
-        outcome = self.answer(lambda: self.conversation.ask(message))
+        outcome = self.answer(lambda: self.conversation.ask(message), back if text.strip() else "")
         if outcome.kept:
             self.attached.clear()
         else:
@@ -140,15 +151,15 @@ class Chat:
 
     def answer_edited(self, text: str) -> None:
         """Replace the last message and show its answer; taken back, the text is on the line."""
-        if not self.answer(lambda: self.conversation.edit(text)).kept:
+        if not self.answer(lambda: self.conversation.edit(text), _BACK).kept:
             self.edit(text)
 
     def edit(self, text: str) -> None:
         """Let the user change the last message on the next line."""
         self.editing, self.line = True, text
 
-    def answer(self, begin: Callable[[], Answer]) -> Outcome:
-        """Show an answer as it is written, and what it came to.
+    def answer(self, begin: Callable[[], Answer], back: str = "") -> Outcome:
+        """Show an answer as it is written, and what it came to; `back` is for want of one.
 
         Raises
         ------
@@ -156,7 +167,7 @@ class Chat:
             After a second Ctrl-C.
         """
         with Interrupts() as interrupts:
-            outcome = self._shown(begin, interrupts)
+            outcome = self._shown(begin, interrupts, back)
             if outcome.kept and self.statistics:
                 terminal.note(line_of(self.conversation, self._growth))
             if outcome.kept and self.session is not None:
@@ -166,23 +177,23 @@ class Chat:
             raise Leave(INTERRUPTED)
         return outcome
 
-    def _shown(self, begin: Callable[[], Answer], interrupts: Interrupts) -> Outcome:
+    def _shown(self, begin: Callable[[], Answer], interrupts: Interrupts, back: str) -> Outcome:
         try:
             with self.notices.held(), keys_kept(self.plain):
                 answer = begin()
                 error = self._write(answer, interrupts)
         except ScopeError as err:
-            terminal.error(str(err))
+            terminal.error(f"{err}{back}")
             return Outcome(False, err)
         kept = bool(answer.text) or answer.finish_reason is not None
         if error is not None:
-            terminal.error(str(error))
+            terminal.error(str(error) if kept else f"{error}{back}")
         elif interrupts.count:
             say = self.note if answer.text.strip() else terminal.note
-            say("stopped, what is written stays" if kept else "stopped, nothing was sent")
+            say("stopped, what is written stays" if kept else f"stopped, nothing was sent{back}")
         elif answer.no_text is not None:
             terminal.warning(f"no text was written: {answer.no_text}")
-        elif answer.finish_reason == "length":
+        elif answer.finish_reason == "length" and self.conversation.why_full is None:
             self.note("the answer has its longest length")
         return Outcome(kept, error)
 

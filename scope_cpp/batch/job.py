@@ -195,7 +195,7 @@ class Job:
     def _look(self, sink: FileSink | StreamSink) -> Census:
         """Read a file once: what its rows come to, and whether the records there are of them."""
         if self._file is None:
-            return Census()
+            return Census.unknown(self._requests)
         longest, n_chats = Longest(), 0
         foreign = sink.keys() if isinstance(sink, FileSink) else set()
         for row in self._file:

@@ -14,6 +14,7 @@ from scope_cpp.batch.rows import Row
 from scope_cpp.engine import budget as dial
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.engine.forecast import Forecast
+from scope_cpp.engine.length import longest_text
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.parallel.cells import taken as taken_by_rows
 from scope_cpp.engine.parallel.copies import Copies
@@ -37,7 +38,7 @@ class Census:
     ----------
     n_rows
     cells
-        Most cells that one of the longest rows may need; `CHAT_CELLS` where that can't be known.
+        Most cells that one of the longest rows may need; see `unknown` where that can't be known.
     prompt
         Tokens of the longest of their prompts.
     """
@@ -45,6 +46,13 @@ class Census:
     n_rows: int | None = None
     cells: int = CHAT_CELLS
     prompt: int = CHAT_CELLS
+
+    @classmethod
+    def unknown(cls, requests: Requests) -> Census:
+        """Return that of rows that can't be looked at before: none is longer than a text may be."""
+        longest = longest_text(requests.defaults.settings, requests.model)
+        cells = CHAT_CELLS if longest is None else min(CHAT_CELLS, longest)
+        return cls(cells=cells, prompt=cells)
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ class CachedTurns(Closable):
         pool = room.answer_pool(cache.decode_policy, self._longest(n))
         make_room: Callable[[int], None] | None = None
         if cache.decode_policy.ranks_prompt:
-            room.require_room(cache, n + 1)
+            room.require_room(cache, self.turns, n + 1)
             make_room, size = cache.make_room_by_policy, cache.most_at_once(cache.decode_policy)
         elif not room.make_way(cache, self.turns, turn.start, n + pool):
             # the prefill policy thins this prompt too, while it is read
@@ -207,7 +207,7 @@ class CachedTurns(Closable):
                 left -= n_next
                 needed = n_next + (0 if left else pool)
                 if not room.make_way(cache, self.turns, turn.start, needed):
-                    room.require_room(cache, needed)
+                    room.require_room(cache, self.turns, needed)
 
         cache.read(turn.tokens, size, make_room)
         cache.begin_output(self._longest(0))
@@ -246,7 +246,7 @@ class CachedTurns(Closable):
     def _longest(self, n_more: int) -> int | None:
         """Longest answer after `n_more` tokens."""
         n_past = self.cache.n_past + n_more
-        return longest_answer(self.settings, self.model, n_past, self.n_predict)
+        return longest_answer(self.settings, self.model, n_past, self.n_predict, self.turns)
 
     def end_answer(self, text: str) -> None:
         """Freeze the last answer, of which `text` is kept.

@@ -34,7 +34,7 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cached_turns import CachedTurns, evicts
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Stats, Warn, counted
-from scope_cpp.engine.length import past_training, training_ends
+from scope_cpp.engine.length import past_training, training_ends, why_full
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
 from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed, recommended
@@ -319,6 +319,17 @@ class Conversation(Closable):
         return Stats(cells_capacity=cells[0], cells_allocated=cells[1], **now)
 
     @property
+    def why_full(self) -> str | None:
+        """Why no answer can go on from here, ``None`` where it could."""
+        cache = self.cache
+        if cache.decode_policy.name == "full" and cache.stats.cells_used >= cache.capacity:
+            return (
+                f"the answer ends here: all {cache.capacity} cells of the budget are in use; "
+                "give a larger --budget, or a --policy that bounds answers"
+            )
+        return why_full(self.settings, self.model, cache.n_past + 1)
+
+    @property
     def account(self) -> Account | None:
         """What the answer took that the conversation ends with, or that is being written.
 
@@ -473,9 +484,9 @@ class Conversation(Closable):
         room.check_opening(openings, has_system, capacity, decode, n_predict)
 
     def _check_length(self) -> None:
-        """Warn once when the trained positions are used up."""
+        """Warn once when the trained positions are used up, and the text goes on."""
         reached = self.cache.n_past + 1 >= training_ends(self.model)
-        if reached and not self._warned_length:
+        if reached and not self._warned_length and self.model.n_positions is None:
             self._warned_length = True
             self.warn(past_training(self.model))
 
@@ -485,12 +496,9 @@ class Conversation(Closable):
         self._open = self._clock = None
         self._messages.append({"role": "assistant", "content": text})
         self.cached.end_answer(text)
-        full = self.cache.decode_policy.name == "full"
-        if reason == "length" and full and self.cache.stats.cells_used >= self.cache.capacity:
-            self.warn(
-                f"the answer ends here: all {self.cache.capacity} cells of the budget are in use; "
-                "give a larger --budget, or a --policy that bounds answers"
-            )
+        why = self.why_full
+        if reason == "length" and why is not None:
+            self.warn(why)
 
     def _forget_all(self) -> None:
         self._attempts, self._accounts = [], []

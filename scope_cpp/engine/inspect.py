@@ -18,6 +18,7 @@ from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.kv_types import bytes_per_cell, kv_type
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.ranges import INT32_MAX
 from scope_cpp.engine.settings import Settings
 from scope_cpp.native.library import llama_cpp
 
@@ -56,9 +57,12 @@ class Inspection:
     type_k, type_v, bytes_per_cell
         KV types, and the bytes of one cell in these layers of the bounded cache. ``None`` here and
         in what follows where the cache can't be bounded.
+    n_positions
+        Most tokens that a text may have, where the model has learned its positions; ``None``: no
+        end.
     ctx_size, kv_bytes_full, fixed_bytes_full
-        Full length in tokens, and the bytes that a full cache of it allocates: for its cells, and
-        for windows and recurrent states, which do not grow.
+        Full length in tokens, at most `n_positions`, and the bytes that a full cache of it
+        allocates: for its cells, and for windows and recurrent states, which do not grow.
     memory_bytes_full
         Bytes of all that such a cache and what belongs to it take beside the weights.
     budget_cells, kv_bytes_budget, fixed_bytes_budget
@@ -79,6 +83,7 @@ class Inspection:
     head_dim_k: int | None
     head_dim_v: int | None
     n_ctx_train: int
+    n_positions: int | None
     n_vocab: int
     chat_template: bool
     memory: str
@@ -119,7 +124,8 @@ def examine(
     type_k, type_v, flash_attn
         What the cache would be created with.
     ctx_size
-        Full length in tokens; ``None``: the training length.
+        Full length in tokens; ``None``: the training length. Beyond the end of a model that has
+        learned its positions, it is that end.
     budget
         See `scope_cpp.engine.budget`; ``None``: 1024 cells.
 
@@ -134,7 +140,8 @@ def examine(
     parsed = dial.parse_budget(budget)
     with Model.load(path, no_alloc=True) as model:
         verdict = probe(path, type_k, type_v, flash_attn)
-        n_ctx = ctx_size or model.n_ctx_train
+        # a longer text than the model can have takes no memory
+        n_ctx = min(ctx_size or model.n_ctx_train, model.n_positions or INT32_MAX)
         per_cell = bytes_per_cell(model, type_k, type_v) if verdict.supported else None
         n_cells: int | None = None
         taken: dict[str, Any] = dict.fromkeys((*_PARTS_FULL, *_PARTS_BUDGET))
@@ -171,7 +178,7 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
         ("layers", str(found.n_layer)),
         ("heads", f"{found.n_head}, KV heads {_spans(found.n_head_kv)}"),
         ("head size", _pair(found.head_dim_k, found.head_dim_v)),
-        ("training length", f"{found.n_ctx_train} tokens"),
+        ("training length", f"{found.n_ctx_train} tokens{_end(found)}"),
         ("vocabulary", f"{found.n_vocab} tokens"),
         ("chat template", "yes" if found.chat_template else "no"),
         ("memory", found.memory),
@@ -197,6 +204,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "head_dim_k": model.head_dim_k if has_heads else None,
         "head_dim_v": model.head_dim_v if has_heads else None,
         "n_ctx_train": model.n_ctx_train,
+        "n_positions": model.n_positions,
         "n_vocab": model.n_vocab,
         "chat_template": model.chat_template is not None,
     }
@@ -222,6 +230,12 @@ def _forecast(
         )
         full = forecast.of_run(settings, n_ctx, bounded=False)
         return n_cells, full, forecast.of_run(settings, n_cells, bounded=n_cells < n_ctx)
+
+
+def _end(found: Inspection) -> str:
+    if found.n_positions is None:
+        return ""
+    return "; no text can be longer, the model has learned no positions beyond them"
 
 
 def _verdict(found: Inspection) -> str:

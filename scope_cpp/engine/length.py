@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
+from scope_cpp.engine.turns import Turn, any_of, ways_out
 from scope_cpp.errors import ScopeError, UsageError
+
+
+def longest_text(settings: Settings, model: Model) -> int | None:
+    """Most tokens that a text may have, and so the most cells that are of use to it.
+
+    That is ``ctx_size``, and what positions the model has learned; ``None``: no end.
+    """
+    return _less(settings.ctx_size, model.n_positions)
 
 
 def longest_output(
@@ -37,9 +48,11 @@ def longest_output(
 
 
 def longest_answer(
-    settings: Settings, model: Model, n_past: int, n_predict: int | None
+    settings: Settings, model: Model, n_past: int, n_predict: int | None, turns: Sequence[Turn]
 ) -> int | None:
     """Longest answer in a conversation of `n_past` tokens; ``None``: no end.
+
+    The last of the `turns` is the one that is to be answered.
 
     Raises
     ------
@@ -49,9 +62,26 @@ def longest_answer(
     left = _left(settings, model, n_past)
     if left is None or left > 0:
         return _less(left, n_predict)
+    ways = ways_out(turns, 1 - left)
     if _by_model(settings, model):
-        raise ScopeError(f"no room for an answer is left: {_learned(model)}; begin anew (/clear)")
-    raise ScopeError(f"-c {settings.ctx_size} is reached: begin anew (/clear) or give a larger -c")
+        why = _learned(model)
+    else:
+        why = f"-c {settings.ctx_size} is its longest length"
+        ways.append("give a larger -c")
+    raise ScopeError(
+        f"no room for an answer is left: the conversation has {n_past} tokens with this message, "
+        f"{why}: {any_of(ways)}"
+    )
+
+
+def why_full(settings: Settings, model: Model, n_past: int) -> str | None:
+    """Return why a text of `n_past` tokens, the next one included, can't go on, if it can't."""
+    left = _left(settings, model, n_past)
+    if left is None or left > 0:
+        return None
+    by_model = _by_model(settings, model)
+    reason = _learned(model) if by_model else f"-c {settings.ctx_size} is its longest length"
+    return f"the text ends here: {reason}"
 
 
 def require_positions(model: Model, n: int) -> None:
@@ -92,7 +122,7 @@ def _by_model(settings: Settings, model: Model) -> bool:
 
 
 def _left(settings: Settings, model: Model, n_past: int) -> int | None:
-    most = model.n_positions if _by_model(settings, model) else settings.ctx_size
+    most = longest_text(settings, model)
     return None if most is None else most - n_past
 
 

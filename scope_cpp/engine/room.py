@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.turns import Region, Turn, common_prefix, give_way, n_rows, thin_prompts
+from scope_cpp.engine.turns import (
+    Region,
+    Turn,
+    any_of,
+    common_prefix,
+    give_way,
+    n_rows,
+    thin_prompts,
+    ways_out,
+)
 from scope_cpp.errors import ScopeError
 from scope_cpp.policies import DecodePolicy
 
@@ -58,7 +67,7 @@ def make_way(cache: BoundedCache, turns: Sequence[Turn], start: int, needed: int
     n_prompts = n_rows(pos, prompts) if pos.size else 0
     thins = cache.prefill_policy.name != "full"
     if missing > n_answers and not thins:
-        require_room(cache, needed, n_answers)
+        require_room(cache, turns, needed, n_answers)
     if n_answers:
         n = min(missing, n_answers)
         cache.evict(lambda pos, scores: give_way(pos, scores, answers, n))
@@ -71,8 +80,8 @@ def make_way(cache: BoundedCache, turns: Sequence[Turn], start: int, needed: int
     return False
 
 
-def require_room(cache: BoundedCache, needed: int, n_free: int = 0) -> None:
-    """Refuse a turn that needs more cells than can be had.
+def require_room(cache: BoundedCache, turns: Sequence[Turn], needed: int, n_free: int = 0) -> None:
+    """Refuse the last of these turns if it needs more cells than can be had.
 
     Raises
     ------
@@ -83,10 +92,13 @@ def require_room(cache: BoundedCache, needed: int, n_free: int = 0) -> None:
     if cache.decode_policy.ranks_prompt:
         there = cache.capacity - int(cache.holds(np.arange(cache.n_past, dtype=np.int32)).sum())
     if needed > there:
+        own = [turns[-1]] if cache.decode_policy.ranks_prompt else turns  # others give way anyway
+        ways = [*ways_out(own, needed - there), "give a larger --budget (/budget)"]
+        if cache.prefill_policy.name == "full" and not cache.decode_policy.ranks_prompt:
+            ways.append("let old prompts give way (--prefill snapkv)")
         raise ScopeError(
             f"this turn needs {needed} cells for its prompt and its answer, {there} of "
-            f"{cache.capacity} can be had: begin anew (/clear), give a larger --budget, or let "
-            "old prompts give way (--prefill snapkv)"
+            f"{cache.capacity} can be had: {any_of(ways)}"
         )
 
 

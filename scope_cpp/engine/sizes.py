@@ -11,6 +11,7 @@ from scope_cpp.engine import budget as dial
 from scope_cpp.engine.cache.marks import WITH_BESIDE
 from scope_cpp.engine.forecast import Forecast
 from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.engine.length import longest_text
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.settings import CHAT_CELLS, Settings, require_even
 from scope_cpp.errors import UsageError
@@ -174,21 +175,20 @@ def conversation_cells(settings: Settings, model: Model) -> int:
     """Cells that a conversation may use, hard: the budget, see `scope_cpp.engine.budget`.
 
     Without a budget `CHAT_CELLS`, or fewer where half of the free memory holds fewer, and never
-    more than ``ctx_size``. A share is one of ``ctx_size``.
+    more than the longest text has tokens (`longest_text`). A share is one of that.
 
     Raises
     ------
     UsageError
         If the budget is no budget, over memory, or a share of no length.
     """
-    parsed = dial.parse_budget(settings.budget)
-    if parsed.kind == "percent" and settings.ctx_size is None:
+    parsed, most = dial.parse_budget(settings.budget), longest_text(settings, model)
+    if parsed.kind == "percent" and most is None:
         raise UsageError(
             f"budget {parsed.text} is a share of a length that a conversation does not have: give "
             "cells (8192, 8k), memory (512MiB), or the longest conversation with -c"
         )
     bytes_per_cell(model, settings.type_k, settings.type_v)  # refuses what llama.cpp has not
-    most = settings.ctx_size
     if settings.budget is None:
         parsed = dial.parse_budget("auto")
         most = CHAT_CELLS if most is None else min(CHAT_CELLS, most)

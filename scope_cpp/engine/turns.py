@@ -258,6 +258,25 @@ def count_cells(pos: IntArray, regions: Sequence[Region]) -> list[int]:
     return [int(n) for n in np.diff(ends, prepend=0)]
 
 
+# what else can be said
+
+
+def ways_out(turns: Sequence[Turn], over: int) -> list[str]:
+    """What the user can do about the last of these turns, which is `over` tokens too long."""
+    ways = []
+    if over < len(turns[-1].tokens):
+        ways.append("send a shorter message")
+    if len(turns) > 1:
+        ways += ["take the last message back (/undo)", "begin anew (/clear)"]
+    return ways
+
+
+def any_of(ways: Sequence[str]) -> str:
+    """Return ``a, b or c``."""
+    *first, last = ways
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 # text
 
 

@@ -102,9 +102,10 @@ def _asked_prefix(options: Options) -> dial.Budget:
 def cache_sizes(options: Options, model: Model, settings: Settings) -> tuple[int, int]:
     """Return the cells of all rows together, and those that prompts of finished rows may keep.
 
-    Without a word `CELLS_PER_ROW` for each row, or fewer where half of the free memory holds fewer;
-    and half of them. Where prompts are copied, it is memory beside the cells: for as many tokens,
-    and `MOST_RESTING` times the windows and states of a row, within a quarter of what is free.
+    Without a word `CELLS_PER_ROW` for each row, or fewer where half of the free memory holds fewer,
+    or where no text can be as long; and half of them. Where prompts are copied, it is memory beside
+    the cells: for as many tokens, and `MOST_RESTING` times the windows and states of a row, within
+    a quarter of what is free.
 
     Raises
     ------
@@ -113,6 +114,7 @@ def cache_sizes(options: Options, model: Model, settings: Settings) -> tuple[int
     """
     # these load llama.cpp, and help needs this module
     from scope_cpp.engine.forecast import Forecast
+    from scope_cpp.engine.length import longest_text
     from scope_cpp.engine.parallel.cells import taken
     from scope_cpp.engine.parallel.copies import Copies
 
@@ -131,7 +133,9 @@ def cache_sizes(options: Options, model: Model, settings: Settings) -> tuple[int
         cells, most = _asked_cells(options), None
         if cells.kind == "default":
             cells = dial.parse_budget("auto", _CELLS)
-            most = CELLS_PER_ROW * options.n_parallel
+            longest = longest_text(settings, model)
+            of_row = CELLS_PER_ROW if longest is None else min(CELLS_PER_ROW, longest)
+            most = of_row * options.n_parallel
         n_cells = _cells(cells, by_rows, free, most)
     if copies is None and rest(n_cells) > n_cells:
         raise UsageError(

@@ -182,7 +182,8 @@ def test_what_the_engine_refuses_is_one_line(run: Run, tiny: Path) -> None:
     result = run("chat", tiny, "--budget", 100, "-n", 8, "-p", "word " * 200)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.splitlines()[-1].startswith("error: this turn needs")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: this turn needs") and "input line" not in last
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -261,6 +262,9 @@ def test_a_refused_message_is_back_on_the_line(
     _, keyboard, err = talk(f"/read {file}", "/etc", "//etc", "/clear", "//etc")
     assert "error: unknown command /etc" in err
     assert "error: this turn needs" in err
+    assert (
+        ": send a shorter message or give a larger --budget (/budget) (the message is back" in err
+    )
     assert keyboard.defaults[3] == "//etc"
     assert conversation.messages[0]["content"] == "/etc"
 
@@ -339,6 +343,32 @@ def test_statistics_are_true_of_now(talk: Talk, tmp_path: Path) -> None:
         assert shown.startswith(none + "\ncells now   0 of 400\n") and "tokens" not in shown
     _, _, err = talk(f"/load {file}", "/stats")
     assert "message     Two\n" in err and "answer      8 tokens in " in err
+
+
+@pytest.mark.parametrize(
+    ("ctx_size", "why"),
+    [
+        (None, "the answer has its longest length"),
+        (25, "warning: the text ends here: -c 25 is its longest length"),
+    ],
+)
+def test_one_reason_is_given_for_the_end_of_an_answer(
+    tiny: Path, capsys: pytest.CaptureFixture[str], ctx_size: int | None, why: str
+) -> None:
+    notices = Notices()
+    with (
+        Model.load(tiny) as model,
+        Conversation(
+            model,
+            settings=Settings(n_threads=1, ctx_size=ctx_size),
+            sampling=SamplingParams(temp=0, ignore_eos=True),
+            n_predict=8,
+            warn=notices.warn,
+        ) as conversation,
+    ):
+        Chat(conversation, Plain(safe=True), notices, plain=True).ask("One")
+    *reasons, _ = capsys.readouterr().err.splitlines()
+    assert reasons == [why]
 
 
 def test_save_and_load(talk: Talk, conversation: Conversation, tmp_path: Path) -> None:

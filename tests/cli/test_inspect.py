@@ -24,6 +24,7 @@ def test_object(run: Run, tiny: Path) -> None:
         "name": "tiny random model",
         "file_type": "all F32",
         "n_ctx_train": 512,
+        "n_positions": None,
         "n_vocab": 381,
         "chat_template": True,
         "memory": "attention to all tokens",

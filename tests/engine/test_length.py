@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from scope_cpp.batch.requests import Defaults, Requests
+from scope_cpp.batch.sizes import Census
 from scope_cpp.bench.measure import Bench
 from scope_cpp.bench.request import Request as BenchRequest
 from scope_cpp.bench.row import Compute
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.generate import Generation
+from scope_cpp.engine.inspect import describe, examine
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
+from scope_cpp.engine.sizes import conversation_cells
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.serve.options import Options, cache_sizes
 from tests.conftest import Tiny
 from tests.engine.rows import engine, request, run, settings, tokens_of
 from tests.native.harness import random_tokens
@@ -89,10 +94,54 @@ def test_a_conversation_ends_with_the_positions(model: Model) -> None:
         assert last.finish_reason == "length"
         assert talk.cache.n_past == N_POSITIONS - 1
         assert sum("90 positions" in line for line in said) == 1
-        with pytest.raises(ScopeError, match="no room .* 90 positions .* begin anew"):
+        with pytest.raises(
+            ScopeError,
+            match=r"no room .* 90 positions .*: take the last .* \(/undo\) or begin anew",
+        ):
             list(talk.ask("again"))
         talk.clear()
+        with pytest.raises(
+            ScopeError, match=r"no room .* 90 positions .*: send a shorter message$"
+        ):
+            list(talk.ask("again " * 20))
         assert next(iter(talk.ask("the rat"))).token is not None
+
+
+def test_every_answer_that_ends_so_says_why_it_does(model: Model) -> None:
+    said: list[str] = []
+    with Conversation(
+        model,
+        settings=settings(),
+        sampling=GREEDY,
+        template="plain",
+        n_predict=20,
+        warn=said.append,
+    ) as talk:
+        talk.say("the rat")
+        assert said == [] and talk.why_full is None
+        talk.n_predict = None
+        for _ in range(2):
+            *_, last = talk.regenerate()
+            assert last.finish_reason == "length" and talk.why_full == said[-1]
+        assert len(said) == 2 and "90 positions" in said[0] == said[1]
+
+
+def test_no_more_cells_are_reserved_than_a_text_can_have(model: Model) -> None:
+    for asked in (settings(), settings(budget="2k"), settings(budget="100%")):
+        assert conversation_cells(asked, model) == N_POSITIONS
+    assert conversation_cells(settings(budget="50%", ctx_size=80), model) == 40
+    assert cache_sizes(Options(n_parallel=3), model, settings()) == (270, 135)
+    requests = Requests(model, Defaults(settings(), n_predict=10))
+    assert Census.unknown(requests) == Census(None, N_POSITIONS, N_POSITIONS)
+
+
+def test_an_inspection_tells_the_end(model: Model) -> None:
+    for ctx_size in (None, 2000):
+        found = examine(model.path, ctx_size=ctx_size)
+        assert (found.n_positions, found.ctx_size) == (N_POSITIONS, N_POSITIONS)
+    rows = dict(describe(found))
+    assert rows["training length"].startswith("90 tokens; no text can be longer")
+    assert rows["full cache"].endswith(" for 90 tokens")
 
 
 def test_a_row_that_ends_so_leaves_the_others_alone(model: Model) -> None:
