@@ -33,6 +33,10 @@ class UsageError(ScopeError):
     exit_code: ClassVar[int] = 2
 
 
+class TooLong(UsageError):
+    """A prompt, or a prompt and its output, that there is no room for."""
+
+
 class WrongValue(UsageError):
     """A setting has a value that it can't have.
 

@@ -199,6 +199,11 @@ def cells(
     return n_cells
 
 
+def usual_room(n_predict: int | None) -> int:
+    """Return the cells for an output that an advised budget has beside the prompt."""
+    return DEFAULT_GENERATED_CELLS if n_predict is None else min(n_predict, DEFAULT_GENERATED_CELLS)
+
+
 def most_cells(taken: Callable[[int], int], room: int, full: int | None = None) -> int:
     """Return the most cells, of `full`, that take at most `room` bytes.
 

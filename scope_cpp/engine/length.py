@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scope_cpp.engine.budget import usual_room
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.turns import Turn, any_of, ways_out
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import ScopeError, TooLong, UsageError
 
 
 def longest_text(settings: Settings, model: Model) -> int | None:
@@ -37,13 +38,14 @@ def longest_output(
     if left is None or left > 0:
         return _less(left, n_predict)
     if _by_model(settings, model):
-        raise UsageError(
+        raise TooLong(
             f"the prompt has {n_prompt} tokens, which leaves no room for output: "
             f"{_learned(model)}; give a shorter prompt"
         )
-    raise UsageError(
+    advised = n_prompt + (n_predict or usual_room(None))
+    raise TooLong(
         f"the prompt has {n_prompt} tokens, -c {settings.ctx_size} leaves no room for output: "
-        f"give -c {n_prompt + 1} or more"
+        f"give -c {advised} or more"
     )
 
 

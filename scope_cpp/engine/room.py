@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from scope_cpp.engine.budget import usual_room
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.turns import (
     Region,
@@ -152,13 +153,16 @@ def check_opening(
     ScopeError
         If it has none.
     """
-    n = common_prefix(*openings)
-    needed = max(map(len, openings)) + answer_pool(decode, n_predict)
+    n, longest = common_prefix(*openings), max(map(len, openings))
+    pool = answer_pool(decode, n_predict)
+    needed = longest + pool
     if needed > capacity:
+        advised = longest + max(pool, usual_room(n_predict))
         what = "the system prompt" if has_system else "what the template puts first"
         raise ScopeError(
             f"{what} takes {n} cells, with the shortest message and the pool of an answer "
-            f"{needed}; the budget is {capacity}: give a larger --budget or a shorter text"
+            f"{needed}; the budget is {capacity}: give --budget {advised} or more, or a "
+            "shorter text"
         )
 
 
@@ -181,9 +185,10 @@ def check_shrink(
     if pos.size and cache.prefill_policy.name != "full":
         n += max(0, n_rows(pos, prompts) - 1)
     if missing > n:
+        stays = cache.stats.cells_used - n
         raise ScopeError(
-            f"{cache.stats.cells_used - n} cells may not give way: give a --budget of that or "
-            "more, begin anew (/clear), or let old prompts give way (--prefill snapkv)"
+            f"{stays} cells may not give way: give --budget {stays + usual_room(None)} or more, "
+            "begin anew (/clear), or let old prompts give way (--prefill snapkv)"
         )
 
 

@@ -14,14 +14,17 @@ from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.length import longest_text
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.settings import CHAT_CELLS, Settings, require_even
-from scope_cpp.errors import UsageError
-from scope_cpp.policies import DecodePolicy, PrefillPolicy
+from scope_cpp.errors import TooLong, UsageError
+from scope_cpp.policies import DecodePolicy, PrefillPolicy, make_prefill
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
 
 # Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
 MOST_TRIED = 10_000
+
+# Prefill policy that is named to those whose prompt has no room
+THINS = "snapkv"
 
 P = TypeVar("P", DecodePolicy, PrefillPolicy)
 
@@ -78,16 +81,16 @@ def resolve(
     prefill = _attempt(lambda: prefill.resolve(n_cells, n_prompt))
     kept = prefill.cells(n_prompt)
     if kept >= n_cells:
-        needed = _least_budget(decode, kept, n_predict)
-        raise UsageError(
-            f"the prompt keeps {kept} cells, the budget is {n_cells}: give --budget {needed} or "
-            "more, or a prefill policy that drops part of the prompt (--prefill snapkv)"
+        advised = _advised_budget(decode, kept, n_predict)
+        raise TooLong(
+            f"the prompt keeps {kept} cells, the budget is {n_cells}: give --budget {advised} or "
+            "more" + _or_thinned(decode, n_cells, n_prompt, n_predict)
         )
     if settings.budget is None:
         decode = _resolve_default(decode, n_cells, kept, n_predict)
         n_cells = max(n_cells, decode.capacity(kept, n_predict))
     else:
-        decode = _attempt(lambda: decode.resolve(n_cells, kept, n_predict))
+        decode = _resolve_within(decode, n_cells, kept, n_predict)
     capacity = min(n_cells, max(decode.capacity(kept, n_predict), kept + 1))
     return Sizes(capacity, True, decode, prefill, decode.warnings() + prefill.warnings())
 
@@ -105,6 +108,36 @@ def _bound_by_options(
     if decode.sized:
         held = _attempt(lambda: decode.resolve(None, kept, n_predict)).capacity(kept, n_predict)
     return held < n_prompt + n_predict
+
+
+def _resolve_within(
+    decode: DecodePolicy, n_cells: int, kept: int, n_predict: int | None
+) -> DecodePolicy:
+    """Divide a budget that was given; one that is too small is answered with one that is not."""
+    try:
+        return decode.resolve(n_cells, kept, n_predict)
+    except ValueError as err:
+        advised = _advised_budget(decode, kept, n_predict)
+        try:
+            decode.resolve(advised, kept, n_predict)
+        except ValueError:
+            raise UsageError(str(err)) from None
+        raise TooLong(f"{err}: give --budget {advised} or more") from None
+
+
+def _or_thinned(decode: DecodePolicy, n_cells: int, n_prompt: int, n_predict: int | None) -> str:
+    """Return the other remedy for a long prompt, where it is one within this budget."""
+    try:
+        prefill = make_prefill(THINS, {}).resolve(n_cells, n_prompt)
+        decode.resolve(n_cells, prefill.cells(n_prompt), n_predict)
+    except ValueError:
+        return ""
+    return f", or a prefill policy that drops part of the prompt (--prefill {THINS})"
+
+
+def _advised_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:
+    """Budget with which the policy writes well after a prompt of `kept` cells."""
+    return max(_least_budget(decode, kept, n_predict), kept + dial.usual_room(n_predict))
 
 
 def _least_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:

@@ -17,7 +17,7 @@ from scope_cpp.policies import decode_policies
 from scope_cpp.serve import metrics as counters
 from scope_cpp.serve import openai_chat, openai_completions, schema, static
 from scope_cpp.serve.check import check
-from scope_cpp.serve.choice import Choice, as_api_error
+from scope_cpp.serve.choice import Choice
 from scope_cpp.serve.desk import Desk
 from scope_cpp.serve.errors import bad_request, shutting_down
 from scope_cpp.serve.form import Asked, Form
@@ -29,6 +29,7 @@ from scope_cpp.serve.options import Options
 from scope_cpp.serve.schemas import Schemas
 from scope_cpp.serve.serving import Serving, unknown_model
 from scope_cpp.serve.streaming import Answer, EventStream, gone, late, unless
+from scope_cpp.serve.wording import refusal
 from scope_cpp.serve.worker import Worker
 
 CLIENT_GONE = 499  # nobody sees it but the counters
@@ -139,7 +140,9 @@ class Api:
         """Wait for the first token, so that what fails before it has a status of its own."""
         ticket = self.worker.open(_client(request), asked.rows, asked.picture)
         piece = self.serving.model.token_to_piece
-        answer = Answer(asked, form, ticket, [Choice(piece) for _ in asked.rows], deadline)
+        answer = Answer(
+            asked, form, ticket, [Choice(piece, asked.param) for _ in asked.rows], deadline
+        )
         ends = gone(request.receive), late(deadline)
         streams = False
         try:
@@ -147,7 +150,7 @@ class Api:
                 return JSONResponse(await unless(answer.whole(), *ends))
             first = await unless(anext(ticket), *ends)
             if first[1].error is not None:
-                raise as_api_error(first[1].error)
+                raise refusal(first[1].error, asked.param)
             if first[1].cut:
                 raise shutting_down()
             streams = True

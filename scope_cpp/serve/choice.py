@@ -10,9 +10,8 @@ from typing import Any
 
 from scope_cpp.engine.generate import Stats
 from scope_cpp.engine.parallel import Alternative
-from scope_cpp.errors import UsageError
-from scope_cpp.serve.errors import ApiError, bad_request
 from scope_cpp.serve.ticket import Update
+from scope_cpp.serve.wording import refusal
 
 LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
@@ -48,6 +47,8 @@ class Choice:
     ----------
     piece
         Text of a token, see `Model.token_to_piece`.
+    param
+        The field that the prompt came from.
 
     Attributes
     ----------
@@ -61,8 +62,8 @@ class Choice:
         Why the answer shows nothing, where it does; see `Response`.
     """
 
-    def __init__(self, piece: Callable[[int], bytes]) -> None:
-        self._piece = piece
+    def __init__(self, piece: Callable[[int], bytes], param: str | None = None) -> None:
+        self._piece, self._param = piece, param
         self.stats = Stats()
         self.reason: str | None = None
         self.picture: dict[str, Any] | None = None
@@ -84,7 +85,7 @@ class Choice:
             If the row failed, or was refused.
         """
         if update.error is not None:
-            raise as_api_error(update.error)
+            raise refusal(update.error, self._param)
         self.stats, self.picture = update.stats or self.stats, update.picture
         self.no_text = update.no_text
         self.reason = "length" if update.cut else update.finish_reason
@@ -100,13 +101,6 @@ class Choice:
         while self._held and (all_of_them or self._held[0][0] < self._shown):
             told.append(self._held.popleft()[1])
         return tuple(told)
-
-
-def as_api_error(err: Exception) -> ApiError:
-    """What a client is told of a row that ended with `err`."""
-    if isinstance(err, UsageError):
-        return bad_request(str(err))
-    return ApiError(500, str(err), code="engine_error")
 
 
 def logprob(alternative: Alternative) -> float:

@@ -30,6 +30,8 @@ class Asked:
         Tell of the cache; and which cells are kept.
     prompts
         For the log, if prompts are logged.
+    param
+        The field that they came from.
     """
 
     rows: Sequence[Request]
@@ -40,9 +42,10 @@ class Asked:
     scope: bool
     picture: bool
     prompts: Sequence[object]
+    param: str
 
 
-def asked(body: Object, rows: Sequence[Request], prompts: Sequence[object]) -> Asked:
+def asked(body: Object, rows: Sequence[Request], prompts: Sequence[object], param: str) -> Asked:
     """Read the fields that say how answers are sent."""
     scope = body.get("scope")
     options = body.get("stream_options") or {}
@@ -56,6 +59,7 @@ def asked(body: Object, rows: Sequence[Request], prompts: Sequence[object]) -> A
         scope=scope is not None,
         picture=bool(scope and scope.get("picture")),
         prompts=prompts,
+        param=param,
     )
 
 

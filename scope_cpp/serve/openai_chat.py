@@ -16,6 +16,7 @@ from scope_cpp.serve.errors import ApiError, bad_request
 from scope_cpp.serve.form import Asked, Form, Object, asked
 from scope_cpp.serve.rows import make_rows
 from scope_cpp.serve.serving import Serving
+from scope_cpp.serve.wording import for_clients
 
 PATH = "/v1/chat/completions"
 
@@ -40,7 +41,7 @@ def prepare(body: Object, serving: Serving) -> Asked:
         stops=stops,
         logprobs=_logprobs(body),
     )
-    return asked(body, rows, [text])
+    return asked(body, rows, [text], "messages")
 
 
 def _render(serving: Serving, messages: Sequence[Object]) -> tuple[str, list[str]]:
@@ -51,9 +52,9 @@ def _render(serving: Serving, messages: Sequence[Object]) -> tuple[str, list[str
     try:
         return transcript.render(serving.model, plain, serving.template)
     except UsageError as err:
-        raise bad_request(str(err), "messages") from None
+        raise bad_request(for_clients(str(err)), "messages") from None
     except ScopeError as err:
-        raise ApiError(500, str(err), code="template_error") from None
+        raise ApiError(500, for_clients(str(err)), code="template_error") from None
 
 
 def _text(content: str | list[dict[str, str]]) -> str:

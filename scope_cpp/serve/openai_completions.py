@@ -33,7 +33,7 @@ def prepare(body: Object, serving: Serving) -> Asked:
         longest=min(schema.DEFAULT_COMPLETION, serving.n_predict),
         logprobs=body.get("logprobs"),
     )
-    return asked(body, rows, [body["prompt"]])
+    return asked(body, rows, [body["prompt"]], "prompt")
 
 
 def _prompts(serving: Serving, body: Object) -> list[tuple[int, ...]]:

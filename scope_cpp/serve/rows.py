@@ -11,6 +11,7 @@ from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
 from scope_cpp.errors import UsageError, WrongValue
 from scope_cpp.serve.errors import bad_request
 from scope_cpp.serve.serving import Body, Serving
+from scope_cpp.serve.wording import for_clients, refusal
 
 # fields that are a row's own, see `parse_options`
 _ROW = (
@@ -78,9 +79,9 @@ def make_rows(
         settings = options.over(serving.settings)
         sampling = _sampling(serving, options)
     except WrongValue as err:
-        raise bad_request(str(err), err.name if err.name in body else None) from None
+        raise bad_request(for_clients(str(err)), err.name if err.name in body else None) from None
     except UsageError as err:
-        raise bad_request(str(err)) from None
+        raise refusal(err, param) from None
     for tokens in prompts:
         _check_prompt(serving, tokens, param, whole=settings.prefill == "full")
     row = Request(

@@ -281,7 +281,7 @@ def test_a_refused_message_is_back_on_the_line(
         ("/policy nonsense", "nonsense"),
         ("/policy h2o beta9=1", "beta9"),
         ("/budget 3x", "budget '3x' is not understood"),
-        ("/budget 5", "the budget is 5: give a larger --budget"),
+        ("/budget 5", "the budget is 5: give --budget "),
         ("/show nothing", "valid are settings"),
         ("/heatmap 9", "no layer 9"),
         ("/heatmap 0 9", "no KV head 9"),

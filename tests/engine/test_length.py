@@ -73,8 +73,10 @@ def test_a_prompt_as_long_as_the_table_is_refused(model: Model) -> None:
 
 
 def test_a_smaller_context_size_comes_first(model: Model) -> None:
-    with pytest.raises(UsageError, match="-c 30 leaves no room"):
+    with pytest.raises(UsageError, match="-c 30 leaves no room .* give -c 1054 or"):
         Generation(model, random_tokens(30), settings=settings(ctx_size=30))
+    with pytest.raises(UsageError, match="-c 30 leaves no room .* give -c 50 or more"):
+        Generation(model, random_tokens(30), n_predict=20, settings=settings(ctx_size=30))
     with Generation(
         model, random_tokens(20), settings=settings(ctx_size=30), sampling=GREEDY
     ) as generation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import socket
 import struct
 import threading
@@ -206,6 +207,56 @@ def test_the_field_that_is_wrong_is_named(
     error = refused(send(server, "POST", COMPLETIONS, json.dumps(body).encode()))
     assert error["message"].startswith(line)
     assert error["param"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"prompt": "Hello " * 22}),
+        (CHAT, {"messages": [{"role": "user", "content": "Hello " * 22}]}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("budget", [20, 90])
+def test_a_prompt_beyond_the_budget(
+    server: Running, path: str, body: dict[str, Any], stream: bool, budget: int
+) -> None:
+    """Told in the words of the interface, with a budget that the request really runs with."""
+    body |= {"max_tokens": 9, "stream": stream}
+    asked = json.dumps(body | {"budget": budget}).encode()
+    error = refused(send(server, "POST", path, asked))
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == ("prompt" if path == COMPLETIONS else "messages")
+    told = re.fullmatch(
+        rf"the prompt keeps (\d+) cells, the budget is {budget}: give budget (\d+) or more"
+        r"(, or a prefill policy that drops part of the prompt \(prefill snapkv\))?",
+        error["message"],
+    )
+    assert told is not None, error["message"]
+    n_prompt, advised = int(told[1]), int(told[2])
+    assert advised == n_prompt + 9
+    asked = json.dumps(body | {"budget": advised}).encode()
+    assert send(server, "POST", path, asked)[0] == 200
+    asked = json.dumps(body | {"budget": budget, "prefill": "snapkv"}).encode()
+    works = send(server, "POST", path, asked)[0] == 200
+    assert works == (told[3] is not None) == (budget == 90)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"budget": 300, "ignore_eos": True}, "more --cells (only the server is started with "),
+        ({"budget": 60, "policy": "h2o", "granularity": "cell", "prefill": "pyramidkv"}, "prefill"),
+        ({"options": {"beta1": 5}}, "it is an option of policy "),
+    ],
+)
+def test_no_other_refusal_names_a_flag(server: Running, fields: dict[str, Any], line: str) -> None:
+    body = {"prompt": [5] * 250, "max_tokens": 24} | fields
+    error = refused(send(server, "POST", COMPLETIONS, json.dumps(body).encode()))
+    assert line in error["message"]
+    assert re.findall(r"(?<![\w-])--?[a-z]+", error["message"].partition(" (only")[0]) in (
+        [], ["--cells"]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

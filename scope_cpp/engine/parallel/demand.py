@@ -14,7 +14,7 @@ from scope_cpp.engine.parallel.request import Request
 from scope_cpp.engine.prompts import prompt_tokens
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.sizes import Sizes, resolve
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import TooLong, UsageError
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
 
 # Settings that belong to the context, which all rows share
@@ -125,8 +125,8 @@ def assess(request: Request, model: Model, room: Room) -> Demand:
     # the context has its memory already: cells are what is scarce
     sizes = resolve(settings, model, len(tokens), n_predict, free=sys.maxsize)
     if sizes.capacity > room.n_cells:
-        raise UsageError(
+        raise TooLong(
             f"prompt ({len(tokens)} tokens) and output may need {sizes.capacity} cells, there are "
-            f"{room.n_cells}: give a smaller --budget or -n, or more cells in all"
+            f"{room.n_cells}: give a smaller --budget or -n, or more --cells"
         )
     return Demand(tuple(tokens), n_predict, sizes, settings.granularity == "cell")
