@@ -59,6 +59,20 @@ def _picture(match: re.Match[str]) -> str:
     return "\u2421" if code == 0x7F else _UNKNOWN
 
 
+def other_start(start: bytes, wanted: bytes) -> str:
+    """Say what a file begins with that should begin with `wanted`, in letters where it has some.
+
+    >>> other_start(b"# sc", b"GGUF")
+    "it begins with '# sc' instead of 'GGUF'"
+    """
+    if not start:
+        return "it is empty"
+    found = start[: len(wanted)]
+    is_text = all(0x20 <= byte < 0x7F for byte in found)
+    told = f"'{found.decode('ascii')}'" if is_text else f"the bytes {found.hex(' ')}"
+    return f"it begins with {told} instead of '{wanted.decode('ascii')}'"
+
+
 class Printable:
     """`printable` for a text that arrives in pieces; Windows newlines become newlines."""
 

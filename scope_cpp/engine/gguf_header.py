@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from scope_cpp.engine.gguf_kinds import DRAFT, not_a_model
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.printable import other_start
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -40,6 +41,9 @@ _MAX_NUMBERS, _MAX_STRINGS = 1 << 20, 1 << 23  # in all arrays: numbers kept, st
 
 # architectures whose positions are looked up in a table
 _LEARNED_POSITIONS = ("gpt2", "starcoder")
+
+# architectures without attention; what else has none is a file that llama.cpp gives up on
+_RECURRENT = ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")
 
 _INT32_MAX = 2**31 - 1
 _NO_VOCABULARY = ("none", "no_vocab")  # tokenizer.ggml.model
@@ -88,6 +92,21 @@ class Header:
             return not self.get("attention.max_alibi_bias")
         return self.architecture in _LEARNED_POSITIONS
 
+    @property
+    def no_attention(self) -> str | None:
+        """By which value no layer attends, although the architecture does; ``None``: some do."""
+        if self.architecture in _RECURRENT:
+            return None
+        heads, n_layer = self.get("attention.head_count_kv"), self.get("block_count")
+        if isinstance(heads, list):
+            heads = any(heads[: n_layer if isinstance(n_layer, int) else None])
+        if heads is not None and not heads:
+            return "attention.head_count_kv is 0 in all layers"
+        interval = self.get("full_attention_interval")
+        if isinstance(interval, int) and isinstance(n_layer, int) and interval > n_layer > 0:
+            return f"full_attention_interval is {interval}, with {n_layer} layers"
+        return None
+
 
 def read_header(path: str | Path) -> Header:
     """Read the header of a model file.
@@ -98,7 +117,7 @@ def read_header(path: str | Path) -> Header:
         When the file is missing or unreadable.
     ScopeError
         When it is no GGUF, cut off within its header, damaged, of an unknown version, no model (a
-        LoRA adapter), or lacks weights or a vocabulary.
+        LoRA adapter), or lacks weights, a vocabulary or layers with attention.
     """
     path = Path(path)
     header = _parse(path)
@@ -115,6 +134,11 @@ def read_header(path: str | Path) -> Header:
         raise ScopeError(f"{path} is {DRAFT}")
     if header.metadata.get("tokenizer.ggml.model") in _NO_VOCABULARY:
         raise ScopeError(f"{path} has no vocabulary: it can neither read nor write text")
+    if header.no_attention is not None:
+        raise ScopeError(
+            f"{path} has no layer with attention ({header.architecture}: {header.no_attention}), "
+            "and llama.cpp can't run it: convert it anew, or give another model"
+        )
     length = header.n_ctx_train
     if isinstance(length, int) and not 0 < length < _INT32_MAX:  # as llama.cpp gives it to us
         raise ScopeError(
@@ -163,17 +187,13 @@ def _read(path: Path, read: Callable[[_Reader], T]) -> T:
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != _MAGIC:
-                raise ScopeError(f"{path} is not a GGUF file: {_seen(magic)}")
+                raise ScopeError(f"{path} is not a GGUF file: {other_start(magic, _MAGIC)}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return read(_Reader(path, data))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: give the path of a GGUF file") from None
     except (OSError, ValueError) as err:  # ValueError: a NUL character in the path
         raise UsageError(f"{path} cannot be read: {getattr(err, 'strerror', err)}") from None
-
-
-def _seen(magic: bytes) -> str:
-    return f"it begins with {magic!r}, not {_MAGIC!r}" if magic else "it is empty"
 
 
 class _Reader:

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.files import behind_links, check_replaceable, replacing
+from scope_cpp.printable import other_start
 
 MAGIC = b"SCOPECHT"
 VERSION = 2
@@ -335,11 +336,7 @@ def _open(path: str | Path) -> BinaryIO:
 
 
 def _seen(start: bytes) -> str:
-    if not start:
-        return "it is empty"
-    if start.startswith(b"GGUF"):
-        return "it is a GGUF model"
-    return f"it begins with {start[: len(MAGIC)]!r}, not {MAGIC!r}"
+    return "it is a GGUF model" if start.startswith(b"GGUF") else other_start(start, MAGIC)
 
 
 def _member(item: Any, offset: int) -> Member | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from gguf import GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scope_cpp.engine.gguf_header import read_header, read_layout
+from scope_cpp.engine.gguf_header import Header, read_header, read_layout
 from scope_cpp.errors import ScopeError, UsageError
+from tests.architectures.table import ARCHITECTURES, PLAIN
 
 
 def write(
@@ -179,6 +181,43 @@ def test_what_no_model_has(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "k.gguf", pairs=pairs, n=n)
     os.truncate(path, 1 << 30)
     assert phrase in refusal(path)
+
+
+def described(arch: str, keys: dict[str, Any]) -> Header:
+    """What the header of a model of the table says."""
+    named = {f"{arch}.{key}": value for key, value in keys.items()}
+    return Header(Path("m.gguf"), 1, {"general.architecture": arch} | named, 0)
+
+
+def test_models_have_attention() -> None:
+    for name, entry in ARCHITECTURES.items():
+        assert described(entry.arch or name, {**PLAIN, **entry.keys}).no_attention is None, name
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "value"),
+    [
+        ("jamba", "attention.head_count_kv", [0, 0, 0, 0]),
+        ("lfm2", "attention.head_count_kv", [0, 0, 0, 0, 2]),  # of four layers
+        ("granitehybrid", "attention.head_count_kv", 0),
+        ("kimi-linear", "attention.head_count_kv", [0, 0, 0, 0]),
+        ("deci", "attention.head_count_kv", [0, 0, 0, 0, 0, 0]),
+        ("qwen35", "full_attention_interval", 5),
+    ],
+)
+def test_a_model_without_attention_that_should_have_some(arch: str, key: str, value: Any) -> None:
+    keys = {**PLAIN, **ARCHITECTURES[arch].keys, key: value}
+    assert key in str(described(arch, keys).no_attention)
+
+
+def test_no_layer_with_attention_is_refused_by_that(tmp_path: Path) -> None:
+    pairs = pair(b"general.architecture", STRING, text(b"jamba"))
+    pairs += pair(b"jamba.attention.head_count_kv", ARRAY, array(U32, 2, bytes(8)))
+    path = write(tmp_path / "k.gguf", pairs=pairs, n=2)
+    assert refusal(path) == (
+        f"{path} has no layer with attention (jamba: attention.head_count_kv is 0 in all layers), "
+        "and llama.cpp can't run it: convert it anew, or give another model"
+    )
 
 
 @pytest.mark.parametrize("length", [0, 2**31, 2**32 - 1])

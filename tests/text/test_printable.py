@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.json_text import json_text
-from scope_cpp.printable import harmless, one_line, printable
+from scope_cpp.printable import harmless, one_line, other_start, printable
 
 ANY = st.text(st.characters())  # lone surrogates too
 
@@ -79,3 +79,16 @@ def test_json_is_valid_and_harmless(value: object, indent: int | None) -> None:
     found = json.loads(text, parse_constant=refuse)
     lenient = json.loads(json.dumps(value), parse_constant=lambda constant: None)
     assert found == lenient
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"", "it is empty"),
+        (b"# sc", "it begins with '# sc' instead of 'GGUF'"),
+        (b"\x7fELF", "it begins with the bytes 7f 45 4c 46 instead of 'GGUF'"),
+        (b"P", "it begins with 'P' instead of 'GGUF'"),
+    ],
+)
+def test_what_a_file_begins_with(start: bytes, told: str) -> None:
+    assert other_start(start, b"GGUF") == told
