@@ -56,8 +56,8 @@ def batch(
     from .interrupt import exit_at_once
 
     asked = asked_of(files, rows, at_once)
-    path = convert.model_path(model, ctx)
     defaults = defaults_of(budget, policy, compute, sampling, length, template)
+    path = convert.model_path(model, ctx)
     process.prepare(verbose=output.verbose)
     with exit_at_once():
         loaded = ray_flags.load_model(ray, path, placement)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from scope_cpp.engine.catalog import find
+from scope_cpp.engine.catalog import find, require_file
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams, model_defaults
 from scope_cpp.engine.settings import Settings
@@ -72,6 +72,7 @@ def model_path(
         raise UsageError(f"-hff {flags.hf_file} names a file of a repository: give that with -hf")
     (path,) = names.values()
     if find(path) is None:
+        require_file(path)
         return path
     return known_model(path, offline=flags.offline)
 

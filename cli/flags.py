@@ -76,16 +76,21 @@ class ModelFlags:
 
     model_path: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="The model, a GGUF file.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="The model: a GGUF file, or a name such as smollm2, which is downloaded once.",
+            show_default=False,
+        ),
     ] = None
     model: Annotated[
         str | None,
         _model(
             "--model",
             "-m",
-            metavar="FILE",
+            metavar="FILE|NAME",
             complete=completion.model_names,
-            help="The model, as an option instead of an argument.",
+            help="The model, as an option instead of an argument: a GGUF file, or a name of these,"
+            " which is downloaded once: {engine.catalog:NAMES}.",
         ),
     ] = None
     hf_repo: Annotated[

@@ -50,12 +50,12 @@ def generate(
     from .prompt import format_prompt, read_prompt
     from .report import Report
 
-    path = convert.model_path(model, ctx, shipped.path)
-    report = Report(path, as_json=output.json, verbose=output.verbose)
-    process.prepare(verbose=output.verbose)
     settings = convert.settings(budget, policy, compute)
     values = convert.sampling_values(sampling)
     n_predict = convert.longest_output(length)
+    path = convert.model_path(model, ctx, shipped.path)
+    report = Report(path, as_json=output.json, verbose=output.verbose)
+    process.prepare(verbose=output.verbose)
     text = read_prompt(prompt)
     with exit_at_once():
         loaded = convert.load_model(path, placement)

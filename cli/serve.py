@@ -47,16 +47,16 @@ def serve(
     from .prompt import template_of
     from .serve_flags import options_of
 
+    options = options_of(server, rows, limits, output)
+    settings = convert.settings(budget, policy, compute)
+    values = convert.sampling_values(sampling)
+    template = template_of(server.chat_template, server.chat_template_file)
     require_extra()
     from scope_cpp.serve.lifespan import Service
     from scope_cpp.serve.options import bind
     from scope_cpp.serve.serving import make_serving
 
-    options = options_of(server, rows, limits, output)
     path = convert.model_path(model, ctx, shipped.path)
-    settings = convert.settings(budget, policy, compute)
-    values = convert.sampling_values(sampling)
-    template = template_of(server.chat_template, server.chat_template_file)
     process.prepare(verbose=output.verbose)
     with ExitStack() as opened:
         with exit_at_once():

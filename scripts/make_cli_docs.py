@@ -24,7 +24,9 @@ HEADER = """\
 Written by `scripts/make_cli_docs.py` from what `scope --help` shows; do not edit.
 
 Text goes to stdout, everything else to stderr; control characters that a model writes are shown as
-signs on a terminal, and are exact in a file or a pipe. `scope COMMAND --help` shows the
+signs on a terminal, and are exact in a file or a pipe. A line with speed, cells and memory follows
+a text where stderr is a terminal, and with -v everywhere; programs take these numbers from --json.
+`scope COMMAND --help` shows the
 options that people use first, `scope COMMAND --help-all` those of this page. Exit codes: 0 done,
 1 failed, 2 wrong request, 130 Ctrl-C.
 

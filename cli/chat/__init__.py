@@ -51,10 +51,10 @@ def chat(
     from .talk import Chat, Notices
     from .views import settings
 
-    path = convert.model_path(model, ctx, shipped.path)
     alone = is_alone(talk)
-    process.prepare(verbose=output.verbose)
     opening = Opening.from_flags(ctx, talk, length, budget, policy, sampling, compute)
+    path = convert.model_path(model, ctx, shipped.path)
+    process.prepare(verbose=output.verbose)
     first = first_message(talk, alone)
     screen = _screen(output)
     notices = Notices()

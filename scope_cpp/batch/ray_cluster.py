@@ -22,6 +22,7 @@ from scope_cpp.engine.devices import devices
 from scope_cpp.engine.logs import native_stderr
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.extras import install
 
 LOCAL = "local"
 
@@ -107,9 +108,7 @@ def _load(variables: Mapping[str, str]) -> Any:
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        raise UsageError(
-            "--ray needs Ray, which is not installed: pip install 'scope-cpp[ray]'"
-        ) from None
+        raise UsageError(f"--ray needs Ray, which is not installed: {install('ray')}") from None
     logging.getLogger("ray").setLevel(logging.ERROR)
     return ray
 

@@ -98,10 +98,11 @@ class Summary:
         outcome, status = self.outcome, self.status
         there = f" ({outcome.n_skipped} were there)" if outcome.n_skipped else ""
         all = "" if self.n_all is None else f" of {self.n_all}"
+        rate = f", {self.per_second:.1f} t/s" if status.n_generated else ""
         return (
-            f"{outcome.n_done}{all} rows done{there}, {self.n_failed} failed | "
-            f"read {status.n_prompt} tokens, wrote {status.n_generated} in {self.seconds:.1f} s, "
-            f"{self.per_second:.1f} t/s | cells {status.cells_peak}/{status.n_cells}, "
+            f"{outcome.n_done - self.n_failed}{all} rows done{there}, {self.n_failed} failed | "
+            f"read {status.n_prompt} tokens, wrote {status.n_generated} in {self.seconds:.1f} s"
+            f"{rate} | cells {status.cells_peak}/{status.n_cells}, "
             f"up to {self.n_parallel} rows at once | evicted {status.n_evicted}"
         )
 
@@ -129,8 +130,9 @@ class Summary:
         """Return the line about rows that are left; ``None`` if none are."""
         if self.complete:
             return None
-        of = "" if self.n_all is None else f" of {self.n_all}"
-        done = f"{self.outcome.n_done}{of} rows are done"
+        left = "rows are left"
+        if self.n_all is not None:
+            left = f"{self.n_all - self.outcome.n_done} of {self.n_all} {left}"
         if not self.resumable:
-            return f"{done}; a stream can't be gone on with: give a file with -o for that"
-        return f"{done}; the same command goes on from there, in {self.output}"
+            return f"{left}; reading from a pipe can't be resumed: give files with -i and -o"
+        return f"{left}; the same command goes on with them, in {self.output}"

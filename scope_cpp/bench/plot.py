@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.extras import install
 from scope_cpp.files import behind_links, replacing
 
 PANELS = (
@@ -95,4 +96,4 @@ def _figure_class() -> Any:
     try:
         return import_module("matplotlib.figure").Figure
     except ImportError:
-        raise ScopeError("--plot needs matplotlib: pip install matplotlib") from None
+        raise ScopeError(f"--plot needs matplotlib: {install('plot')}") from None

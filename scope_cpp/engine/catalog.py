@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +112,9 @@ KNOWN = {
 }
 
 
+NAMES = tuple(KNOWN)
+
+
 def models_folder() -> Path:
     """Folder that keeps downloaded models: ``$SCOPE_MODELS``, else one in the user's cache."""
     named = os.environ.get(FOLDER_VARIABLE)
@@ -124,6 +128,23 @@ def models_folder() -> Path:
 def find(name: str) -> KnownModel | None:
     """Return the model of this name; ``None`` if there is none, or a file of that name exists."""
     return None if Path(name).exists() else KNOWN.get(name.lower())
+
+
+def require_file(path: str) -> None:
+    """Refuse what looks like a name, and is neither a file nor a model of the catalogue.
+
+    Raises
+    ------
+    UsageError
+        With the names that there are.
+    """
+    if Path(path).exists() or Path(path).name != path or Path(path).suffix.lower() == ".gguf":
+        return
+    near = get_close_matches(path.lower(), KNOWN, n=1)
+    meant = f"did you mean {near[0]}? The names" if near else "the names"
+    raise UsageError(
+        f"{path} is neither a file nor the name of a model: {meant} are {', '.join(KNOWN)}"
+    )
 
 
 def fetch(

@@ -19,6 +19,7 @@ from typing import Any
 
 from scope_cpp.engine.split_name import SPLIT, part_names
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.extras import install
 from scope_cpp.files import open_own
 
 Notify = Callable[[str], None]
@@ -176,7 +177,7 @@ def _library() -> Any:
         for name in ("constants", "errors", "file_download", "utils"):
             import_module(f"huggingface_hub.{name}")
     except ImportError:
-        raise UsageError('-hf needs huggingface_hub: pip install "scope-cpp[hub]"') from None
+        raise UsageError(f"-hf needs huggingface_hub: {install('hub')}") from None
     hub.utils.logging.set_verbosity_error()
     return hub
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, BinaryIO
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.extras import install
 
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow, which is faint on white
 COLOURS = ("#000000", "#0072B2", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "#CC79A7")
@@ -16,7 +17,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":")
 KEPT, GONE = "#E9F0F6", "#C4C4C4"  # cells
 
-INSTALL = "pip install 'scope-cpp[plot]'"
+INSTALL = install("plot")
 
 _RC = {
     "font.family": "DejaVu Sans",

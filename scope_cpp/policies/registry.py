@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 from scope_cpp.errors import ScopeError, UsageError
@@ -87,7 +88,7 @@ class Registry(Generic[P]):
         keys = valid_options(cls)
         for key in options:
             if key not in keys:
-                raise UsageError(f"unknown option {key!r} of {name}; {_valid(keys)}")
+                raise UsageError(_unknown(key, [(self.kind, cls)], []))
         values = {key: _convert(name, key, text, keys[key]) for key, text in options.items()}
         try:
             return cls(**values)
@@ -166,13 +167,9 @@ def split_options(
             got for kind, cls, got in owners if scope in ("", kind) and plain in valid_options(cls)
         ]
         if not takers:
-            valid = "; ".join(
-                f"{kind} {cls.name}: {_valid(valid_options(cls))}" for kind, cls, _ in owners
-            )
+            asked = [(f"{kind} policy", cls) for kind, cls, _ in owners if scope in ("", kind)]
             having = [name for name, cls in others().items() if plain in valid_options(cls)]
-            if having:
-                valid += f"; it is an option of --policy {', '.join(having)}"
-            raise UsageError(f"unknown option {key!r}; {valid}")
+            raise UsageError(_unknown(key, asked or [("decode policy", decode)], having))
         for got in takers:
             got[plain] = text
     return owners[0][2], owners[1][2]
@@ -192,6 +189,36 @@ def example_options(*policies: type[Policy]) -> list[str]:
         words = item.metadata.get("choices") or (default,)
         found.update(dict.fromkeys(f"{item.name}={word}" for word in words))
     return list(found)
+
+
+def _unknown(key: str, owners: Sequence[tuple[str, type[Policy]]], having: Sequence[str]) -> str:
+    """Say that policies have no such option: first what may be meant, then all that there are.
+
+    Parameters
+    ----------
+    key
+    owners
+        The policies that it could belong to, each with its kind.
+    having
+        Names of decode policies that have it.
+    """
+    plain = key.rpartition(".")[2]
+    known = {cls.name: list(valid_options(cls)) for _, cls in owners}
+    near = get_close_matches(plain, [name for names in known.values() for name in names])
+    *first, last = (
+        f"{kind} {cls.name}" for kind, cls in owners if known[cls.name] or cls is owners[0][1]
+    )
+    line = f"{last} has no option {key!r}"
+    if first:
+        line = f"neither {first[0]} nor {last} has an option {key!r}"
+    if having:
+        line += f", which is one of --policy {', '.join(having)}"
+    elif near:
+        line += f" (did you mean {' or '.join(dict.fromkeys(near))}?)"
+    for name, names in known.items():
+        if names:
+            line += f"; the options of {name} are {', '.join(names)}"
+    return line if any(known.values()) else f"{line}; it has no options"
 
 
 def _valid(keys: Iterable[str]) -> str:

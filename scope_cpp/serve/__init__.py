@@ -13,12 +13,11 @@ routes, `gate` what is around them, `openapi` their description, `static` the pa
 from importlib.util import find_spec
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.extras import install
 
 
 def require_extra() -> None:
     """Raise `ScopeError` if what the server needs beside the package is not installed."""
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
-        raise ScopeError(
-            f"scope serve needs {' and '.join(missing)}: pip install 'scope-cpp[serve]'"
-        )
+        raise ScopeError(f"scope serve needs {' and '.join(missing)}: {install('serve')}")

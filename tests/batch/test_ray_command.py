@@ -87,7 +87,7 @@ def test_a_worker_killed_then_stopped_and_gone_on_with_without_ray_it_has_each_r
     before = n_records()
     assert (process.returncode, stdout) == (130, b""), stderr
     assert b"was killed or crashed; it is started again" in stderr
-    assert f"{before} of 20 rows are done; the same command goes on" in stderr.decode()
+    assert f"{20 - before} of 20 rows are left; the same command goes on" in stderr.decode()
     # Ray and its files are gone
     assert list(processes(process.pid)) == []
     assert os.listdir(temporary) == []

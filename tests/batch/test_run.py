@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_row_is_its_record(model: Model, tmp_path: Path) ->
     wrong = {
         "long": ({"prompt": "a=1 " * 200}, "give --budget"),
         "policy": ({"prompt": "x", "policy": "nonsense"}, "unknown policy 'nonsense'"),
-        "option": ({"prompt": "x", "policy": "h2o", "options": {"a": 1}}, "unknown option"),
+        "option": ({"prompt": "x", "policy": "h2o", "options": {"a": 1}}, "has no option"),
         "budget": ({"prompt": "x", "budget": "auto"}, "budget auto depends on the memory"),
         "range": ({"prompt": "x", "top_p": 2}, "top_p is 2"),
         "nan": ({"prompt": "x", "temp": float("nan")}, "temp is nan"),

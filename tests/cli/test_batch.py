@@ -142,10 +142,12 @@ def test_rows_that_fail_are_counted_and_the_rest_is_run(
     result = batch("-i", rows, "-o", out, "--ordered")
     assert result.exit_code == 1
     assert "2 of 5 rows failed, all of them at an earlier start" in result.stderr
+    assert "3 of 5 rows done (5 were there), 2 failed | read 0 tokens, wrote 0 in " in result.stderr
+    assert " t/s" not in result.stderr  # nothing was written
 
     result = batch("-i", rows, "-o", tmp_path / "other.jsonl", "--fail-fast")
     assert result.exit_code == 1
-    assert "the same command goes on from there" in result.stderr
+    assert "the same command goes on with them" in result.stderr
 
 
 def test_half_a_record_is_told(batch: Batch, rows: Path, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(
     assert stdout == b""
     lines = stderr.decode().splitlines()
     assert "stopping after this step; again: at once" in lines
-    assert lines[-1] == f"1 of 2 rows are done; the same command goes on from there, in {out}"
+    assert lines[-1] == f"1 of 2 rows are left; the same command goes on with them, in {out}"
     (record,) = records(out)
     result = batch("-i", source, "-o", out, "--limit", 1)
     assert "1 of 1 rows done (1 were there)" in result.stderr

@@ -230,8 +230,8 @@ USAGE = [
     (["--fill", "fast"], "copy, read, decode"),
     (["--policy", "nope"], "unknown policy 'nope'"),
     (["--policy", "h2o:heavy"], "key=value"),
-    (["--policy", "h2o:beta1=3"], "unknown option 'beta1'"),
-    (["--option", "beta1=3"], "unknown option 'beta1'"),
+    (["--policy", "h2o:beta1=3"], "decode policy h2o has no option 'beta1'"),
+    (["--option", "beta1=3"], "decode policy h2o has no option 'beta1'"),
     (["--prefill", "nope"], "full, h2o, snapkv"),
     (["--granularity", "layer"], "head, cell"),
     (["--budget", "20"], "budget"),
@@ -297,7 +297,7 @@ def test_lines_of_a_plot_are_by_depth(report: Report) -> None:
 def test_no_matplotlib(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert_refused(bench(run, tiny, "--plot", "x.png"), 1, "pip install matplotlib")
+    assert_refused(bench(run, tiny, "--plot", "x.png"), 1, "pip install 'scope-cpp[plot]'")
 
 
 ENDLESS = ("-p", "40", "-d", "150", "-n", "1", "-r", "1000000", "--beta", "48", "-o", "json")

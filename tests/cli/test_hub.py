@@ -115,4 +115,4 @@ def test_a_progress_bar_on_a_terminal_only(run: Run, server: Hub) -> None:
 
 def test_without_the_library(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert_refused(run("inspect", "-hf", "me/tiny"), 2, 'pip install "scope-cpp[hub]"')
+    assert_refused(run("inspect", "-hf", "me/tiny"), 2, "pip install 'scope-cpp[hub]'")

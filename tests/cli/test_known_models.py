@@ -29,6 +29,18 @@ def test_a_name_is_taken_as_a_path_is(run, named, tmp_path, flags):
     assert json.loads(result.stdout)["path"] == str(tmp_path / "tiny-one.gguf")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("banana", "banana is neither a file nor the name of a model: the names are smollm2, qwen"),
+        ("smollm", ": did you mean smollm2? The names are smollm2, qwen2.5-coder-0.5b"),
+    ],
+)
+def test_a_name_that_is_none_is_answered_with_those_there_are(run, name, told):
+    assert_refused(run("inspect", "-m", name), 2, told)
+    assert_refused(run("chat", name, "-p", "Hi"), 2, told)
+
+
 def test_offline_and_not_there_is_one_line(run, named, tmp_path):
     (tmp_path / "tiny-one.gguf").unlink()
     assert_refused(run("inspect", named, "--offline"), 1, "leave --offline out once")

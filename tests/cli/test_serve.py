@@ -46,3 +46,4 @@ def test_a_port_that_is_taken(run: Run, tiny: Path) -> None:
 def test_without_the_extra(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scope_cpp.serve.find_spec", lambda name: None)
     assert_refused(run("serve", tiny), 1, "pip install 'scope-cpp[serve]'")
+    assert_refused(run("serve", tiny, "--timeout", 0), 2, "--timeout 0")  # flags are checked first

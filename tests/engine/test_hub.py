@@ -306,5 +306,5 @@ def test_nobody_at_that_address(server: Hub, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r'pip install "scope-cpp\[hub\]"'):
+    with pytest.raises(UsageError, match=r"pip install 'scope-cpp\[hub\]'"):
         get("me/model")

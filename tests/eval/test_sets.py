@@ -81,7 +81,10 @@ def test_prefills_are_all_under_one_policy() -> None:
 def test_options_of_a_set_are_those_of_its_rows() -> None:
     row = rows_of("scores:interval=2")["scope-slide:score=peak:interval=2"]
     assert row.settings.options == ("interval=2", "score=peak")
-    with pytest.raises(UsageError, match="row 'streaming-llm:nonsense=1': unknown option"):
+    with pytest.raises(
+        UsageError,
+        match="row 'streaming-llm:nonsense=1': decode policy streaming-llm has no option",
+    ):
         rows_of("methods:nonsense=1")
 
 

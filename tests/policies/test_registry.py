@@ -124,8 +124,13 @@ def test_options_are_the_fields() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("scope-slide", {"beta3": "1"}, "unknown option 'beta3' of scope-slide; valid are score"),
-        ("full", {"beta1": "1"}, "valid are none"),
+        (
+            "scope-slide",
+            {"beta3": "1"},
+            r"policy scope-slide has no option 'beta3' \(did you mean beta2 or beta1\?\); the "
+            "options of scope-slide are score",
+        ),
+        ("full", {"beta1": "1"}, "policy full has no option 'beta1'; it has no options"),
         ("scope-slide", {"beta1": "many"}, "beta1=many must be a whole number"),
         ("scope-slide", {"beta1": "1.5"}, "beta1=1.5 must be a whole number"),
         ("scope-slide", {"decay": "slow"}, "decay=slow must be a number"),
@@ -170,5 +175,26 @@ def test_split_options() -> None:
     )
     assert split_options(slide, snapkv, {"decode.window": "5"}) == ({"window": "5"}, {})
     for bad in ("beta3", "prefill.beta1", "other.beta1", ".beta1x"):
-        with pytest.raises(UsageError, match="decode scope-slide: valid are .*; prefill snapkv"):
+        with pytest.raises(UsageError, match=rf"no option '{bad}'|has an option '{bad}'"):
             split_options(slide, snapkv, {bad: "1"})
+
+
+@pytest.mark.parametrize(
+    ("decode", "prefill", "key", "line"),
+    [
+        ("scope-retrieval", "full", "beta1", "decode policy scope-retrieval has no option 'beta1', "
+         "which is one of --policy scope-slide, .*; the options of scope-retrieval are heavy, "),
+        ("scope-slide", "snapkv", "kernal", "neither decode policy scope-slide nor prefill policy "
+         r"snapkv has an option 'kernal' \(did you mean kernel\?\); the options of scope-slide are "
+         ".*; the options of snapkv are alpha1"),
+        ("scope-slide", "full", "prefill.kernel", "prefill policy full has no option "
+         "'prefill.kernel'; it has no options"),
+        ("full", "full", "beta1", "decode policy full has no option 'beta1', which is one of"),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_is_answered_with_what_may_be_meant(
+    decode: str, prefill: str, key: str, line: str
+) -> None:
+    policies = find_decode(decode), find_prefill(prefill)
+    with pytest.raises(UsageError, match=f"^{line}"):
+        split_options(*policies, {key: "1"}, decode_policies)

@@ -247,7 +247,7 @@ def test_a_prompt_beyond_the_budget(
     [
         ({"budget": 300, "ignore_eos": True}, "more --cells (only the server is started with "),
         ({"budget": 60, "policy": "h2o", "granularity": "cell", "prefill": "pyramidkv"}, "prefill"),
-        ({"options": {"beta1": 5}}, "it is an option of policy "),
+        ({"options": {"beta1": 5}}, "which is one of policy "),
     ],
 )
 def test_no_other_refusal_names_a_flag(server: Running, fields: dict[str, Any], line: str) -> None:
