@@ -4,6 +4,8 @@
 ``build_native.py --stock --into build/stock`` builds llama.cpp as it is, with the same flags,
 for the tests that compare the two. ``build_native.py --sanitize --into build/sanitize`` builds
 what ``scripts/sanitize`` runs the tests with.
+
+The first two build in the folder that pip builds in, where each compiles only what differs.
 """
 
 from __future__ import annotations
@@ -61,13 +63,14 @@ def build(into: Path, kind: str, defines: list[str]) -> None:
         If a tool is missing or a step fails.
     """
     cmake = tool("cmake")
-    build_dir = ROOT / "build" / ("cmake" + (kind and f"-{kind}"))
+    build_dir = ROOT / "build" / ("cmake-sanitize" if kind == "sanitize" else "cmake")
     options = [
         f"-DCMAKE_BUILD_TYPE={'Sanitize' if kind == 'sanitize' else 'Release'}",
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-DSCOPE_STOCK={'ON' if kind == 'stock' else 'OFF'}",
         f"-DSCOPE_INSTALL_DIR={into.resolve()}",
+        "-DSKBUILD_STATE=",  # pip's, which the folder remembers
         *(f"-D{define}" for define in defines),
     ]
     if kind == "sanitize":

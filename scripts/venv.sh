@@ -55,9 +55,14 @@ logged() {
     [ "${PIPESTATUS[0]}" -eq 0 ] || explain
 }
 
-install_package() { # arguments of pip install
+# What every build needs: .venv, and git for our patches.
+prepare() {
     make_venv
     command -v git >/dev/null || die "git was not found: install it"
+}
+
+install_package() { # arguments of pip install
+    prepare
     say "installing (pip install $*)"
     logged "$venv/bin/python" -m pip install --verbose "$@"
     touch "$venv/.scope-installed"
