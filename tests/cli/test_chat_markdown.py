@@ -99,7 +99,9 @@ def test_what_can_be_printed_before_it_goes_on() -> None:
 
 
 def test_a_stream_holds_little_of_what_it_was_given() -> None:
-    for text in ("word " * 4_000, "- item\n" * 600, "```\n" + "code\n" * 4_000, "x" * 5_000):
+    items = ("- " + "item " * 20 + "\n") * 60
+    for text in ("word " * 4_000, items, "```\n" + "code\n" * 4_000, "x" * 5_000):
+        assert len(text) > 4_000
         splitter = Splitter(early=100)
         splitter.push(text)
         list(splitter.units())

@@ -19,6 +19,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.native import kv_evict
 
 GREEDY = SamplingParams(temp=0, seed=1)
+SOME = 7  # tokens after which the pools are counted, which takes as long as writing one
 WORDS = ("the rat and the rest", "on it", "there is a hat in the house", "no", "yes")
 
 TEMPLATE = (
@@ -65,17 +66,26 @@ def say(conversation: Conversation, text: str) -> list[int]:
 def finish(conversation: Conversation, answer: Any) -> list[int]:
     tokens = []
     for response in answer:
-        check_budget(conversation)
+        check_cells(conversation)
+        if len(tokens) % SOME == 0:
+            check_budget(conversation)
         tokens.append(response.token)
+    check_budget(conversation)
     return tokens
 
 
 def check_budget(conversation: Conversation) -> None:
-    """Compare our count with llama.cpp's and with the budget."""
+    """Compare the pools and our count with llama.cpp's and with the budget."""
+    used = check_cells(conversation)
+    assert used == sum(pool.n_cells for pool in conversation.pools())
+
+
+def check_cells(conversation: Conversation) -> int:
+    """Compare our count with llama.cpp's and with the budget; return it."""
     cache = conversation.cache
     used = kv_evict.n_used(conversation.context.ptr)
     assert used == cache.stats.cells_used <= cache.stats.cells_peak <= cache.capacity
-    assert used == sum(pool.n_cells for pool in conversation.pools())
+    return used
 
 
 def holds(conversation: Conversation) -> dict[str, Any]:
