@@ -132,10 +132,12 @@ def test_a_row_that_kills_its_workers_becomes_an_error_and_no_other_row_does(
 def test_workers_without_the_model_or_with_another_one_are_told_in_one_line(
     two: Cluster, plan: Plan, identity: dict[str, Any], tiny: Tiny, tmp_path: Path
 ) -> None:
+    one = replace(two, share=replace(two.share, n_workers=1))
+
     def told(path: Path) -> str:
         warnings: list[str] = []
         with (
-            RayRunner(two, replace(plan, path=str(path)), identity, warnings.append) as runner,
+            RayRunner(one, replace(plan, path=str(path)), identity, warnings.append) as runner,
             pytest.raises(ScopeError) as caught,
         ):
             run(runner, ROWS[:2])

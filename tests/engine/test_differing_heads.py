@@ -59,7 +59,7 @@ def model(tiny_arch: Tiny, arch: str) -> Iterator[Model]:
 def test_many_tokens_in_few_cells(
     model: Model, arch: str, flash_attn: str, fields: dict[str, Any]
 ) -> None:
-    """llama.cpp is asked after every token, and doubles hold what their originals hold."""
+    """llama.cpp is asked after every token; doubles hold what their originals hold."""
     n = 200 if fields or arch != "deci-pruned" or flash_attn == "off" else 2000
     with generation(model, 90, n, budget=130, flash_attn=flash_attn, **fields) as made:
         ptr = made.context.ptr
@@ -67,8 +67,9 @@ def test_many_tokens_in_few_cells(
         originals = (np.arange(kv_evict.n_head_kv(ptr)) % own)[:, :, None]
         for response in made:
             assert kv_evict.n_used(ptr) == response.stats.cells_used <= 130
-            pos = made.cache.positions()
-            assert np.array_equal(pos, np.take_along_axis(pos, originals, axis=1))
+            if response.stats.n_generated % 5 == 0:
+                pos = made.cache.positions()
+                assert np.array_equal(pos, np.take_along_axis(pos, originals, axis=1))
         assert made.context.n_cells == 256
         assert response.stats.n_generated == n
         assert response.stats.evicted >= n - 45

@@ -73,7 +73,7 @@ def test_every_graph(tiny: Tiny, shape: str, flash: bool) -> None:
 @pytest.mark.parametrize(("flash", "n_layer"), [(True, 32), (False, 4)])
 def test_a_window_of_thousands_of_queries(tiny: Tiny, flash: bool, n_layer: int) -> None:
     """The scores' own graph has as many nodes for a layer whichever attention the model has."""
-    fields = {"n_layer": n_layer, "n_head": 16, "n_ctx_train": 4096, **SMALL}
+    fields = {"n_layer": n_layer, "n_head": 8, "n_head_kv": 1, "n_ctx_train": 4096, **SMALL}
     with Session(tiny(**fields), 2304, flash=flash) as session:
         kv_evict.init(session.ctx, 2047)
         session.decode(random_tokens(2048), 0)
