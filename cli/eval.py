@@ -79,6 +79,11 @@ def run(
                 warn=terminal.warning,
                 note=terminal.note,
             )
+        if model.named and task.task is None:
+            terminal.warning(
+                f"the task {asked.task} is a game that only the reference model knows: "
+                "--task fidelity measures how far eviction moves this model"
+            )
         stop = Stop()
         with ctrl_c(stop), progress() as advance:
             result = evaluation.run(stop, advance)

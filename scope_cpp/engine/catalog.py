@@ -18,11 +18,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.near import did_you_mean
 
 FOLDER_VARIABLE = "SCOPE_MODELS"
 
@@ -140,10 +140,9 @@ def require_file(path: str) -> None:
     """
     if Path(path).exists() or Path(path).name != path or Path(path).suffix.lower() == ".gguf":
         return
-    near = get_close_matches(path.lower(), KNOWN, n=1)
-    meant = f"did you mean {near[0]}? The names" if near else "the names"
+    near = did_you_mean(path.lower(), KNOWN)
     raise UsageError(
-        f"{path} is neither a file nor the name of a model: {meant} are {', '.join(KNOWN)}"
+        f"{path} is neither a file nor the name of a model{near}: the names are {', '.join(KNOWN)}"
     )
 
 

@@ -56,7 +56,7 @@ class RunFolder:
         folder = Path(path)
         if not (folder / CONFIG).is_file():
             raise UsageError(
-                f"{path} is no run of 'scope eval run': it has no {CONFIG}; name a run's folder"
+                f"{path} holds no run of 'scope eval run' (no {CONFIG}): give the folder of one"
             )
         config = read_json(folder / CONFIG)
         lacking = [key for key in _NEEDED if key not in config]

@@ -6,10 +6,10 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.near import did_you_mean
 
 if TYPE_CHECKING:
     from scope_cpp.policies.base import Policy
@@ -73,7 +73,9 @@ class Registry(Generic[P]):
             return self._builtin(name)
         others = self._others()
         if name not in others:
-            raise UsageError(f"unknown {self.kind} {name!r}; valid are {', '.join(self.names())}")
+            names = self.names()
+            near = did_you_mean(name, names)
+            raise UsageError(f"unknown {self.kind} {name!r}{near}; valid are {', '.join(names)}")
         return self._load(others[name])
 
     def make(self, name: str, options: Mapping[str, str]) -> P:
@@ -204,7 +206,6 @@ def _unknown(key: str, owners: Sequence[tuple[str, type[Policy]]], having: Seque
     """
     plain = key.rpartition(".")[2]
     known = {cls.name: list(valid_options(cls)) for _, cls in owners}
-    near = get_close_matches(plain, [name for names in known.values() for name in names])
     *first, last = (
         f"{kind} {cls.name}" for kind, cls in owners if known[cls.name] or cls is owners[0][1]
     )
@@ -213,8 +214,8 @@ def _unknown(key: str, owners: Sequence[tuple[str, type[Policy]]], having: Seque
         line = f"neither {first[0]} nor {last} has an option {key!r}"
     if having:
         line += f", which is one of --policy {', '.join(having)}"
-    elif near:
-        line += f" (did you mean {' or '.join(dict.fromkeys(near))}?)"
+    else:
+        line += did_you_mean(plain, [name for names in known.values() for name in names])
     for name, names in known.items():
         if names:
             line += f"; the options of {name} are {', '.join(names)}"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scope_cpp.near import did_you_mean
 from scope_cpp.serve.errors import ApiError, bad_request, one_line
 
 Schema = Mapping[str, Any]
@@ -133,7 +134,9 @@ def _check_object(fields: dict[str, Any], schema: Schema, param: str) -> None:
             check(name, schema["propertyNames"], f"a key of {param}")
         rule = known.get(name, others)
         if rule is False:
-            raise bad_request(f"unknown field {where}: leave it out", where, "unknown_parameter")
+            near = did_you_mean(name, known)
+            line = f"unknown field {where}{near}: leave it out"
+            raise bad_request(line, where, "unknown_parameter")
         check(value, rule, where)
 
 

@@ -122,6 +122,7 @@ def test_plain_text() -> None:
             "part of type 'image_url'",
         ),
         ('{"prompt": "x", "nonsense": 1}', "unknown key 'nonsense'; valid are budget"),
+        ('{"prompt": "x", "temprature": 1}', "'temprature' (did you mean temperature?); valid are"),
         ('{"prompt": "x", "cache_type_k": "f16"}', "of the whole run: leave it out, give -ctk"),
         ('{"prompt": "x", "temp": 1, "temperature": 1}', "are the same: leave one out"),
         ('{"prompt": "x", "max_tokens": 0}', "max_tokens is 0: give at least 1, or -1"),

@@ -229,7 +229,7 @@ def test_a_grid_is_one_command_and_one_table(evaluate: Eval, run: Run, tmp_path:
         assert lines == list(dict.fromkeys(names))
     found = json.loads(run("eval", "report", folder, "--json").stdout)
     assert list(found["rows"][1]["seeds"]) == ["1", "2"]
-    assert_refused(run("eval", "report", tmp_path), 2, "is no run of 'scope eval run'")
+    assert_refused(run("eval", "report", tmp_path), 2, "holds no run of 'scope eval run'")
 
 
 @posix
@@ -263,7 +263,7 @@ def test_comparing_runs(evaluate: Eval, run: Run, tiny: Path, tmp_path: Path) ->
     result = run("eval", "compare", folder, folder, "--rows", "h2o=full", "--json")
     (row,) = json.loads(result.stdout)["rows"]
     assert (row["row"], row["n"]) == ("h2o / full", 2)
-    assert_refused(run("eval", "compare", folder, tmp_path), 2, "is no run of 'scope eval run'")
+    assert_refused(run("eval", "compare", folder, tmp_path), 2, "holds no run of 'scope eval run'")
     assert_refused(run("eval", "compare", folder, folder, "--rows", "h2o"), 2, "write it as A=B")
     assert_refused(run("eval", "score", folder), 2, "is a run's folder: its command again")
 

@@ -33,7 +33,7 @@ def test_a_name_is_taken_as_a_path_is(run, named, tmp_path, flags):
     ("name", "told"),
     [
         ("banana", "banana is neither a file nor the name of a model: the names are smollm2, qwen"),
-        ("smollm", ": did you mean smollm2? The names are smollm2, qwen2.5-coder-0.5b"),
+        ("smollm", " (did you mean smollm2?): the names are smollm2, qwen2.5-coder-0.5b"),
     ],
 )
 def test_a_name_that_is_none_is_answered_with_those_there_are(run, name, told):

@@ -131,14 +131,14 @@ def test_a_heatmap_in_which_nothing_is_given_up(run: Run, tiny: Path) -> None:
 
 
 WRONG = {
-    "no run": (("questions", "nothing"), 2, "nothing is no run of 'scope eval run'"),
+    "no run": (("questions", "nothing"), 2, "nothing holds no run of 'scope eval run'"),
     "one budget": (("budget", "run"), 2, "no method was run with two budgets"),
     "no prefill rows": (("prefill", "run"), 2, "no prefill method was run with two sizes"),
     "no such row": (("questions", "run", "--only", "x"), 2, "rows are full, h2o"),
     "format": (("cost", "run", "-o", "a.bmp"), 2, "-o a.bmp: name it *.png"),
     "folder": (("cost", "run", "-o", "no/a.png"), 2, "-o no/a.png: there is no folder no"),
     "csv": (("cost", "run", "--text", "--csv", "no/a"), 2, "--csv no/a: there is no folder no"),
-    "no file": (("cost", "a.json"), 2, "a.json is no run of 'scope eval run'"),
+    "no file": (("cost", "a.json"), 2, "a.json holds no run of 'scope eval run'"),
 }
 
 

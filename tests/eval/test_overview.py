@@ -98,7 +98,7 @@ def test_groups_that_a_row_has_not_are_left_open(grid: Result) -> None:
 
 
 def test_what_has_no_table_is_said(model: Model, tmp_path: Path, grid: Result) -> None:
-    with pytest.raises(UsageError, match="is no run of"):
+    with pytest.raises(UsageError, match="holds no run of"):
         read_result(tmp_path)
     (grid.folder / "metrics.json").unlink()
     with pytest.raises(ScopeError, match="let the run go on"):

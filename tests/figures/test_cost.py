@@ -89,5 +89,5 @@ def test_no_report(tmp_path: Path, content: str, message: str) -> None:
 
 
 def test_neither_run_nor_report(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no run of 'scope eval run'"):
+    with pytest.raises(UsageError, match="holds no run of 'scope eval run'"):
         cost(str(tmp_path / "no"))

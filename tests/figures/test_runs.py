@@ -16,7 +16,7 @@ FULL = {row("full"): [[1, 1]]}
 
 
 def test_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no run of 'scope eval run'"):
+    with pytest.raises(UsageError, match="holds no run of 'scope eval run'"):
         open_run(str(tmp_path / "no"))
 
 

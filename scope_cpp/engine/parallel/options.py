@@ -10,6 +10,7 @@ from typing import Any
 from scope_cpp.engine.sampling_params import RANGES
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
+from scope_cpp.near import did_you_mean
 
 NO_LIMIT = -1
 
@@ -104,8 +105,9 @@ def _find(name: str, others: tuple[str, ...]) -> _Key:
         raise UsageError(f"{name} is of the whole run: leave it out, give {_OF_THE_RUN[name]}")
     key = _KEYS.get(name)
     if key is None:
-        valid = ", ".join(sorted((*_KEYS, *others)))
-        raise UsageError(f"unknown key {name!r}; valid are {valid}")
+        valid = sorted((*_KEYS, *others))
+        near = did_you_mean(name, valid)
+        raise UsageError(f"unknown key {name!r}{near}; valid are {', '.join(valid)}")
     return key
 
 

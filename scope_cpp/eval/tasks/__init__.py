@@ -17,6 +17,7 @@ from scope_cpp.eval.tasks.math500 import MATH500
 from scope_cpp.eval.tasks.needle import Needle
 from scope_cpp.eval.tasks.perplexity import Perplexity
 from scope_cpp.eval.tasks.reference import Reference
+from scope_cpp.near import did_you_mean
 
 _TASKS: tuple[type[Task], ...] = (
     Reference,
@@ -48,5 +49,7 @@ def find(name: str) -> Task:
     """
     known = tasks()
     if name not in known:
-        raise UsageError(f"unknown task {name!r}: valid are {', '.join(known)}")
+        raise UsageError(
+            f"unknown task {name!r}{did_you_mean(name, known)}: valid are {', '.join(known)}"
+        )
     return known[name]()
