@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from scope_cpp.batch.asked import Asked
 from scope_cpp.batch.job import Job
@@ -15,6 +18,12 @@ from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
 
 SETTINGS = Settings(policy="scope-slide", options=("interval=4",), n_threads=1)
+
+
+def skip_without_ray() -> None:
+    """Without importing it: it reads its variables then, and a cluster of ours sets them first."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("no Ray: pip install 'scope-cpp[ray]'")
 
 
 def write_rows(path: Path, rows: Iterable[object]) -> Path:

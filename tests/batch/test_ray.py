@@ -22,6 +22,7 @@ from scope_cpp.engine.session_model import identify
 from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.reference.shipped import model_path
+from tests.batch.drive import skip_without_ray
 from tests.batch.ray_plans import POISON, DyingPlan
 
 Tiny = Callable[..., Path]
@@ -44,7 +45,7 @@ def test_ray_that_is_absent_is_told_how_to_install(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Cluster]:
-    pytest.importorskip("ray", reason="no Ray: pip install 'scope-cpp[ray]'")
+    skip_without_ray()
     with cluster(LOCAL, n_workers=2, n_threads=1, placement={}) as found:
         yield found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scope_cpp.engine.model import Model
-from tests.batch.drive import batch, by_id, records, write_rows
+from tests.batch.drive import batch, by_id, records, skip_without_ray, write_rows
 from tests.cli.conftest import spawn
 
 ROWS = [
@@ -59,7 +59,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 def test_a_worker_killed_then_stopped_and_gone_on_with_without_ray_it_has_each_row_once(
     model: Model, tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="no Ray: pip install 'scope-cpp[ray]'")
+    skip_without_ray()
     rows, out, alone = (tmp_path / name for name in ("rows.jsonl", "out.jsonl", "alone.jsonl"))
     write_rows(rows, ROWS)
     # what lies in the current folder is no business of ours: not for workers either

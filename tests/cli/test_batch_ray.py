@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.batch.drive import skip_without_ray
+
 from .conftest import Run, assert_refused
 
 INSTALL = "pip install 'scope-cpp[ray]'"
@@ -55,5 +57,5 @@ def test_the_address_can_be_left_out(
 def test_a_cluster_that_is_not_there_is_told_at_once(
     run: Run, tiny: Path, files: tuple[object, ...], address: str, exit_code: int, phrase: str
 ) -> None:
-    pytest.importorskip("ray", reason=f"no Ray: {INSTALL}")
+    skip_without_ray()
     assert_refused(run("batch", tiny, *files, "--ray", address), exit_code, phrase)
