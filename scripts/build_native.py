@@ -11,9 +11,13 @@ The first two build in the folder that pip builds in, where each compiles only w
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +43,18 @@ def tool(name: str) -> str:
     return found
 
 
+def compilers() -> dict[str, str]:
+    """Return CC and CXX as pip's build sets them, to those of this Python: others compile anew."""
+    found = {}
+    for name in ("CC", "CXX"):
+        words = shlex.split(sysconfig.get_config_var(name) or "")
+        found[name] = " ".join(takewhile(lambda word: not word.startswith("-"), words))
+    return {name: compiler for name, compiler in found.items() if compiler}
+
+
 def run(*command: str) -> None:
     """Run one build step with its output shown."""
-    if subprocess.run(command).returncode != 0:
+    if subprocess.run(command, env=compilers() | os.environ).returncode != 0:
         raise BuildError(f"{Path(command[0]).name} failed: the reason is in its output before this")
 
 
