@@ -15,7 +15,9 @@ from scope_cpp.policies.select import keep_best
 from scope_cpp.policies.sizes import DEFAULT_POOL
 from scope_cpp.policies.unified import OneBudget
 
-ROW = np.dtype([(name, np.float32) for name in ("use", "busy", "looks", "price", "found", "seen")])
+OF_ROW = ("use", "busy", "looks", "price", "age")
+OF_HEAD = ("found", "seen", "got", "waited")
+ROW = np.dtype([(name, np.float32) for name in OF_ROW + OF_HEAD])
 """What is kept in mind of a row.
 
 use
@@ -27,8 +29,13 @@ looks
 price
     What it is worth beside its use: 1 of the prompt, less of the output. 0 in a row that is read
     just now, of a later prompt of a conversation: it waits as all of a prompt do.
+age
+    Tokens since it was written.
 found, seen
     Of the head, and so the same in all its rows: look-ups of the prompt, and tokens, both fading.
+got, waited
+    Of the head too: what unused young rows of the output got, in means of the rows, and for how
+    many tokens how many of them waited, both fading.
 """
 
 LOOK = 0.1
@@ -37,7 +44,7 @@ SHARP = 8
 FADE, SILENT = 0.97, 0.1
 """What `busy` is multiplied by for each token, and below what a look-up is a new one: 75 tokens."""
 HORIZON = 0.999
-"""What `found` and `seen` are multiplied by for each token."""
+"""What the numbers of the head are multiplied by for each token."""
 STEEPNESS = 3
 """Power of a head's rate of look-ups: who looks up half as often has an eighth of the price."""
 HALF = 30
@@ -46,6 +53,12 @@ OUTPUT = np.float32(1e-6), np.float32(0.999)
 """Least and highest price of a row of an output."""
 YOUNG = 256
 """Tokens over which the worth of being new fades."""
+SETTLED = 32
+"""Tokens after which a row that was hardly used is an unused one."""
+UNUSED = np.float32(0.3)
+"""Less use than this share of the mean is hardly any."""
+GETS, TRUST = np.float32(0.1), np.float32(1000)
+"""What unused rows are assumed to get, and for how many tokens of one row that was seen."""
 NOTABLE = 0.01
 """Share of the price that some head of a layer pays before its new rows are weighed."""
 PRIOR = 1
@@ -61,12 +74,17 @@ class ScopeRetrieval(OneBudget):
     So each head's look-ups of the prompt are counted while the output is written. With r of
     them a token, a row of this head is worth
 
-        use + mean use · (`price` · min(1, r / `rate`)³ · p + `fresh` · n),
+        use + mean use · (`price` · min(1, r / `rate`)³ · p + `fresh` · g · n),
 
     where use is the attention so far, multiplied by `decay` for each token, and p is 1 for rows of
     the prompt and f / (30 + f) for those of the output, f being what `scores.foresight` gives. n
     falls from 1 to 0 in the first 256 tokens of a row of the output, and is 0 in the prompt: what
-    is new had no time to be of use. In layers whose heads pay less than a hundredth of the price
+    is new had no time to be of use. How much it may still become is a matter of the head: g is
+    what its rows of the output got that were 32 to 256 tokens old and hardly used, as a multiple
+    of what a row gets in the mean. A head that copies a text from 100 tokens ago has a large g,
+    and keeps what was written since; one that only returns to the same few rows has a small one.
+
+    In layers whose heads pay less than a hundredth of the price
     rows of the output are not weighed, which takes most of the time of choosing: f is 0 there.
 
     A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
@@ -84,20 +102,22 @@ class ScopeRetrieval(OneBudget):
     keeps_messages: ClassVar[bool] = True
     row: ClassVar[np.dtype[Any]] = ROW
     usual_recent: ClassVar[int | None] = 256
-    usual_interval: ClassVar[int] = 8
+    usual_interval: ClassVar[int] = 16
 
     recent: int | None = option(
         None, "most recent tokens; derived: half of what the prompt leaves, at most 256", low=1
     )
     interval: int | None = option(
-        None, "tokens between selections; derived: 1/32 of what the prompt leaves, at most 8", low=1
+        None, "tokens between selections; derived: 1/32 of what the prompt leaves, at most 16", low=1
     )
     decay: float = option(0.99, "what older use is multiplied by per token", high=1)
     price: float = option(16.0, "worth of a row that waits to be looked up, in means of the rows")
     rate: float = option(
         0.3, "look-ups per token with which a head pays the whole price", low=0.001
     )
-    fresh: float = option(0.5, "worth of a new row of the output, in means of the rows")
+    fresh: float = option(
+        6.0, "worth of a new row of the output, as a multiple of what unused ones of its head get"
+    )
     ahead: int = option(512, "last queries of the prompt that weigh each new cell ahead of its use")
     unlike: float = option(3.0, "power of how unlike a new cell is to those before it", high=16)
 
@@ -133,9 +153,22 @@ class ScopeRetrieval(OneBudget):
         folded.reshape(-1)["looks"][new] += 1
         of_prompt = new[before["price"][silent] == 1]
         n_found = np.bincount(of_prompt // acc.shape[-1], minlength=total.size)
-        for name, more in (("found", n_found.reshape(total.shape)), ("seen", n)):
-            folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + more
+        unused = self._unused(acc)
+        got = share.sum(axis=-1, keepdims=True, where=unused) * np.float32(share.shape[-1])
+        waited = np.count_nonzero(unused, axis=-1, keepdims=True) * np.float32(n)
+        more = (n_found.reshape(total.shape), n, got, waited)
+        for name, number in zip(OF_HEAD, more, strict=True):
+            folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + number
+        folded["age"] = acc["age"] + np.float32(n)
         return folded
+
+    def _unused(self, acc: RowArray) -> BoolArray:
+        """Young rows of the output that had time to be used, and hardly were, (L, H, n)."""
+        use, age = acc["use"], acc["age"]
+        unused: BoolArray = use < UNUSED * use.mean(axis=-1, keepdims=True)
+        unused &= (age >= SETTLED) & (age < YOUNG)
+        unused &= self._price(acc) < 1
+        return unused
 
     def looks_ahead(self, acc: RowArray) -> BoolArray:
         """Weigh new rows where a head pays a notable part of their price; see the class."""
@@ -168,7 +201,7 @@ class ScopeRetrieval(OneBudget):
 
     def worth(self, view: View) -> FloatArray:
         """Numbers by which the rows compete, (L, H, n); see the class."""
-        rows, price = view.scores, self._price(view)
+        rows, price = view.scores, self._price(view.scores)
         mean_use = self._mean_use(view)
         worth: FloatArray = price * (np.float32(self.price * mean_use) * self._pays(rows))
         of_prompt = np.where(price == 1, rows["looks"], np.float32(0))
@@ -176,7 +209,7 @@ class ScopeRetrieval(OneBudget):
         np.multiply(worth, left, out=worth, where=of_prompt > 0)
         worth += rows["use"]
         young = (view.pos - np.int32(view.n_past - 1 - YOUNG)) * np.float32(1 / YOUNG)
-        young *= np.float32(self.fresh * mean_use)
+        young *= _gets(rows) * np.float32(self.fresh * mean_use)
         np.maximum(young, 0, out=young)
         np.add(worth, young, out=worth, where=price < 1)
         return worth
@@ -187,12 +220,12 @@ class ScopeRetrieval(OneBudget):
         pays: FloatArray = np.minimum(1, rate / np.float32(self.rate)) ** STEEPNESS
         return pays
 
-    def _price(self, view: View) -> FloatArray:
+    def _price(self, rows: RowArray) -> FloatArray:
         """What rows are worth beside their use, (L, H, n): 1 of those that are read just now.
 
         They are what no price was foreseen for, unless none ever is.
         """
-        price: FloatArray = view.scores["price"]
+        price: FloatArray = rows["price"]
         if self.ahead or self.unlike:
             price = np.where(price == 0, np.float32(1), price)
         return price
@@ -221,6 +254,12 @@ def _of_head(rows: RowArray, name: str) -> FloatArray:
     """Return a number of the heads, (L, H, 1): new rows do not have it yet."""
     number: FloatArray = rows[name].max(axis=-1, keepdims=True)
     return number
+
+
+def _gets(rows: RowArray) -> FloatArray:
+    """What unused young rows of each head get, in means of the rows, (L, H, 1)."""
+    gets: FloatArray = (_of_head(rows, "got") + GETS * TRUST) / (_of_head(rows, "waited") + TRUST)
+    return gets
 
 
 def _left(looks: FloatArray, n_prompt: int) -> np.float32:

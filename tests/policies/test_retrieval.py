@@ -23,8 +23,11 @@ class Head:
     use: dict[int, float] = field(default_factory=dict)
     busy: dict[int, float] = field(default_factory=dict)
     looks: dict[int, int] = field(default_factory=dict)
+    age: dict[int, int] = field(default_factory=dict)
     found: float = 0.0
     seen: float = 0.0
+    got: float = 0.0
+    waited: float = 0.0
 
     def fold(self, queries: list[dict[int, float]], decay: float) -> None:
         n = len(queries)
@@ -32,6 +35,14 @@ class Head:
         total = sum(sum(query.values()) for query in queries)
         shares = {p: n * sum(query.get(p, 0) for query in queries) / total for p in held}
         n_found = 0
+        mean = sum(self.use.get(p, 0) for p in held) / len(held)
+        unused = [
+            p
+            for p in held
+            if p >= N_PROMPT and 32 <= self.age.get(p, 0) < 256 and self.use[p] < 0.3 * mean
+        ]
+        self.got = self.got * 0.999**n + sum(shares[p] for p in unused) * len(held)
+        self.waited = self.waited * 0.999**n + n * len(unused)
         for p, share in shares.items():
             beyond = share - 8 * n / len(held)
             if beyond >= 0.1 and self.busy.get(p, 0) < 0.1:
@@ -40,8 +51,12 @@ class Head:
             faded = self.busy.get(p, 0) * 0.97**n
             self.busy[p] = min(1, faded + max(0, beyond) / 0.1)
             self.use[p] = self.use.get(p, 0) * decay**n + share
+            self.age[p] = self.age.get(p, 0) + n
         self.found = self.found * 0.999**n + n_found
         self.seen = self.seen * 0.999**n + n
+
+    def gets(self) -> float:
+        return (self.got + 0.1 * 1000) / (self.waited + 1000)
 
     def pays(self, rate: float) -> float:
         return float(min(1, self.found / max(1, self.seen) / rate)) ** 3
@@ -60,8 +75,8 @@ def left_after_a_look(heads: Iterable[Head], held: list[set[int]]) -> float:
 @pytest.mark.parametrize("rate", [0.01, 0.3])
 @pytest.mark.parametrize(("interval", "decay"), [(1, 0.99), (4, 0.95), (5, 1.0)])
 def test_as_described(interval: int, decay: float, rate: float) -> None:
-    trace = Trace.random(N_PROMPT, 100, seed=3)
-    sharp = Trace(trace.logits * 1.5, trace.keys, N_PROMPT)
+    trace = Trace.random(N_PROMPT, 100, seed=4)
+    sharp = Trace(trace.logits * 2.5, trace.keys, N_PROMPT)
     options = {"heavy": 40, "recent": 12, "interval": interval, "decay": decay, "rate": rate}
     options |= {"ahead": 0, "unlike": 0}  # rows of the output have no price
     policy = make_decode("scope-retrieval", {name: str(value) for name, value in options.items()})
@@ -89,7 +104,7 @@ def test_as_described(interval: int, decay: float, rate: float) -> None:
                 mean, age = handed_out / len(held[i]), {p: n - 1 - p for p in held[i]}
                 worth = {
                     p: head.use.get(p, 0)
-                    + (p >= N_PROMPT) * mean * 0.5 * max(0, 1 - age[p] / 256)
+                    + (p >= N_PROMPT) * mean * 6 * head.gets() * max(0, 1 - age[p] / 256)
                     + (p < N_PROMPT) * full * (left if head.looks.get(p, 0) else 1)
                     for p in held[i]
                 }
@@ -99,6 +114,8 @@ def test_as_described(interval: int, decay: float, rate: float) -> None:
         assert kept == held, f"after {engine.n_past - N_PROMPT} tokens"
     assert engine.selections > 15
     assert sum(sum(head.looks.values()) for head in heads) > 10
+    if rate > 0.1:
+        assert any(head.waited > 100 and head.got > 0 for head in heads)
 
 
 def view(rows: np.ndarray, n_prompt: int, limit: int) -> View:
@@ -120,7 +137,7 @@ def used_output(found: list[float]) -> np.ndarray:
     rows["price"][..., :20], rows["price"][..., 20:] = 1, 1e-6
     rows["use"][..., 20:] = 2.5
     rows["found"] = np.array(found)[:, None]
-    rows["seen"] = 100
+    rows["seen"], rows["age"] = 100, 100
     return rows
 
 
@@ -170,6 +187,29 @@ def test_new_rows_are_weighed_in_layers_with_a_head_that_looks_things_up() -> No
     assert (unweighed["price"] == np.float32(1e-6)).all(), "0 is a prompt that is read just now"
 
 
+def test_heads_that_copy_keep_what_is_new_and_others_what_they_use() -> None:
+    """Unused rows of the first head got half of what all get, of the second a hundredth."""
+    rows = used_output([0, 0])
+    rows["price"] = 1e-6
+    rows["use"][..., :30], rows["use"][..., 30:] = 0.5, 0
+    rows["waited"], rows["got"] = 100_000, np.array([50_000, 1_000])[:, None]
+    pos = np.broadcast_to(np.r_[:30, 390:400].astype(np.int32), rows.shape).copy()
+    keep = policy(heavy=10, recent=1).select(View(pos, rows, 0, 400, None, 11))
+    assert keep[0, 0, 30:].all()
+    assert keep[0, 1].tolist() == [False] * 20 + [True] * 10 + [False] * 9 + [True]
+
+
+def test_unused_rows_are_neither_the_newest_nor_of_a_prompt() -> None:
+    rows = used_output([0, 0])
+    rows["use"][..., ::2] = 0  # every other row was hardly used
+    rows["age"][..., 30:] = 31
+    observed = np.ones((1, 2, 40), np.float32)
+    folded = policy().fold(rows, observed, 2)
+    assert (folded["age"][..., 0] == 102).all()
+    assert (folded["waited"] == 2 * 5).all()
+    assert folded["got"] == pytest.approx(2 * 5), "as much as each row gets"
+
+
 def test_another_output_finds_prompts_waiting_and_answers_and_heads_as_they_were() -> None:
     rows = used_output([30, 3])
     rows["looks"], rows["busy"] = 2, 1
@@ -177,7 +217,7 @@ def test_another_output_finds_prompts_waiting_and_answers_and_heads_as_they_were
     begun = policy().begin_output(rows)
     assert not begun["looks"].any() and not begun["busy"].any()
     assert (begun["price"][..., :20] == 1).all() and (begun["price"][..., 36:] == 1).all()
-    for name in ("use", "found", "seen"):
+    for name in ("use", "age", "found", "seen", "got", "waited"):
         assert np.array_equal(begun[name], rows[name])
     assert np.array_equal(begun["price"][..., 20:36], rows["price"][..., 20:36])
     assert (rows["looks"] == 2).all() and (rows["price"][..., 36:] == 0).all()
@@ -198,4 +238,4 @@ def test_the_recent_tokens_take_half_of_what_the_prompt_leaves() -> None:
     assert made.capacity(896, None) == 1_024
     roomy = make_decode("scope-retrieval", {}).resolve(8_192, 896, None)
     assert isinstance(roomy, ScopeRetrieval)
-    assert (roomy.recent, roomy.interval) == (256, 8)
+    assert (roomy.recent, roomy.interval) == (256, 16)
