@@ -43,7 +43,7 @@ LOOK = 0.1
 SHARP = 8
 FADE, SILENT = 0.97, 0.1
 """What `busy` is multiplied by for each token, and below what a look-up is a new one: 75 tokens."""
-HORIZON = 0.999
+HORIZON = 0.995
 """What the numbers of the head are multiplied by for each token."""
 STEEPNESS = 3
 """Power of a head's rate of look-ups: who looks up half as often has an eighth of the price."""
@@ -59,8 +59,14 @@ UNUSED = np.float32(0.3)
 """Less use than this share of the mean is hardly any."""
 GETS, TRUST = np.float32(0.1), np.float32(1000)
 """What unused rows are assumed to get, and for how many tokens of one row that was seen."""
+COPIES = np.float32(0.25)
+"""What unused rows get in a head that copies: such a head has more worth for new ones."""
+MOST_FRESH = 32
+"""By what the worth of being new is multiplied at most."""
 NOTABLE = 0.01
 """Share of the price that some head of a layer pays before its new rows are weighed."""
+KNOWN = 100
+"""Tokens, fading, after which the numbers of a head are believed: 139 tokens."""
 PRIOR = 1
 """Look-ups for each head that are assumed to be repeated, and expected to be."""
 
@@ -74,18 +80,20 @@ class ScopeRetrieval(OneBudget):
     So each head's look-ups of the prompt are counted while the output is written. With r of
     them a token, a row of this head is worth
 
-        use + mean use · (`price` · min(1, r / `rate`)³ · p + `fresh` · g · n),
+        use + mean use · (`price` · min(1, r / `rate`)³ · p + `fresh` · c · n),
 
     where use is the attention so far, multiplied by `decay` for each token, and p is 1 for rows of
     the prompt and f / (30 + f) for those of the output, f being what `scores.foresight` gives. n
     falls from 1 to 0 in the first 256 tokens of a row of the output, and is 0 in the prompt: what
-    is new had no time to be of use. How much it may still become is a matter of the head: g is
-    what its rows of the output got that were 32 to 256 tokens old and hardly used, as a multiple
-    of what a row gets in the mean. A head that copies a text from 100 tokens ago has a large g,
-    and keeps what was written since; one that only returns to the same few rows has a small one.
-
-    In layers whose heads pay less than a hundredth of the price
+    is new had no time to be of use. In layers whose heads pay less than a hundredth of the price
     rows of the output are not weighed, which takes most of the time of choosing: f is 0 there.
+
+    How much a new row may still become is a matter of the head. Let g be what rows of the output
+    got that were 32 to 256 tokens old and hardly used, as a multiple of what a row gets in the
+    mean. A head that copies a text from 100 tokens ago has a large g; one that returns to the same
+    few rows has a small one. c = (4 g · (1 - min(1, r / `rate`)))², at least 1 and at most 32.
+    Until 139 tokens were written the heads are not known: new rows are weighed in all layers, and
+    c is 1.
 
     A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
     so far say: those that were repeated, against those that would be if each went to any row,
@@ -108,7 +116,9 @@ class ScopeRetrieval(OneBudget):
         None, "most recent tokens; derived: half of what the prompt leaves, at most 256", low=1
     )
     interval: int | None = option(
-        None, "tokens between selections; derived: 1/32 of what the prompt leaves, at most 16", low=1
+        None,
+        "tokens between selections; derived: 1/32 of what the prompt leaves, at most 16",
+        low=1,
     )
     decay: float = option(0.99, "what older use is multiplied by per token", high=1)
     price: float = option(16.0, "worth of a row that waits to be looked up, in means of the rows")
@@ -116,7 +126,7 @@ class ScopeRetrieval(OneBudget):
         0.3, "look-ups per token with which a head pays the whole price", low=0.001
     )
     fresh: float = option(
-        6.0, "worth of a new row of the output, as a multiple of what unused ones of its head get"
+        0.5, "worth of a new row of the output, in means of the rows; more where a head copies"
     )
     ahead: int = option(512, "last queries of the prompt that weigh each new cell ahead of its use")
     unlike: float = option(3.0, "power of how unlike a new cell is to those before it", high=16)
@@ -171,9 +181,9 @@ class ScopeRetrieval(OneBudget):
         return unused
 
     def looks_ahead(self, acc: RowArray) -> BoolArray:
-        """Weigh new rows where a head pays a notable part of their price; see the class."""
+        """Weigh new rows where a head pays a notable part of their price, or may; see the class."""
         notable: BoolArray = self._pays(acc).max(axis=(1, 2)) >= NOTABLE
-        return notable
+        return notable | ~_known(acc)
 
     def foresee(
         self, acc: RowArray, weights: FloatArray, likeness: FloatArray | None, n_cells: int
@@ -209,16 +219,29 @@ class ScopeRetrieval(OneBudget):
         np.multiply(worth, left, out=worth, where=of_prompt > 0)
         worth += rows["use"]
         young = (view.pos - np.int32(view.n_past - 1 - YOUNG)) * np.float32(1 / YOUNG)
-        young *= _gets(rows) * np.float32(self.fresh * mean_use)
+        young *= self._copies(rows) * np.float32(self.fresh * mean_use)
         np.maximum(young, 0, out=young)
         np.add(worth, young, out=worth, where=price < 1)
         return worth
 
-    def _pays(self, rows: RowArray) -> FloatArray:
-        """Share of the price that each head pays, (L, H, 1), by its look-ups of the prompt."""
+    def _looks_up(self, rows: RowArray) -> FloatArray:
+        """Rate at which each head looks up the prompt, as a share of `rate`, (L, H, 1)."""
         rate = _of_head(rows, "found") / np.maximum(_of_head(rows, "seen"), 1)
-        pays: FloatArray = np.minimum(1, rate / np.float32(self.rate)) ** STEEPNESS
+        share: FloatArray = np.minimum(1, rate / np.float32(self.rate))
+        return share
+
+    def _pays(self, rows: RowArray) -> FloatArray:
+        """Share of the price that each head pays, (L, H, 1)."""
+        pays: FloatArray = self._looks_up(rows) ** STEEPNESS
         return pays
+
+    def _copies(self, rows: RowArray) -> FloatArray:
+        """By what the worth of being new is multiplied in each head, (L, H, 1): c of the class."""
+        gets = (_of_head(rows, "got") + GETS * TRUST) / (_of_head(rows, "waited") + TRUST)
+        copies = (gets * (1 - self._looks_up(rows)) / COPIES) ** 2
+        copies[~_known(rows)] = 1
+        clipped: FloatArray = np.clip(copies, 1, MOST_FRESH)
+        return clipped
 
     def _price(self, rows: RowArray) -> FloatArray:
         """What rows are worth beside their use, (L, H, n): 1 of those that are read just now.
@@ -256,10 +279,10 @@ def _of_head(rows: RowArray, name: str) -> FloatArray:
     return number
 
 
-def _gets(rows: RowArray) -> FloatArray:
-    """What unused young rows of each head get, in means of the rows, (L, H, 1)."""
-    gets: FloatArray = (_of_head(rows, "got") + GETS * TRUST) / (_of_head(rows, "waited") + TRUST)
-    return gets
+def _known(rows: RowArray) -> BoolArray:
+    """Tell in which layers enough tokens were seen to know what heads do: bool (L,)."""
+    known: BoolArray = rows["seen"].max(axis=(1, 2)) >= KNOWN
+    return known
 
 
 def _left(looks: FloatArray, n_prompt: int) -> np.float32:

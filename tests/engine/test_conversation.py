@@ -588,7 +588,7 @@ def test_the_longest_conversation(tiny: Tiny) -> None:
         responses = list(talk.ask("go"))
         assert responses[-1].finish_reason == "length"
         assert talk.cache.n_past == 149
-        with pytest.raises(ScopeError, match="-c 150 is reached"):
+        with pytest.raises(ScopeError, match="-c 150 is its longest length"):
             say(talk, "on")
         assert len(talk.messages) == 2
 
