@@ -59,8 +59,8 @@ UNUSED = np.float32(0.3)
 """Less use than this share of the mean is hardly any."""
 GETS, TRUST = np.float32(0.1), np.float32(1000)
 """What unused rows are assumed to get, and for how many tokens of one row that was seen."""
-COPIES = np.float32(0.25)
-"""What unused rows get in a head that copies: such a head has more worth for new ones."""
+COPIES = np.float32(1 / 12)
+"""What unused rows get at least in a head that copies: more, and new ones are worth more."""
 MOST_FRESH = 32
 """By what the worth of being new is multiplied at most."""
 NOTABLE = 0.01
@@ -91,7 +91,7 @@ class ScopeRetrieval(OneBudget):
     How much a new row may still become is a matter of the head. Let g be what rows of the output
     got that were 32 to 256 tokens old and hardly used, as a multiple of what a row gets in the
     mean. A head that copies a text from 100 tokens ago has a large g; one that returns to the same
-    few rows has a small one. c = (4 g · (1 - min(1, r / `rate`)))², at least 1 and at most 32.
+    few rows has a small one. c = 12 g · (1 - min(1, r / `rate`)), at least 1 and at most 32.
     Until 139 tokens were written the heads are not known: new rows are weighed in all layers, and
     c is 1.
 
@@ -238,7 +238,7 @@ class ScopeRetrieval(OneBudget):
     def _copies(self, rows: RowArray) -> FloatArray:
         """By what the worth of being new is multiplied in each head, (L, H, 1): c of the class."""
         gets = (_of_head(rows, "got") + GETS * TRUST) / (_of_head(rows, "waited") + TRUST)
-        copies = (gets * (1 - self._looks_up(rows)) / COPIES) ** 2
+        copies = gets * (1 - self._looks_up(rows)) / COPIES
         copies[~_known(rows)] = 1
         clipped: FloatArray = np.clip(copies, 1, MOST_FRESH)
         return clipped

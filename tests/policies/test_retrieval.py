@@ -60,7 +60,7 @@ class Head:
 
     def copies(self, rate: float) -> float:
         gets = (self.got + 0.1 * 1000) / (self.waited + 1000)
-        copies = (4 * gets * (1 - self.looks_up(rate))) ** 2
+        copies = 12 * gets * (1 - self.looks_up(rate))
         return min(32, max(1, copies)) if self.seen >= 100 else 1
 
 
@@ -205,10 +205,10 @@ def test_heads_that_copy_keep_what_is_new_and_others_what_they_use() -> None:
 
 @pytest.mark.parametrize(
     ("got", "found", "copies"),
-    [(100, 0, 1), (400, 0, 2.56), (400, 15, 1), (300, 6, 1), (450, 6, 2.0736), (5_000, 0, 32)],
+    [(50, 0, 1), (100, 0, 1.2), (400, 0, 4.8), (400, 15, 2.4), (400, 27, 1), (5_000, 0, 32)],
 )
 def test_what_a_new_row_is_worth(got: float, found: float, copies: float) -> None:
-    """c = (4 g (1 - r/.3))²: g = got / 1,000, at least 1 and at most 32."""
+    """c = 12 g (1 - r/.3): g = got / 1,000, at least 1 and at most 32."""
     rows = used_output([found, found])
     rows["use"], rows["price"] = 0, 0.5
     rows["waited"], rows["got"] = 0, got - 100
