@@ -234,7 +234,7 @@ def test_a_run_that_is_stopped_goes_on(
     for n in (0, 40, 45, 60):
         summary = batch(model, rows, out, stop=stop_after(n))
         assert not summary.complete
-        assert "the same command goes on from there" in (summary.how_to_go_on() or "")
+        assert "the same command goes on with them" in (summary.how_to_go_on() or "")
         assert records(out)[: len(kept)] == kept
         kept = records(out)
     assert 0 < len(kept) < len(ROWS)

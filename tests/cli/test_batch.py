@@ -232,7 +232,7 @@ def test_ctrl_c_while_a_stream_has_nothing_to_say(tiny: Path, tmp_path: Path) ->
         child.send_signal(signal.SIGINT)
         _, stderr = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert b"a stream can't be gone on with: give a file with -o for that" in stderr
+    assert b"reading from a pipe can't be resumed: give files with -i and -o" in stderr
     assert b"Traceback" not in stderr and b"Fatal" not in stderr
 
 

@@ -111,8 +111,10 @@ def test_copies_are_the_same_bits(model: Model, type_k: str, flash_attn: str) ->
 
 @pytest.mark.parametrize("kind", TOUCHING)
 def test_rows_that_copy_write_as_if_alone(model: Model, kind: str) -> None:
-    rows = rows_alike(5, **TOUCHING[kind])
-    with engine(model, 3, 512) as made:
+    # rounding, which differs beside others, may turn a choice in f16: see docs/serve.md
+    dials = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
+    rows = rows_alike(5, **dials, **TOUCHING[kind])
+    with engine(model, 3, 512, **dials) as made:
         for i, row in enumerate(rows):
             made.submit(row, i)
 

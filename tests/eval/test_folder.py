@@ -318,7 +318,7 @@ def test_two_runs_do_not_write_to_one_folder(model: Model, finished: Path) -> No
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"it has no config\.json"):
+    with pytest.raises(UsageError, match=r"holds no run of .* \(no config\.json\)"):
         RunFolder.open(tmp_path)
 
 

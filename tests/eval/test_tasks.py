@@ -161,7 +161,10 @@ def test_bad_values_say_what_is_valid(name: str, option: str, reason: str) -> No
 
 
 def test_tasks_are_found_by_name() -> None:
-    with pytest.raises(UsageError, match="unknown task 'gsm': valid are reference, .*needle"):
+    with pytest.raises(
+        UsageError,
+        match=r"unknown task 'gsm' \(did you mean gsm8k\?\): valid are reference, .*needle",
+    ):
         find("gsm")
     for name, task in tasks().items():
         assert (name, bool(task.summary)) == (task.name, True)
