@@ -135,7 +135,8 @@ _NEMOTRON_H: Keys = {
     "attention.head_count_kv": [0, 0, 2, 0, 0, 2],
     "feed_forward_length": [0, 128, 0, 0, 128, 0],
 }
-_RWKV: Keys = {**_NO_HEADS, "wkv.head_size": 32}
+# as real ones: ggml's AVX-512 kernel goes through a head 64 numbers at a time
+_RWKV: Keys = {**_NO_HEADS, "wkv.head_size": 64}
 _RWKV_6: Keys = {**_RWKV, "time_mix_extra_dim": 16, "time_decay_extra_dim": 16}
 _RWKV_7: Keys = {
     **_RWKV,

@@ -79,8 +79,8 @@ def test_scores_are_the_weights_of_the_attention(
                 expected[i, :n_own] = weights.sum(axis=0)
             expected = as_originals(session.ctx, expected)
             assert scores.sum() > 1
-            # flash attention rounds what the next layers see
-            atol = 1e-4 if attention == "plain" else 1e-2 * n
+            # flash attention rounds what the next layers see: by up to .011 on CPUs with AVX-512
+            atol = 1e-4 if attention == "plain" else 2e-2 * n
             np.testing.assert_allclose(scores, expected, rtol=0, atol=atol)
 
 

@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 N, N_AGAIN, WARM_UP = 20_000, 5_000, 5_000
 # in bytes for each token after the warm-up; what llama.cpp and Python allocate anew is about 1
 MOST_GROWTH = 35
+# larger arrays have pages of their own, which go with them: what is counted is what is held, not
+# how the heap of glibc happened to be cut up, which may cost a whole array at any time
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "16384"}
 TINY = {"n_embd": 64, "n_head": 4, "head_dim": 32, "n_ff": 64, "n_ctx_train": 32768}
 
 
@@ -62,7 +65,7 @@ def start(arguments: list[str], log: Path, n: int) -> subprocess.Popen[str]:
 
 def environment() -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | MALLOC | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def finish(run: subprocess.Popen[str], log: Path) -> list[dict[str, Any]]:

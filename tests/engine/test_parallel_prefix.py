@@ -18,6 +18,8 @@ from tests.engine.drive import random_tokens
 from tests.engine.rows import alone, drain, engine, n_used, request, run, tokens_of
 
 COMMON = random_tokens(100, seed=50)
+# rounding differs beside others, and in f16 it may turn a choice: see docs/serve.md
+EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
 
 KEEPING: dict[str, dict[str, Any]] = {
     "scope-slide": {"policy": "scope-slide", "options": ("interval=5",)},
@@ -65,9 +67,9 @@ def n_read(made: ParallelEngine, row: Request, key: object) -> int:
 
 @pytest.mark.parametrize("kind", KEEPING)
 def test_rows_that_share_write_as_if_alone(model: Model, kind: str) -> None:
-    rows = rows_alike(5, **KEEPING[kind])
+    rows = rows_alike(5, **EXACT, **KEEPING[kind])
     shared: list[int] = []
-    with engine(model, 3, 512) as made:
+    with engine(model, 3, 512, **EXACT) as made:
         for i, row in enumerate(rows):
             made.submit(row, i)
 
@@ -111,10 +113,8 @@ def test_copies_are_the_same_bits(model: Model, type_k: str, flash_attn: str) ->
 
 @pytest.mark.parametrize("kind", TOUCHING)
 def test_rows_that_copy_write_as_if_alone(model: Model, kind: str) -> None:
-    # rounding, which differs beside others, may turn a choice in f16: see docs/serve.md
-    dials = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
-    rows = rows_alike(5, **dials, **TOUCHING[kind])
-    with engine(model, 3, 512, **dials) as made:
+    rows = rows_alike(5, **EXACT, **TOUCHING[kind])
+    with engine(model, 3, 512, **EXACT) as made:
         for i, row in enumerate(rows):
             made.submit(row, i)
 
@@ -167,13 +167,15 @@ def test_a_row_without_eviction_rests_whatever_its_policy(model: Model) -> None:
 def test_rows_of_all_kinds_beside_each_other(model: Model) -> None:
     """Nobody shares what somebody else may give up, and what is shared goes over to nobody."""
     kinds = [*KEEPING.values(), *TOUCHING.values()]
-    rows = [row for i, kind in enumerate(kinds * 2) for row in rows_alike(1 + i % 2, **kind)]
+    rows = [
+        row for i, kind in enumerate(kinds * 2) for row in rows_alike(1 + i % 2, **EXACT, **kind)
+    ]
     begun = [COMMON[: 40 + 10 * (i % 6)] for i in range(len(rows))]
     rows = [
         replace(row, prompt=(*start, *random_tokens(120 - len(start), seed=i)))
         for i, (row, start) in enumerate(zip(rows, begun, strict=True))
     ]
-    with engine(model, 4, 700, prefix_cells=300) as made:
+    with engine(model, 4, 700, prefix_cells=300, **EXACT) as made:
         said = run(made, rows)
         assert n_used(made) <= 300
     known = [events[-1].response.stats.n_shared for events in said]  # type: ignore[union-attr]
