@@ -187,7 +187,7 @@ def _selection_bytes(context: Context, use: Use) -> int:
     ranked = use.decode.ranks_prompt
     row = _RANKED_ROW if ranked else _ROW
     scored = n_head // n_head_kv if use.whole_cells else 1
-    row += _SCORES * (use.decode.row.itemsize - 4) * scored
+    row += _SCORES * 4 * max(0, len(use.decode.row) - 1) * scored
     if use.whole_cells:
         row += _HEAD * scored
     work = 0

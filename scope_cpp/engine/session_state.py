@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.cache.ledger import Ledger, numbers, of_numbers
+from scope_cpp.engine.cache.ledger import Ledger, scores_shape
 from scope_cpp.engine.cache.marks import Mark
 from scope_cpp.engine.cache.state import CacheState, restore, snapshot
 from scope_cpp.engine.cache.stats import CacheStats
@@ -25,6 +25,7 @@ from scope_cpp.engine.session_values import COMPUTE, from_json, to_json, typed
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.sizes import conversation_policies
 from scope_cpp.engine.turns import Account, Progress, Region, Turn
+from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.policies.scores.foresight import Asked
 
@@ -89,14 +90,16 @@ def export_state(conversation: Held) -> tuple[dict[str, Any], dict[str, NDArray[
         "settings": [to_json(one) for one in settings],
         "turns": [_turn_values(turn, settings, marks) for turn in turns],
         "marks": [_mark_values(mark, state.asked) for mark in marks],
+        "row": state.ledger.row,
     }
-    arrays = {"native": state.native, "tokens": tokens, **vars(state.ledger)}
-    arrays["scores"] = numbers(state.ledger.scores)
+    ledger = state.ledger
+    arrays: dict[str, NDArray[Any]] = {"native": state.native, "tokens": tokens}
+    arrays |= {"labels": ledger.labels, "pos": ledger.pos, "scores": ledger.scores}
     if state.asked is not None:
         arrays |= {f"ahead_{name}": part for name, part in vars(state.asked).items()}
     for i, mark in enumerate(marks):
         if mark.scores is not None:
-            arrays[f"mark{i}"] = numbers(mark.scores)
+            arrays[f"mark{i}"] = mark.scores
     return meta, arrays
 
 
@@ -144,6 +147,12 @@ def import_state(conversation: Held, meta: dict[str, Any], arrays: Arrays) -> No
     _record(conversation, typed("n_queries", meta.get("n_queries"), int), native.size)
     counters = _counters(meta.get("counters"), None)
     stats = _stats(meta.get("stats"))
+    row: tuple[str, ...] = typed("row", meta.get("row", ()), tuple[str, ...])
+    if row != cache.ledger.row:
+        raise UsageError(
+            f"the session was saved by a scope-cpp whose {cache.decode_policy.name} keeps other "
+            "numbers of each row in mind: open it with that scope-cpp"
+        )
     ledger = _ledger(arrays, cache, n_past=counters[0])
     known = ledger.labels.size if ledger.pos.shape[0] else counters[0]
     _require(stats.cells_used == known <= cache.capacity, "cells")
@@ -236,7 +245,7 @@ def _ledger(arrays: Arrays, cache: BoundedCache, n_past: int) -> Ledger:
     labels = _array(arrays, "labels", np.int32, (None,))
     n = labels.size
     pos = _array(arrays, "pos", np.int32, (n_layer, n_head, n))
-    scores = _scores(arrays, "scores", cache.ledger.scores, n)
+    scores = _scores(arrays, "scores", cache.ledger, n)
     _require(n <= cache.capacity and (n_layer > 0 or n == 0), "cells")
     if n:
         _require(labels[0] >= 0 and labels[-1] == n_past - 1, "cells")
@@ -245,16 +254,15 @@ def _ledger(arrays: Arrays, cache: BoundedCache, n_past: int) -> Ledger:
         _require((ordered[:, :, 0] >= 0).all() and (ordered[:, :, -1] < n_past).all(), "rows")
         _require((np.diff(ordered, axis=2) > 0).all(), "rows")
         _require((pos[:, :, -1] == n_past - 1).all(), "rows")
-    return Ledger(labels, pos, scores)
+    return Ledger(labels, pos, scores, cache.ledger.row)
 
 
-def _scores(arrays: Arrays, name: str, like: NDArray[Any], n: int | None) -> NDArray[Any]:
-    """Return scores of the type and the heads of others; `n` rows, None for any number."""
-    row = like.dtype
-    parts = (len(row.names),) if row.names else ()
-    plain = _array(arrays, name, np.float32, (*like.shape[:2], n, *parts))
-    _require(np.isfinite(plain).all(), name)
-    return of_numbers(plain, row)
+def _scores(arrays: Arrays, name: str, like: Ledger, n: int | None) -> NDArray[np.float32]:
+    """Return scores of the numbers and heads of a ledger; `n` rows, None for any number."""
+    heads = scores_shape(like.row, like.scores.shape[-3:])[:-1]
+    scores = _array(arrays, name, np.float32, (*heads, n))
+    _require(np.isfinite(scores).all(), name)
+    return scores
 
 
 def _asked(arrays: Arrays, cache: BoundedCache) -> Asked | None:
@@ -283,8 +291,8 @@ def _mark(
     counters = _counters(values.get("counters"), n_past)
     scores = None
     if f"mark{i}" in arrays:
-        scores = _scores(arrays, f"mark{i}", ledger.scores, None)
-    if scores is not None and scores.shape[2] != int((ledger.labels < n_past).sum()):
+        scores = _scores(arrays, f"mark{i}", ledger, None)
+    if scores is not None and scores.shape[-1] != int((ledger.labels < n_past).sum()):
         _require(not intact, "marks")
     ahead = asked if typed("marks", values.get("ahead"), bool) else None
     return Mark(n_past, counters, _stats(values.get("stats")), scores, ahead, intact)

@@ -18,8 +18,8 @@ from typing_extensions import Self
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int32]
 BoolArray: TypeAlias = NDArray[np.bool_]
-# one number of a row, or several with names: `Policy.row`
-RowArray: TypeAlias = NDArray[Any]
+# one number of each row, (L, H, n), or several, (numbers, L, H, n): `Policy.row`
+RowArray: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class View:
         int32 (L, H, n): true position of the token whose K and V the row holds. Positions
         differ by head after evictions, and are distinct within a head.
     scores
-        (L, H, n) of the type `Policy.row`: what the policy's `fold` made of the attention so far.
+        float32 (L, H, n), or (numbers, L, H, n) for a policy that keeps several (`Policy.row`):
+        what its `fold` made of the attention so far.
     n_prompt
         Prompt length M in tokens; rows with ``pos < n_prompt`` are the prompt's pool.
     n_past
@@ -67,7 +68,7 @@ class View:
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together, and a limit without the newest row."""
-        if self.pos.ndim != 3 or self.pos.shape != self.scores.shape:
+        if self.pos.ndim != 3 or self.pos.shape != self.scores.shape[-3:]:
             raise ValueError(f"pos {self.pos.shape} and scores {self.scores.shape} must be (L,H,n)")
         for rows in (self.keys, self.values):
             if rows is not None and (rows.ndim != 4 or rows.shape[2] != self.n_rows):
@@ -169,7 +170,7 @@ class Policy(ABC):
     llama.cpp's cells, so that the largest one decides the memory. All heads of a layer keep
     equally many rows. One with `compares_layers` must be asked about all layers at once.
 
-    `row` is what is kept in mind of each row: a number, or a record of float32 numbers with names.
+    `row` names the numbers that are kept in mind of each row; without names it is one number.
     """
 
     name: ClassVar[str]
@@ -178,7 +179,7 @@ class Policy(ABC):
     needs_values: ClassVar[bool] = False
     uneven: ClassVar[bool] = False
     compares_layers: ClassVar[bool] = False
-    row: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
+    row: ClassVar[tuple[str, ...]] = ()
     # without a type: fields, options, only of policies that declare them
     ahead = 0
     unlike = 0.0
@@ -209,7 +210,7 @@ class Policy(ABC):
         Parameters
         ----------
         acc
-            (L, H, n_rows) of the type `row`: previous scores, 0 for new rows.
+            float32 (L, H, n_rows), or (numbers, L, H, n_rows): previous scores, 0 for new rows.
         observed
             float32 (L, H, n_rows): softmax weights summed over the `n` queries and the group of
             query heads that shares the KV head.
@@ -242,7 +243,7 @@ class Policy(ABC):
         Parameters
         ----------
         acc
-            (L, H, n) of the type `row`: what `fold` made of their attention.
+            float32 (L, H, n), or (numbers, L, H, n): what `fold` made of their attention.
         weights, likeness, n_cells
             As for `expect`.
         """
@@ -258,7 +259,7 @@ class Policy(ABC):
         acc
             As for `foresee`.
         """
-        return np.ones(len(acc), np.bool_)
+        return np.ones(acc.shape[-3], np.bool_)
 
     def begin_output(self, acc: RowArray) -> RowArray:
         """Return the scores with which an output begins, of those that the prompt's end left.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -11,32 +11,45 @@ from scope_cpp.policies.base import BoolArray, FloatArray, RowArray, View, optio
 from scope_cpp.policies.scope_slide import INTERVAL_SHARE
 from scope_cpp.policies.scored import ScoredDecodePolicy
 from scope_cpp.policies.scores.foresight import unlikeness
-from scope_cpp.policies.select import keep_best
+from scope_cpp.policies.select import count, keep_best
 from scope_cpp.policies.sizes import DEFAULT_POOL
 from scope_cpp.policies.unified import OneBudget
 
-OF_ROW = ("use", "busy", "looks", "price", "age")
-OF_HEAD = ("found", "seen", "got", "waited")
-ROW = np.dtype([(name, np.float32) for name in OF_ROW + OF_HEAD])
-"""What is kept in mind of a row.
 
-use
-    Its share of the attention, decayed.
-busy
-    1 after a look-up, then fading: what is looked up again soon is the same look-up.
-looks
-    How often it was looked up in this output.
-price
-    What it is worth beside its use: 1 of the prompt, less of the output. 0 in a row that is read
-    just now, of a later prompt of a conversation: it waits as all of a prompt do.
-age
-    Tokens since it was written.
-found, seen
-    Of the head, and so the same in all its rows: look-ups of the prompt, and tokens, both fading.
-got, waited
-    Of the head too: what unused young rows of the output got, in means of the rows, and for how
-    many tokens how many of them waited, both fading.
-"""
+class Rows(NamedTuple):
+    """What is kept in mind of the rows, float32 (L, H, n) each.
+
+    Attributes
+    ----------
+    use
+        Their share of the attention, decayed.
+    busy
+        1 after a look-up, then fading: what is looked up again soon is the same look-up.
+    looks
+        How often they were looked up in this output.
+    price
+        What they are worth beside their use: 1 of the prompt, less of the output. 0 in a row that
+        is read just now, of a later prompt of a conversation: it waits as all of a prompt do.
+    age
+        Tokens since they were written.
+    found, seen
+        Of the head, and so the same in all its rows: look-ups of the prompt, and tokens, both
+        fading.
+    got, waited
+        Of the head too: what unused young rows of the output got, in means of the rows, and for
+        how many tokens how many of them waited, both fading.
+    """
+
+    use: FloatArray
+    busy: FloatArray
+    looks: FloatArray
+    price: FloatArray
+    age: FloatArray
+    found: FloatArray
+    seen: FloatArray
+    got: FloatArray
+    waited: FloatArray
+
 
 LOOK = 0.1
 """A look-up is this share of a query's attention, beyond `SHARP` times the mean of all rows."""
@@ -108,7 +121,7 @@ class ScopeRetrieval(OneBudget):
     name: ClassVar[str] = "scope-retrieval"
     needs_scores: ClassVar[bool] = True
     keeps_messages: ClassVar[bool] = True
-    row: ClassVar[np.dtype[Any]] = ROW
+    row: ClassVar[tuple[str, ...]] = Rows._fields
     usual_recent: ClassVar[int | None] = 256
     usual_interval: ClassVar[int] = 16
 
@@ -138,61 +151,67 @@ class ScopeRetrieval(OneBudget):
     def begin_output(self, acc: RowArray) -> RowArray:
         """All rows of prompts wait to be looked up; answers and heads are what they were."""
         begun = acc.copy()
-        begun["looks"], begun["busy"] = 0, 0
-        begun["price"] = np.where(acc["price"] == 0, np.float32(1), acc["price"])
+        rows = Rows(*begun)
+        rows.looks[:], rows.busy[:] = 0, 0
+        rows.price[rows.price == 0] = 1
         return begun
 
     def fold(self, acc: RowArray, observed: FloatArray, n: int) -> RowArray:
         """Add up use and look-ups; see `Policy.fold`."""
+        n_rows = observed.shape[-1]
         total = observed.sum(axis=-1, keepdims=True)
         scale = np.divide(np.float32(n), total, out=np.zeros_like(total), where=total > 0)
+        folded = np.empty_like(acc)
+        rows, before = Rows(*folded), Rows(*acc)
         share = observed * scale
-        look = share - np.float32(SHARP * n / share.shape[-1])
+        look = share - np.float32(SHARP * n / n_rows)
         # few rows are looked up: only these are gone through below
         sharp = np.flatnonzero(look >= LOOK)
-        folded = np.empty(acc.shape, acc.dtype)
-        folded["use"] = acc["use"] * np.float32(self.decay**n) + share
+        np.multiply(before.use, np.float32(self.decay**n), out=rows.use)
+        np.add(rows.use, share, out=rows.use)
+        np.multiply(before.busy, np.float32(FADE**n), out=rows.busy)
         np.maximum(look, 0, out=look)
         look *= np.float32(1 / LOOK)
-        look += acc["busy"] * np.float32(FADE**n)
-        folded["busy"] = np.minimum(look, 1, out=look)
-        folded["looks"], folded["price"] = acc["looks"], acc["price"]
-        before = acc.reshape(-1)[sharp]
-        silent = before["busy"] < SILENT
-        new = sharp[silent]
-        folded.reshape(-1)["looks"][new] += 1
-        of_prompt = new[before["price"][silent] == 1]
-        n_found = np.bincount(of_prompt // acc.shape[-1], minlength=total.size)
-        unused = self._unused(acc)
-        got = share.sum(axis=-1, keepdims=True, where=unused) * np.float32(share.shape[-1])
-        waited = np.count_nonzero(unused, axis=-1, keepdims=True) * np.float32(n)
-        more = (n_found.reshape(total.shape), n, got, waited)
-        for name, number in zip(OF_HEAD, more, strict=True):
-            folded[name] = _of_head(acc, name) * np.float32(HORIZON**n) + number
-        folded["age"] = acc["age"] + np.float32(n)
+        np.add(rows.busy, look, out=rows.busy)
+        np.minimum(rows.busy, 1, out=rows.busy)
+        rows.looks[:], rows.price[:] = before.looks, before.price
+        new = sharp[before.busy.reshape(-1)[sharp] < SILENT]
+        rows.looks.reshape(-1)[new] += 1
+        of_prompt = new[before.price.reshape(-1)[new] == 1]
+        n_found = np.bincount(of_prompt // n_rows, minlength=total.size).reshape(total.shape)
+        unused = self._unused(before)
+        got = (share * unused).sum(axis=-1, keepdims=True) * np.float32(n_rows)
+        waited = count(unused)[..., None] * np.float32(n)
+        fading = np.float32(HORIZON**n)
+        rows.found[:] = _of_head(before.found) * fading + n_found
+        rows.seen[:] = _of_head(before.seen) * fading + n
+        rows.got[:] = _of_head(before.got) * fading + got
+        rows.waited[:] = _of_head(before.waited) * fading + waited
+        np.add(before.age, n, out=rows.age)
         return folded
 
-    def _unused(self, acc: RowArray) -> BoolArray:
+    def _unused(self, rows: Rows) -> BoolArray:
         """Young rows of the output that had time to be used, and hardly were, (L, H, n)."""
-        use, age = acc["use"], acc["age"]
-        unused: BoolArray = use < UNUSED * use.mean(axis=-1, keepdims=True)
-        unused &= (age >= SETTLED) & (age < YOUNG)
-        unused &= self._price(acc) < 1
+        unused: BoolArray = rows.use < UNUSED * rows.use.mean(axis=-1, keepdims=True)
+        unused &= rows.age >= SETTLED
+        unused &= rows.age < YOUNG
+        unused &= self._price(rows) < 1
         return unused
 
     def looks_ahead(self, acc: RowArray) -> BoolArray:
         """Weigh new rows where a head pays a notable part of their price, or may; see the class."""
-        notable: BoolArray = self._pays(acc).max(axis=(1, 2)) >= NOTABLE
-        return notable | ~_known(acc)
+        rows = Rows(*acc)
+        notable: BoolArray = self._pays(rows).max(axis=(1, 2)) >= NOTABLE
+        return notable | ~_known(rows)
 
     def foresee(
         self, acc: RowArray, weights: FloatArray, likeness: FloatArray | None, n_cells: int
     ) -> RowArray:
         """Give new rows their price; see `Policy.foresee`."""
         expected = self.expect(weights, likeness, n_cells)
-        priced = acc.copy()
-        priced["price"] = np.clip(expected / (HALF + expected), *OUTPUT)
-        return priced
+        foreseen = acc.copy()
+        Rows(*foreseen).price[:] = np.clip(expected / (HALF + expected), *OUTPUT)
+        return foreseen
 
     def expect(self, weights: FloatArray, likeness: FloatArray | None, n_cells: int) -> FloatArray:
         """As a scored policy does with its usual weight; see `Policy.expect`."""
@@ -211,47 +230,48 @@ class ScopeRetrieval(OneBudget):
 
     def worth(self, view: View) -> FloatArray:
         """Numbers by which the rows compete, (L, H, n); see the class."""
-        rows, price = view.scores, self._price(view.scores)
-        mean_use = self._mean_use(view)
+        rows = Rows(*view.scores)
+        price, mean_use = self._price(rows), self._mean_use(view)
         worth: FloatArray = price * (np.float32(self.price * mean_use) * self._pays(rows))
-        of_prompt = np.where(price == 1, rows["looks"], np.float32(0))
-        left = _left(of_prompt, view.n_prompt)
-        np.multiply(worth, left, out=worth, where=of_prompt > 0)
-        worth += rows["use"]
+        of_prompt = rows.looks * (price == 1)
+        looked = np.flatnonzero(of_prompt)
+        if looked.size:
+            worth.reshape(-1)[looked] *= _left(of_prompt, view.n_prompt)
+        worth += rows.use
         young = (view.pos - np.int32(view.n_past - 1 - YOUNG)) * np.float32(1 / YOUNG)
         young *= self._copies(rows) * np.float32(self.fresh * mean_use)
         np.maximum(young, 0, out=young)
-        np.add(worth, young, out=worth, where=price < 1)
+        young *= price < 1
+        worth += young
         return worth
 
-    def _looks_up(self, rows: RowArray) -> FloatArray:
+    def _looks_up(self, rows: Rows) -> FloatArray:
         """Rate at which each head looks up the prompt, as a share of `rate`, (L, H, 1)."""
-        rate = _of_head(rows, "found") / np.maximum(_of_head(rows, "seen"), 1)
+        rate = _of_head(rows.found) / np.maximum(_of_head(rows.seen), 1)
         share: FloatArray = np.minimum(1, rate / np.float32(self.rate))
         return share
 
-    def _pays(self, rows: RowArray) -> FloatArray:
+    def _pays(self, rows: Rows) -> FloatArray:
         """Share of the price that each head pays, (L, H, 1)."""
         pays: FloatArray = self._looks_up(rows) ** STEEPNESS
         return pays
 
-    def _copies(self, rows: RowArray) -> FloatArray:
+    def _copies(self, rows: Rows) -> FloatArray:
         """By what the worth of being new is multiplied in each head, (L, H, 1): c of the class."""
-        gets = (_of_head(rows, "got") + GETS * TRUST) / (_of_head(rows, "waited") + TRUST)
+        gets = (_of_head(rows.got) + GETS * TRUST) / (_of_head(rows.waited) + TRUST)
         copies = gets * (1 - self._looks_up(rows)) / COPIES
         copies[~_known(rows)] = 1
         clipped: FloatArray = np.clip(copies, 1, MOST_FRESH)
         return clipped
 
-    def _price(self, rows: RowArray) -> FloatArray:
+    def _price(self, rows: Rows) -> FloatArray:
         """What rows are worth beside their use, (L, H, n): 1 of those that are read just now.
 
         They are what no price was foreseen for, unless none ever is.
         """
-        price: FloatArray = rows["price"]
-        if self.ahead or self.unlike:
-            price = np.where(price == 0, np.float32(1), price)
-        return price
+        if not (self.ahead or self.unlike):
+            return rows.price
+        return rows.price + (rows.price == 0)
 
     def _mean_use(self, view: View) -> float:
         """Use of a row if all were used alike: of every query 1 is handed out in all."""
@@ -273,15 +293,15 @@ class ScopeRetrieval(OneBudget):
         return max(0, whole - recent), recent
 
 
-def _of_head(rows: RowArray, name: str) -> FloatArray:
+def _of_head(numbers: FloatArray) -> FloatArray:
     """Return a number of the heads, (L, H, 1): new rows do not have it yet."""
-    number: FloatArray = rows[name].max(axis=-1, keepdims=True)
+    number: FloatArray = numbers.max(axis=-1, keepdims=True)
     return number
 
 
-def _known(rows: RowArray) -> BoolArray:
+def _known(rows: Rows) -> BoolArray:
     """Tell in which layers enough tokens were seen to know what heads do: bool (L,)."""
-    known: BoolArray = rows["seen"].max(axis=(1, 2)) >= KNOWN
+    known: BoolArray = rows.seen.max(axis=(1, 2)) >= KNOWN
     return known
 
 

@@ -488,6 +488,8 @@ FORGED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
         put("state", "turns", 0, "regions", 0, "stop", value=10**9),
         "regions",
     ),
+    "other numbers of a row": (put("state", "row", value=["use"]), "with that scope-cpp"),
+    "numbers of a row without names": (put("state", "row", value=3), "its row is"),
     "account of a wrong type": (put("state", "accounts", 0, value=[]), "Account"),
     "an account too few": (put("state", "accounts", value=[]), "accounts"),
     "token out of range": (put_array("tokens", 3, 10**6), "tokens"),
@@ -517,7 +519,7 @@ FORGED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "mark of fewer cells": (
         lambda header, arrays: (
             header["state"]["marks"][5].update(intact=True),
-            arrays.update(mark5=arrays["mark5"][:, :, 1:]),
+            arrays.update(mark5=arrays["mark5"][..., 1:]),
         ),
         "marks",
     ),

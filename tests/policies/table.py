@@ -24,20 +24,18 @@ class Row:
     size: Callable[[View], int]
     must_keep: Callable[[View, int], Mask]
     hard_limit: bool = True
-    row: np.dtype = np.dtype(np.float32)
+    row: tuple[str, ...] = ()
 
 
 def prompt_rows(view: View) -> int:
     return int((view.pos < view.n_prompt).sum(axis=-1).max())
 
 
-def records(scores: np.ndarray, row: np.dtype) -> np.ndarray:
-    """Scores of a type `row` that come of other numbers: each of a record has some of them."""
-    if not row.names:
+def records(scores: np.ndarray, row: tuple[str, ...]) -> np.ndarray:
+    """Scores of the numbers `row` that come of others: each has some of them."""
+    if not row:
         return scores
-    made = np.empty(scores.shape, row)
-    for i, name in enumerate(row.names):
-        made[name] = np.roll(scores, i, axis=-1)
+    made = np.stack([np.roll(scores, i, axis=-1) for i in range(len(row))])
     made.setflags(write=False)
     return made
 

@@ -100,7 +100,7 @@ def test_permutation_equivariant_over_rows(row: Row, view: View, seed: int) -> N
     moved = replace(
         view,
         pos=np.take_along_axis(view.pos, order, axis=-1),
-        scores=np.take_along_axis(view.scores, order, axis=-1),
+        scores=np.take_along_axis(view.scores, np.broadcast_to(order, view.scores.shape), -1),
         keys=np.take_along_axis(view.keys, order[..., None], axis=2),
         values=np.take_along_axis(view.values, order[..., None], axis=2),
     )

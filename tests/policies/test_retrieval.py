@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scope_cpp.policies import View, make_decode
-from scope_cpp.policies.scope_retrieval import ROW, ScopeRetrieval
+from scope_cpp.policies.scope_retrieval import Rows, ScopeRetrieval
 
 from .trace import Engine, Trace
 
@@ -119,10 +119,10 @@ def test_as_described(interval: int, decay: float, rate: float) -> None:
     assert any(head.waited > 100 for head in heads) or rate < 0.1
 
 
-def view(rows: np.ndarray, n_prompt: int, limit: int) -> View:
-    n = rows.shape[-1]
-    pos = np.broadcast_to(np.arange(n, dtype=np.int32), rows.shape).copy()
-    return View(pos, rows, n_prompt, n, None, limit)
+def view(rows: Rows, n_prompt: int, limit: int) -> View:
+    n = rows.use.shape[-1]
+    pos = np.broadcast_to(np.arange(n, dtype=np.int32), rows.use.shape).copy()
+    return View(pos, np.stack(rows), n_prompt, n, None, limit)
 
 
 def policy(**options: object) -> ScopeRetrieval:
@@ -132,13 +132,13 @@ def policy(**options: object) -> ScopeRetrieval:
     return made
 
 
-def used_output(found: list[float]) -> np.ndarray:
+def used_output(found: list[float]) -> Rows:
     """Two heads, 20 rows of a prompt that nothing used, 20 of an output that all tokens used."""
-    rows = np.zeros((1, 2, 40), ROW)
-    rows["price"][..., :20], rows["price"][..., 20:] = 1, 1e-6
-    rows["use"][..., 20:] = 2.5
-    rows["found"] = np.array(found)[:, None]
-    rows["seen"], rows["age"] = 100, 100
+    rows = Rows(*np.zeros((len(Rows._fields), 1, 2, 40), np.float32))
+    rows.price[..., :20], rows.price[..., 20:] = 1, 1e-6
+    rows.use[..., 20:] = 2.5
+    rows.found[:] = np.array(found)[:, None]
+    rows.seen[:], rows.age[:] = 100, 100
     return rows
 
 
@@ -151,7 +151,7 @@ def test_only_heads_that_look_things_up_keep_the_prompt() -> None:
 
 def test_what_was_looked_up_has_been_of_use() -> None:
     rows = used_output([30, 30])
-    rows["looks"][..., 10:20] = 1
+    rows.looks[..., 10:20] = 1
     keep = policy(heavy=15).select(view(rows, 20, 19))
     assert keep[..., :10].all() and not keep[..., 10:15].any()
 
@@ -159,47 +159,49 @@ def test_what_was_looked_up_has_been_of_use() -> None:
 def test_unless_look_ups_are_repeated() -> None:
     """Facts that all are asked for again: no row has less of its price, and use decides."""
     rows = used_output([30, 30])
-    rows["looks"][..., 10:20] = 2
-    rows["use"][..., 10:20] = 0.1
+    rows.looks[..., 10:20] = 2
+    rows.use[..., 10:20] = 0.1
     keep = policy(heavy=10).select(view(rows, 20, 14))
     assert keep[..., 10:20].all()
 
 
 def test_rows_of_the_output_are_worth_what_is_foreseen() -> None:
     rows = used_output([30, 30])
-    new = np.zeros((1, 2, 2), ROW)
+    new = np.zeros((len(Rows._fields), 1, 2, 2), np.float32)
     weights = np.array([[[0.0, 1.0], [0.0, 1.0]]], np.float32)
-    foreseen = policy().foresee(new, weights, None, 10)
-    assert foreseen["price"] == pytest.approx(np.array([[[0, 0.5], [0, 0.5]]]), abs=1e-5)
-    assert (foreseen["price"] > 0).all(), "0 is a prompt that is read just now"
-    assert new["price"].tolist() == [[[0, 0], [0, 0]]]
-    rows["use"][..., 20:] = 0
-    rows["price"][..., 22:24] = foreseen["price"]
+    foreseen = Rows(*policy().foresee(new, weights, None, 10))
+    assert foreseen.price == pytest.approx(np.array([[[0, 0.5], [0, 0.5]]]), abs=1e-5)
+    assert (foreseen.price > 0).all(), "0 is a prompt that is read just now"
+    assert not new.any()
+    rows.use[..., 20:] = 0
+    rows.price[..., 22:24] = foreseen.price
     keep = policy(heavy=21).select(view(rows, 20, 25))
     assert keep[..., 23].all() and not keep[..., 22].any()
 
 
 def test_new_rows_are_weighed_in_layers_with_a_head_that_looks_things_up() -> None:
     """A hundredth of the price: look-ups in .3 · .01^⅓ of the tokens, 6.46 of 100."""
-    rows = np.concatenate([used_output([0, found]) for found in (0, 6.4, 6.5, 90)])
+    layers = [np.stack(used_output([0, found])) for found in (0, 6.4, 6.5, 90)]
+    rows = np.concatenate(layers, axis=1)
     assert policy().looks_ahead(rows).tolist() == [False, False, True, True]
-    assert policy(rate=0.1).looks_ahead(rows[1:2]).tolist() == [True]
-    unweighed = policy().foresee(rows[:1, :, -2:], np.zeros((1, 2, 2), np.float32), None, 10)
-    assert (unweighed["price"] == np.float32(1e-6)).all(), "0 is a prompt that is read just now"
+    assert policy(rate=0.1).looks_ahead(layers[1]).tolist() == [True]
+    weights = np.zeros((1, 2, 2), np.float32)
+    unweighed = Rows(*policy().foresee(layers[0][..., -2:], weights, None, 10))
+    assert (unweighed.price == np.float32(1e-6)).all(), "0 is a prompt that is read just now"
 
 
 def test_heads_that_copy_keep_what_is_new_and_others_what_they_use() -> None:
     """Unused rows of the first head got half of what all get, of the second a hundredth."""
     rows = used_output([0, 0])
-    rows["price"] = 1e-6
-    rows["use"][..., :30], rows["use"][..., 30:] = 2, 0
-    rows["waited"], rows["got"] = 100_000, np.array([50_000, 1_000])[:, None]
-    pos = np.broadcast_to(np.r_[:30, 390:400].astype(np.int32), rows.shape).copy()
-    keep = policy(heavy=10, recent=1).select(View(pos, rows, 0, 400, None, 11))
+    rows.price[:] = 1e-6
+    rows.use[..., :30], rows.use[..., 30:] = 2, 0
+    rows.waited[:], rows.got[:] = 100_000, np.array([50_000, 1_000])[:, None]
+    pos = np.broadcast_to(np.r_[:30, 390:400].astype(np.int32), (1, 2, 40)).copy()
+    keep = policy(heavy=10, recent=1).select(View(pos, np.stack(rows), 0, 400, None, 11))
     assert keep[0, 0, 30:].all()
     assert keep[0, 1].tolist() == [False] * 20 + [True] * 10 + [False] * 9 + [True]
-    rows["seen"] = 99  # too few tokens to know
-    keep = policy(heavy=10, recent=1).select(View(pos, rows, 0, 400, None, 11))
+    rows.seen[:] = 99  # too few tokens to know
+    keep = policy(heavy=10, recent=1).select(View(pos, np.stack(rows), 0, 400, None, 11))
     assert (keep.sum(axis=-1) == 11).all() and not keep[..., 30:39].any()
 
 
@@ -210,9 +212,9 @@ def test_heads_that_copy_keep_what_is_new_and_others_what_they_use() -> None:
 def test_what_a_new_row_is_worth(got: float, found: float, copies: float) -> None:
     """c = 12 g (1 - r/.3): g = got / 1,000, at least 1 and at most 32."""
     rows = used_output([found, found])
-    rows["use"], rows["price"] = 0, 0.5
-    rows["waited"], rows["got"] = 0, got - 100
-    seen = View(np.arange(40, dtype=np.int32) + np.zeros((1, 2, 1), np.int32), rows, 0, 40, None, 9)
+    rows.use[:], rows.price[:] = 0, 0.5
+    rows.waited[:], rows.got[:] = 0, got - 100
+    seen = view(rows, 0, 9)
     looks_up = found / 100 / 0.3
     worth = policy().worth(seen) - 16 * 0.5 * looks_up**3 * handed_out(40) / 40
     expected = 0.5 * copies * handed_out(40) / 40 * (1 - np.arange(40)[::-1] / 256)
@@ -225,39 +227,40 @@ def handed_out(n: int) -> float:
 
 def test_all_layers_are_weighed_until_the_heads_are_known() -> None:
     rows = used_output([0, 0])
-    assert policy().looks_ahead(rows).tolist() == [False]
-    rows["seen"] = 99
-    assert policy().looks_ahead(rows).tolist() == [True]
+    assert policy().looks_ahead(np.stack(rows)).tolist() == [False]
+    rows.seen[:] = 99
+    assert policy().looks_ahead(np.stack(rows)).tolist() == [True]
 
 
 def test_unused_rows_are_neither_the_newest_nor_of_a_prompt() -> None:
     rows = used_output([0, 0])
-    rows["use"][..., ::2] = 0  # every other row was hardly used
-    rows["age"][..., 30:] = 31
+    rows.use[..., ::2] = 0  # every other row was hardly used
+    rows.age[..., 30:] = 31
     observed = np.ones((1, 2, 40), np.float32)
-    folded = policy().fold(rows, observed, 2)
-    assert (folded["age"][..., 0] == 102).all()
-    assert (folded["waited"] == 2 * 5).all()
-    assert folded["got"] == pytest.approx(2 * 5), "as much as each row gets"
+    folded = Rows(*policy().fold(np.stack(rows), observed, 2))
+    assert (folded.age[..., 0] == 102).all()
+    assert (folded.waited == 2 * 5).all()
+    assert folded.got == pytest.approx(2 * 5), "as much as each row gets"
 
 
 def test_another_output_finds_prompts_waiting_and_answers_and_heads_as_they_were() -> None:
     rows = used_output([30, 3])
-    rows["looks"], rows["busy"] = 2, 1
-    rows["price"][..., 36:] = 0  # what was read last
-    begun = policy().begin_output(rows)
-    assert not begun["looks"].any() and not begun["busy"].any()
-    assert (begun["price"][..., :20] == 1).all() and (begun["price"][..., 36:] == 1).all()
+    rows.looks[:], rows.busy[:] = 2, 1
+    rows.price[..., 36:] = 0  # what was read last
+    before = np.stack(rows)
+    begun = Rows(*policy().begin_output(before))
+    assert not begun.looks.any() and not begun.busy.any()
+    assert (begun.price[..., :20] == 1).all() and (begun.price[..., 36:] == 1).all()
     for name in ("use", "age", "found", "seen", "got", "waited"):
-        assert np.array_equal(begun[name], rows[name])
-    assert np.array_equal(begun["price"][..., 20:36], rows["price"][..., 20:36])
-    assert (rows["looks"] == 2).all() and (rows["price"][..., 36:] == 0).all()
+        assert np.array_equal(getattr(begun, name), getattr(rows, name))
+    assert np.array_equal(begun.price[..., 20:36], rows.price[..., 20:36])
+    assert np.array_equal(before, np.stack(rows)), "no input is changed"
 
 
 def test_a_prompt_waits_while_it_is_read() -> None:
     """In a conversation without room: what is read goes after the answers before it."""
     rows = used_output([30, 30])
-    rows["use"][..., 20:], rows["price"][..., 30:] = 0.1, 0
+    rows.use[..., 20:], rows.price[..., 30:] = 0.1, 0
     keep = policy(heavy=30, recent=1).select(view(rows, 20, 31))
     assert keep[..., 30:].all() and keep[..., :20].all()
 

@@ -53,6 +53,11 @@ class Trace:
         return list(np.ndindex(self.logits.shape[:2]))
 
 
+def zeros(row: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Scores of rows of which nothing is known yet."""
+    return np.zeros((len(row), *shape) if row else shape, np.float32)
+
+
 class Engine:
     """Rows in arrays, shuffled after every selection: the order of rows means nothing."""
 
@@ -62,14 +67,15 @@ class Engine:
         n_layers, n_heads, n, _ = trace.logits.shape
         self.seen = np.zeros((n, n_layers, n_heads, n), np.float32)  # weights by query, position
         self.pos = np.empty((n_layers, n_heads, 0), np.int32)
-        self.acc = np.empty((n_layers, n_heads, 0), policy.row)
+        self.acc = zeros(policy.row, (n_layers, n_heads, 0))
         self.n_past = self.n_prompt_cells = self.since = self.selections = 0
         self.rng = np.random.default_rng(1)
 
     def decode(self) -> None:
         shape = (*self.pos.shape[:2], 1)
         self.pos = np.concatenate([self.pos, np.full(shape, self.n_past, np.int32)], axis=-1)
-        self.acc = np.concatenate([self.acc, np.zeros(shape, self.acc.dtype)], axis=-1)
+        new = np.zeros((*self.acc.shape[:-1], 1), np.float32)
+        self.acc = np.concatenate([self.acc, new], axis=-1)
         for head in self.trace.heads:
             held = self.pos[head].tolist()
             self.seen[(self.n_past, *head, held)] = self.trace.weights(head, self.n_past, held)
@@ -97,16 +103,17 @@ class Engine:
         order = self.rng.random((*mask.shape[:2], kept)).argsort(axis=-1)
         shape = (*mask.shape[:2], kept)
         self.pos = np.take_along_axis(self.pos[mask].reshape(shape), order, axis=-1)
-        self.acc = np.take_along_axis(self.acc[mask].reshape(shape), order, axis=-1)
+        kept = self.acc[..., mask].reshape((*self.acc.shape[:-3], *shape))
+        self.acc = np.take_along_axis(kept, np.broadcast_to(order, kept.shape), axis=-1)
 
     def read_prompt(self, prefill: PrefillPolicy | None) -> None:
         if prefill is not None:
-            self.acc = np.zeros(self.acc.shape, prefill.row)
+            self.acc = zeros(prefill.row, self.pos.shape)
         for _ in range(self.trace.n_prompt):
             self.decode()
         if prefill is not None:
             self.keep(prefill.select(self.view(prefill, self.pos.shape[-1]), True))
-            self.acc, self.since = np.zeros(self.acc.shape, self.policy.row), 0
+            self.acc, self.since = zeros(self.policy.row, self.pos.shape), 0
         self.acc = self.policy.begin_output(self.acc)
         self.n_prompt_cells = self.pos.shape[-1]
 

@@ -210,7 +210,7 @@ class BoundedCache(HeldCells):
         if before[2] != whole_cells:
             self.scorer.keep_by_head(whole_cells, self.ledger)
             self.marks.forget_scores()
-        if self.ledger.scores.dtype != decode.row:
+        if self.ledger.row != decode.row:
             self.ledger.hold(decode.row)
             self.marks.forget_scores()
 

@@ -64,7 +64,7 @@ def _part(view: View, layers: slice, rows: NDArray[np.intp], limit: int) -> View
     return replace(
         view,
         pos=view.pos[layers].take(rows, axis=2),
-        scores=view.scores[layers].take(rows, axis=2),
+        scores=view.scores[..., layers, :, :].take(rows, axis=-1),
         keys=None if view.keys is None else view.keys[layers].take(rows, axis=2),
         values=None if view.values is None else view.values[layers].take(rows, axis=2),
         limit=limit,

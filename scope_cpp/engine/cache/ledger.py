@@ -8,7 +8,6 @@ its cell. Cells are asked for anew each time: llama.cpp alone decides where a to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +28,17 @@ class Ledger:
         int32 (layer, KV head, n): true position of the token whose K and V the row holds; -1 of a
         dead row, which nothing attends to (`scope_cpp.engine.cache.plan`). Its score is 0.
     scores
-        (layer, head, n) of the type `Policy.row`: what the policy made of the attention so far; by
-        KV head, or by query head where whole cells are evicted.
+        float32 (layer, head, n), or (numbers, layer, head, n) for a policy that keeps several
+        (`Policy.row`): what it made of the attention so far; by KV head, or by query head where
+        whole cells are evicted.
+    row
+        The names of these numbers.
     """
 
     labels: NDArray[np.int32]
     pos: NDArray[np.int32]
-    scores: NDArray[Any]
+    scores: NDArray[np.float32]
+    row: tuple[str, ...] = ()
 
     @classmethod
     def empty(cls, n_layer: int, n_head_kv: int, n_head_scored: int) -> Ledger:
@@ -61,37 +64,35 @@ class Ledger:
         new = np.broadcast_to(labels[n:], (*self.pos.shape[:2], labels.size - n))
         self.labels = labels.copy()
         self.pos = np.concatenate([self.pos[:, :, :n], new], axis=2)
-        zeros = np.zeros((*self.scores.shape[:2], labels.size - n), self.scores.dtype)
-        # as bytes: NumPy copies rows of several numbers one number at a time
-        raw = np.dtype((np.void, zeros.dtype.itemsize))
-        parts = [self.scores[:, :, :n].view(raw), zeros.view(raw)]
-        self.scores = np.concatenate(parts, axis=2).view(zeros.dtype)
+        zeros = np.zeros((*self.scores.shape[:-1], labels.size - n), np.float32)
+        self.scores = np.concatenate([self.scores[..., :n], zeros], axis=-1)
 
-    def hold(self, row: np.dtype[Any]) -> None:
-        """Keep scores of another type from now on; all begin at 0 then."""
-        if self.scores.dtype != row:
-            self.scores = np.zeros(self.scores.shape, row)
+    def hold(self, row: tuple[str, ...]) -> None:
+        """Keep other numbers of each row from now on; all begin at 0 then."""
+        if self.row != row:
+            self.row = row
+            self.scores = np.zeros(scores_shape(row, self.scores.shape[-3:]), np.float32)
 
     def apply(self, plan: Plan) -> None:
         """Move and drop rows as `plan` does in the cache."""
-        for name in ("pos", "scores"):
-            rows = getattr(self, name)
+        for rows in (self.pos, *(self.scores if self.row else [self.scores])):
             if plan.src.size:
-                moved = np.take_along_axis(rows, plan.src, axis=2)
-                np.put_along_axis(rows, plan.dst, moved, axis=2)
-            # unlike an index, `take` leaves the rows of a head side by side in memory
-            setattr(self, name, rows.take(plan.stay, axis=2))
+                moved = np.take_along_axis(rows, plan.src, axis=-1)
+                np.put_along_axis(rows, plan.dst, moved, axis=-1)
+        # unlike an index, `take` leaves the rows of a head side by side in memory
+        self.pos = self.pos.take(plan.stay, axis=-1)
+        self.scores = self.scores.take(plan.stay, axis=-1)
         self.labels = self.labels[plan.stay]
         for layer in np.flatnonzero(plan.dead.any(axis=1)):
             self.pos[layer, :, plan.dead[layer]] = -1
-            self.scores[layer, :, plan.dead[layer]] = 0
+            self.scores[..., layer, :, plan.dead[layer]] = 0
 
     @property
     def dead(self) -> NDArray[np.bool_]:
         """Rows of each layer that are dead, in all of its heads: bool (layer, n)."""
         return np.asarray((self.pos[:, :1] < 0).all(axis=1))
 
-    def ranked(self, whole_cells: bool) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    def ranked(self, whole_cells: bool) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Positions and scores to choose by: of each head, or of whole cells as if of one head.
 
         The position of a whole cell is its label, its score the highest of all heads.
@@ -103,12 +104,12 @@ class Ledger:
     def share_scores(self, n_group: int, to_heads: bool) -> None:
         """Turn scores of KV heads into such of query heads, in equal shares, or sum them up.
 
-        Records begin anew: not all of their numbers are sums.
+        Several numbers of a row begin anew: not all of them are sums.
         """
-        n_layer, n_head, n = self.scores.shape
-        if self.scores.dtype.names:
+        n_layer, n_head, n = self.scores.shape[-3:]
+        if self.row:
             n_head = n_head * n_group if to_heads else n_head // n_group
-            self.scores = np.zeros((n_layer, n_head, n), self.scores.dtype)
+            self.scores = np.zeros(scores_shape(self.row, (n_layer, n_head, n)), np.float32)
         elif to_heads:
             self.scores = np.repeat(self.scores / np.float32(n_group), n_group, axis=1)
         else:
@@ -116,22 +117,11 @@ class Ledger:
             self.scores = groups.sum(axis=2)
 
 
-def pooled(scores: NDArray[Any]) -> NDArray[Any]:
+def pooled(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores of whole cells: the maximum over layers and heads, (1, 1, n), number by number."""
-    highest = numbers(scores).max(axis=(0, 1), keepdims=True)
-    return of_numbers(highest, scores.dtype)
+    return np.asarray(scores.max(axis=(-3, -2), keepdims=True))
 
 
-def numbers(scores: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the numbers of scores, float32: (layer, head, n), and of records a last axis more."""
-    if not scores.dtype.names:
-        return scores
-    plain = np.ascontiguousarray(scores).view(np.float32)
-    return plain.reshape(*scores.shape, len(scores.dtype.names))
-
-
-def of_numbers(plain: NDArray[np.float32], row: np.dtype[Any]) -> NDArray[Any]:
-    """Return the scores of which `numbers` made `plain`."""
-    if not row.names:
-        return plain
-    return np.ascontiguousarray(plain).view(row).reshape(plain.shape[:-1])
+def scores_shape(row: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the scores of rows, (layer, head, n), of which each has the numbers `row`."""
+    return (len(row), *shape) if row else shape

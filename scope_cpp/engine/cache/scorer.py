@@ -62,8 +62,8 @@ class Scorer:
         weighs = self.foresight.asked is not None
         if weighs and self.unscored > 0:
             n_new = min(self.unscored, ids.size)
-            new = ledger.scores[:, :, -n_new:]
-            ledger.scores[:, :, -n_new:] = self._foreseen(policy, new, ids, n_cells)
+            new = ledger.scores[..., -n_new:]
+            ledger.scores[..., -n_new:] = self._foreseen(policy, new, ids, n_cells)
         if n > 0 or weighs:
             self.unscored = 0
 
@@ -71,7 +71,7 @@ class Scorer:
         self, policy: Policy, new: NDArray[Any], ids: NDArray[np.int32], n_cells: int
     ) -> NDArray[Any]:
         """Scores of the cells that are `new` since the last fold, ahead of their use."""
-        n_new = new.shape[2]
+        n_new = new.shape[-1]
         layers = policy.looks_ahead(new)
         weights = self.foresight.weigh(ids, n_new, self.by_head, layers)
         likeness = self.foresight.likeness(ids, n_new, layers) if policy.unlike else None
@@ -83,7 +83,7 @@ class Scorer:
     ) -> NDArray[Any]:
         """Scores as `policy` would make them of the last `n` queries; nothing is changed.
 
-        They begin at 0 where another policy's are of another type.
+        They begin at 0 where another policy keeps other numbers.
         """
         n = min(policy.n_queries(n), n, self.n_recorded())
         scores = replace(ledger)
