@@ -96,7 +96,8 @@ def export_state(conversation: Held) -> tuple[dict[str, Any], dict[str, NDArray[
     arrays: dict[str, NDArray[Any]] = {"native": state.native, "tokens": tokens}
     arrays |= {"labels": ledger.labels, "pos": ledger.pos, "scores": ledger.scores}
     if state.asked is not None:
-        arrays |= {f"ahead_{name}": part for name, part in vars(state.asked).items()}
+        parts_of = {**vars(state.asked), "read": state.asked.read.view(np.uint8)}
+        arrays |= {f"ahead_{name}": part for name, part in parts_of.items()}
     for i, mark in enumerate(marks):
         if mark.scores is not None:
             arrays[f"mark{i}"] = mark.scores
@@ -233,9 +234,14 @@ def _stats(values: Any) -> CacheStats:
 
 
 def _counters(values: Any, n_past: int | None) -> tuple[int, ...]:
-    """``BoundedCache``'s counters; the first is the length, no other can be more."""
+    """``BoundedCache``'s counters; the first is the length, no other can be more.
+
+    In older files what is not scored is not weighed, and nothing else.
+    """
     counters: tuple[int, ...] = typed("counters", values, tuple[int, ...])
-    _require(len(counters) == 5 and all(0 <= n <= counters[0] for n in counters), "counters")
+    if len(counters) == 5:
+        counters = (*counters, counters[-1])
+    _require(len(counters) == 6 and all(0 <= n <= counters[0] for n in counters), "counters")
     _require(n_past in (None, counters[0]), "counters")
     return counters
 
@@ -276,7 +282,11 @@ def _asked(arrays: Arrays, cache: BoundedCache) -> Asked | None:
     totals = [_array(arrays, f"ahead_{of}", np.float32, (*heads, n)) for of in ("prompt", "output")]
     _require(bool(np.isfinite(queries).all()), "queries")
     _require(all((total < np.inf).all() for total in totals), "queries")
-    return Asked(queries, *totals)
+    read = np.ones(heads[0], np.uint8)  # in all layers, in older files
+    if "ahead_read" in arrays:
+        read = _array(arrays, "ahead_read", np.uint8, heads[:1])
+    prompt, output = totals
+    return Asked(queries, prompt, output, read != 0)
 
 
 def _mark(

@@ -261,6 +261,18 @@ class Policy(ABC):
         """
         return np.ones(acc.shape[-3], np.bool_)
 
+    def weighs_later(self, acc: RowArray) -> bool:
+        """Tell whether new rows may wait to be weighed ahead of their use, until a selection.
+
+        Those that wait are given weights of 0 until then.
+
+        Parameters
+        ----------
+        acc
+            As for `foresee`.
+        """
+        return False
+
     def begin_output(self, acc: RowArray) -> RowArray:
         """Return the scores with which an output begins, of those that the prompt's end left.
 

@@ -105,8 +105,8 @@ class ScopeRetrieval(OneBudget):
     got that were 32 to 256 tokens old and hardly used, as a multiple of what a row gets in the
     mean. A head that copies a text from 100 tokens ago has a large g; one that returns to the same
     few rows has a small one. c = 12 g · (1 - min(1, r / `rate`)), at least 1 and at most 32.
-    Until 139 tokens were written the heads are not known: new rows are weighed in all layers, and
-    c is 1.
+    Until 139 tokens were written the heads are not known: c is 1, and new rows wait to be weighed.
+    A selection that comes earlier weighs them in all layers.
 
     A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
     so far say: those that were repeated, against those that would be if each went to any row,
@@ -123,14 +123,14 @@ class ScopeRetrieval(OneBudget):
     keeps_messages: ClassVar[bool] = True
     row: ClassVar[tuple[str, ...]] = Rows._fields
     usual_recent: ClassVar[int | None] = 256
-    usual_interval: ClassVar[int] = 16
+    usual_interval: ClassVar[int] = 32
 
     recent: int | None = option(
         None, "most recent tokens; derived: half of what the prompt leaves, at most 256", low=1
     )
     interval: int | None = option(
         None,
-        "tokens between selections; derived: 1/32 of what the prompt leaves, at most 16",
+        "tokens between selections; derived: 1/32 of what the prompt leaves, at most 32",
         low=1,
     )
     decay: float = option(0.99, "what older use is multiplied by per token", high=1)
@@ -203,6 +203,10 @@ class ScopeRetrieval(OneBudget):
         rows = Rows(*acc)
         notable: BoolArray = self._pays(rows).max(axis=(1, 2)) >= NOTABLE
         return notable | ~_known(rows)
+
+    def weighs_later(self, acc: RowArray) -> bool:
+        """Weigh nothing before it is known which heads look things up, and it may not matter."""
+        return not _known(Rows(*acc)).all()
 
     def foresee(
         self, acc: RowArray, weights: FloatArray, likeness: FloatArray | None, n_cells: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.state import restore, snapshot
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
+from scope_cpp.policies.scope_retrieval import Rows, ScopeRetrieval
 from tests.conftest import Tiny
 from tests.engine.drive import (
     F32,
@@ -175,14 +177,50 @@ def test_what_a_prefill_left_is_asked(tiny: Tiny, prefill: str) -> None:
         cache.prefill(PROMPT)
         assert cache.n_prompt_cells < N_PROMPT
         assert cache.ledger.dead.any() == (prefill == "pyramidkv")
-        by_hand, found = asked_by_hand(cache), snapshot(cache).asked
-        assert found is not None
-        for at, one in by_hand.asked.items():
-            total = naive.log_total(one.prompt)
-            assert found.prompt[at] == pytest.approx(total, rel=2e-3, abs=2e-3)
+        by_hand = asked_by_hand(cache)
         if prefill == "snapkv":
             follow(cache, record(cache), by_hand)
         decode_each(cache, OUTPUT)
+        found = snapshot(cache).asked
+        assert found is not None and found.read.all()
+        for at, one in by_hand.asked.items():
+            total = naive.log_total(one.prompt)
+            assert found.prompt[at] == pytest.approx(total, rel=2e-3, abs=2e-3)
+
+
+def test_cells_wait_to_be_weighed_until_it_is_known_what_heads_do(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt is gone through then, not before the first token; later cells do not wait."""
+    all_layers = np.ones(2, np.bool_)
+    monkeypatch.setattr(ScopeRetrieval, "looks_ahead", lambda policy, acc: all_layers)
+    chosen = (f"ahead={N_ASKED}", "unlike=0")
+    fields: dict[str, Any] = {"policy": "scope-retrieval", "options": chosen}
+    n, known = 200, 128  # four times the 32 queries that are recorded
+    output = random_tokens(n, seed=6)
+    with bounded(tiny(), N_PROMPT, n + 10, N_PROMPT + n + 9, **fields) as cache:
+        cache.prefill(PROMPT)
+        asked, n_cells = asked_by_hand(cache), n + 9
+        decode_each(cache, output[:known])
+        waiting, found = Rows(*cache.ledger.scores), cache.scorer.foresight.asked
+        assert found is not None and not found.read.any()
+        assert cache.scorer.unweighed == known
+        assert (waiting.price[..., N_PROMPT:] == np.float32(1e-6)).all()
+        cache.decode(output[known])
+        found = cache.scorer.foresight.asked
+        assert found is not None and found.read.all()
+        assert cache.scorer.unweighed == 1
+        decode_each(cache, output[known + 1 :])
+        cache.settle()
+        assert cache.stats.selections == cache.scorer.unweighed == 0
+        keys = rows(cache, n)[0]
+        price = Rows(*cache.ledger.scores).price[..., N_PROMPT:]
+    ends = [0, 64, known, known + 32, known + 64, n]
+    parts = [keys[:, :, start:end] for start, end in pairwise(ends)]
+    weights = np.concatenate([asked.weigh(part) for part in parts], axis=2)
+    weights = weights.reshape(*price.shape[:2], -1, n).max(axis=2)
+    expected = 3 * n_cells * weights
+    assert price == pytest.approx(expected / (30 + expected), rel=5e-3)
 
 
 def test_attention_is_not_read_where_no_score_has_it(

@@ -91,14 +91,14 @@ def test_dead_rows_give_nothing(first_chunk_dead: bool) -> None:
     """Whatever they hold, and where a whole chunk of a layer is dead."""
     keys = 100 * draw(0, 12)
     asked = ask(1, 3)
-    dead = np.zeros((L, 12), np.bool_)
-    dead[1, 2:10:3] = True
-    dead[1, slice(0, 4) if first_chunk_dead else slice(8, 12)] = True
+    dead = np.zeros((L, KV, 12), np.bool_)
+    dead[1, :, 2:10:3] = True
+    dead[1, :, slice(0, 4) if first_chunk_dead else slice(8, 12)] = True
     found = asked
     for at in (slice(0, 4), slice(4, 8), slice(8, 12)):
-        found = found.with_prompt(keys[:, :, at], dead[:, at])
+        found = found.with_prompt(keys[:, :, at], dead[:, :, at])
     for layer in range(L):
-        alone = asked.with_prompt(keys[:, :, ~dead[layer]])
+        alone = asked.with_prompt(keys[:, :, ~dead[layer, 0]])
         assert found.prompt[layer] == pytest.approx(alone.prompt[layer], rel=1e-5)
 
 

@@ -272,4 +272,4 @@ def test_the_recent_tokens_take_half_of_what_the_prompt_leaves() -> None:
     assert made.capacity(896, None) == 1_024
     roomy = make_decode("scope-retrieval", {}).resolve(8_192, 896, None)
     assert isinstance(roomy, ScopeRetrieval)
-    assert (roomy.recent, roomy.interval) == (256, 16)
+    assert (roomy.recent, roomy.interval) == (256, 32)

@@ -167,6 +167,7 @@ class BoundedCache(HeldCells):
         self._look_ahead()
         if not self.decode_policy.reads_prompt:
             self.scorer.unscored = 0
+        self.scorer.unweighed = 0
 
     def _must_drop(self, policy: PrefillPolicy) -> bool:
         """Whether the prompt's pool is smaller than what is there, in some layer at least."""
@@ -300,7 +301,7 @@ class BoundedCache(HeldCells):
             self.settle()
         self._begin_scores()
         self._look_ahead()
-        self.since = self.scorer.unscored = 0
+        self.since = self.scorer.unscored = self.scorer.unweighed = 0
 
     def _begin_scores(self) -> None:
         """Let a decode policy that scores rows know that all of them are the prompt's now."""
@@ -334,8 +335,7 @@ class BoundedCache(HeldCells):
         if self.foresees:
             if self.decode_policy.reads_prompt:
                 self.settle()
-            ids, _ = self.sync()
-            self.scorer.foresight.begin(ids, self.ledger.dead)
+            self.scorer.foresight.begin()
         else:
             self.scorer.foresight.end()
         self.stats.query_bytes = self.scorer.foresight.n_bytes
@@ -365,8 +365,9 @@ class BoundedCache(HeldCells):
         return pooled(scores) if self.whole_cells else scores
 
     def settle(self) -> None:
-        """Fold what the decode policy has not scored yet."""
-        scored = self.decode_policy.needs_scores and self.scorer.unscored
+        """Fold what the decode policy has not scored yet, and weigh what waits for it."""
+        waiting = self.scorer.unscored or self.scorer.unweighed
+        scored = self.decode_policy.needs_scores and waiting
         if self.bounded and scored and self.stats.cells_used:
             self.score(self.decode_policy, self.sync()[0])
 
@@ -430,6 +431,7 @@ class BoundedCache(HeldCells):
         self.n_past += n
         self.since += n
         self.scorer.unscored += n
+        self.scorer.unweighed += n
         self.stats.cells_used += n
         self.stats.cells_peak = max(self.stats.cells_peak, self.stats.cells_used)
 
@@ -438,7 +440,7 @@ class BoundedCache(HeldCells):
     def _score_if_due(self, policy: Policy, n_next: int) -> None:
         """Score before the next queries overwrite others, where the policy sums over all."""
         if self.scorer.is_due(policy, n_next):
-            self.score(policy, self.sync()[0])
+            self.score(policy, self.sync()[0], settles=False)
 
     # -- state ----------------------------------------------------------------------------
 
@@ -457,9 +459,12 @@ class BoundedCache(HeldCells):
     @property
     def counters(self) -> tuple[int, ...]:
         """`CacheState.counters`."""
-        return self.n_past, self.n_prompt, self.n_prompt_cells, self.since, self.scorer.unscored
+        scorer = self.scorer
+        here = self.n_past, self.n_prompt, self.n_prompt_cells, self.since
+        return *here, scorer.unscored, scorer.unweighed
 
     @counters.setter
     def counters(self, counters: Sequence[int]) -> None:
         """Take up what another cache, or an earlier moment, had."""
-        self.n_past, self.n_prompt, self.n_prompt_cells, self.since, self.scorer.unscored = counters
+        self.n_past, self.n_prompt, self.n_prompt_cells, self.since, *waiting = counters
+        self.scorer.unscored, self.scorer.unweighed = waiting

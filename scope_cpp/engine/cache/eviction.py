@@ -98,10 +98,14 @@ class HeldCells:
         """Whether tokens at these positions are `held`."""
         return np.searchsorted(self.held, labels, side="right") % 2 == 1
 
-    def score(self, policy: Policy, ids: Cells) -> None:
-        """Fold the attention of queries that were not scored yet into the ledger."""
+    def score(self, policy: Policy, ids: Cells, settles: bool = True) -> None:
+        """Fold the attention of queries that were not scored yet into the ledger.
+
+        Unless it `settles`, new cells may be left to be weighed ahead of their use later.
+        """
         started = time.perf_counter()
-        self.scorer.fold(policy, self.ledger, ids, self.capacity - self.n_prompt_cells)
+        n_cells = self.capacity - self.n_prompt_cells
+        self.scorer.fold(policy, self.ledger, ids, self.n_prompt, n_cells, settles)
         self.stats.score_seconds += time.perf_counter() - started
 
     def evict_by(self, policy: Policy, select: Callable[[View], Keep], limit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,21 +68,46 @@ class Foresight:
         np.clip(queries, -MOST, MOST, out=queries)
         self._collected[:, :, end - n : end] = queries
 
-    def begin(self, ids: NDArray[np.int32], dead: NDArray[np.bool_]) -> None:
-        """End the prompt, whose cells are `ids`: the queries that were collected weigh now.
-
-        Rows that are `dead`, bool (layer, n), are left out.
-        """
+    def begin(self) -> None:
+        """End the prompt: the queries that were collected weigh what comes now."""
         ptr = self.context.ptr
         queries, self._collected = self._collected, None
         if queries is None or not self._n_asked:
             queries = np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16)
-        asked = Asked.anew(queries)
-        for first in range(0, ids.size if asked.prompt.size else 0, CHUNK):
-            at = slice(first, first + CHUNK)
-            keys = kv_evict.rows(ptr, self.seq, ids[at])
-            asked = asked.with_prompt(keys, dead[:, at], self._each(asked, keys))
-        self.asked = asked
+        self.asked = Asked.anew(queries)
+
+    def read_prompt(
+        self,
+        pos: NDArray[np.int32],
+        ids: NDArray[np.int32],
+        n_prompt: int,
+        layers: NDArray[np.bool_],
+    ) -> None:
+        """Go through the prompt's rows, in those of `layers` in which that was not done yet.
+
+        Parameters
+        ----------
+        pos
+            int32 (layer, KV head, n): true positions of the rows; -1 where one is dead.
+        ids
+            int32 (n,): the cells that they are in.
+        n_prompt
+            Position behind the prompt.
+        layers
+            bool (layer,).
+        """
+        assert self.asked is not None
+        asked = self.asked
+        new = layers & ~asked.read
+        if not new.any() or not asked.prompt.size:
+            return
+        others = (pos < 0) | (pos >= n_prompt)
+        columns = np.flatnonzero(~others[new].all(axis=(0, 1)))
+        for first in range(0, columns.size, CHUNK):
+            at = columns[first : first + CHUNK]
+            keys = kv_evict.rows(self.context.ptr, self.seq, ids[at])
+            asked = asked.with_prompt(keys, others[:, :, at], self._each(asked, keys), new)
+        self.asked = replace(asked, read=asked.read | new)
 
     @property
     def n_bytes(self) -> int:

@@ -92,9 +92,10 @@ def forget_after(cache: BoundedCache, n_past: int) -> bool:
         if not _cut(cache, n_past, cache.marks.beside(n_past)):
             return False
         cache.sync()
-        cache.n_past = n_past
+        n_gone, cache.n_past = cache.n_past - n_past, n_past
         cache.stats.cells_used = cache.ledger.labels.size if old.size else n_past
         cache.since = cache.scorer.unscored = 0
+        cache.scorer.unweighed = max(0, cache.scorer.unweighed - n_gone)
         cache.marks.forget_after(n_past)
     return True
 
@@ -121,6 +122,7 @@ def rollback(cache: BoundedCache, n_tokens: int) -> None:
     cache.stats.cells_used -= n_tokens
     cache.since = max(0, cache.since - n_tokens)
     cache.scorer.unscored = max(0, cache.scorer.unscored - n_tokens)
+    cache.scorer.unweighed = max(0, cache.scorer.unweighed - n_tokens)
     cache.sync()
 
 

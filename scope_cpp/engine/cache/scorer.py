@@ -29,8 +29,8 @@ class Scorer:
         Whether scores are kept by query head, not by KV head.
     ring
         Queries that are recorded at most.
-    unscored
-        Tokens whose queries were not folded yet.
+    unscored, unweighed
+        Tokens whose queries were not folded yet, and whose cells were not weighed ahead.
     observed
         What was folded last: float32 (layer, head, n).
     foresight
@@ -40,7 +40,7 @@ class Scorer:
     def __init__(self, context: Context, seq: int, by_head: bool) -> None:
         self.context, self.seq, self.by_head = context, seq, by_head
         self.ring = 0
-        self.unscored = 0
+        self.unscored = self.unweighed = 0
         self.observed: NDArray[np.float32] | None = None
         self.foresight = Foresight(context, seq)
 
@@ -50,32 +50,60 @@ class Scorer:
 
     # options may ask for powers and factors that overflow, see `choice.choose`
     @np.errstate(all="ignore")
-    def fold(self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n_cells: int) -> None:
+    def fold(
+        self,
+        policy: Policy,
+        ledger: Ledger,
+        ids: NDArray[np.int32],
+        n_prompt: int,
+        n_cells: int,
+        settles: bool = True,
+    ) -> None:
         """Fold what was not scored yet into the ledger, as `policy` does.
 
-        `n_cells` are those that the output may have.
+        Parameters
+        ----------
+        policy
+            Whose scores the ledger has.
+        ledger, ids
+            The rows, and their cells.
+        n_prompt, n_cells
+            Where the output begins, and the cells that it may have.
+        settles
+            Whether nothing may be left to do later: before a selection, and where others take over.
         """
+        n_new = min(self.unscored, ids.size)
         n = min(policy.n_queries(self.unscored), self.n_recorded())
         if n > 0:
             self.observed = self._scores(n, ids)
             ledger.scores = policy.fold(ledger.scores, self.observed, n)
         weighs = self.foresight.asked is not None
-        if weighs and self.unscored > 0:
-            n_new = min(self.unscored, ids.size)
-            new = ledger.scores[..., -n_new:]
-            ledger.scores[..., -n_new:] = self._foreseen(policy, new, ids, n_cells)
         if n > 0 or weighs:
             self.unscored = 0
+        if not weighs:
+            self.unweighed = 0
+        elif settles or not (n_new and policy.weighs_later(ledger.scores[..., -n_new:])):
+            self._weigh(policy, ledger, ids, n_prompt, n_cells)
+        else:
+            new = ledger.scores[..., -n_new:]
+            nothing = np.zeros(new.shape[-3:], np.float32)
+            ledger.scores[..., -n_new:] = policy.foresee(new, nothing, None, n_cells)
 
-    def _foreseen(
-        self, policy: Policy, new: NDArray[Any], ids: NDArray[np.int32], n_cells: int
-    ) -> NDArray[Any]:
-        """Scores of the cells that are `new` since the last fold, ahead of their use."""
-        n_new = new.shape[-1]
-        layers = policy.looks_ahead(new)
-        weights = self.foresight.weigh(ids, n_new, self.by_head, layers)
-        likeness = self.foresight.likeness(ids, n_new, layers) if policy.unlike else None
-        return policy.foresee(new, weights, likeness, n_cells)
+    def _weigh(
+        self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n_prompt: int, n_cells: int
+    ) -> None:
+        """Weigh the cells that wait for it ahead of their use, some at a time."""
+        n_left, self.unweighed = min(self.unweighed, ids.size), 0
+        while n_left:
+            n = min(n_left, AHEAD_QUERIES)
+            first, n_left = ids.size - n_left, n_left - n
+            new = ledger.scores[..., first : first + n]
+            layers = policy.looks_ahead(new)
+            self.foresight.read_prompt(ledger.pos, ids, n_prompt, layers)
+            there = ids[: first + n]
+            weights = self.foresight.weigh(there, n, self.by_head, layers)
+            likeness = self.foresight.likeness(there, n, layers) if policy.unlike else None
+            ledger.scores[..., first : first + n] = policy.foresee(new, weights, likeness, n_cells)
 
     @np.errstate(all="ignore")
     def folded(

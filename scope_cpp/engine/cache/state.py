@@ -32,8 +32,8 @@ class CacheState:
     places
         Whether `native` has the cells' places and the recorded queries too.
     counters
-        ``n_past``, ``n_prompt``, ``n_prompt_cells``, the tokens since the last selection, and the
-        queries that are not scored yet.
+        ``n_past``, ``n_prompt``, ``n_prompt_cells``, the tokens since the last selection, the
+        queries that are not scored yet, and the cells that are not weighed ahead.
     stats, ledger
         As of the cache.
     marks
@@ -64,7 +64,7 @@ def snapshot(cache: BoundedCache, places: bool = True) -> CacheState:
     return CacheState(
         native=_read_cells(cache.context, cache.seq, places and cache.bounded),
         places=places and cache.bounded,
-        counters=counters if places else (*counters[:-1], 0),
+        counters=counters if places else (*counters[:-2], 0, 0),
         stats=replace(cache.stats),
         ledger=replace(cache.ledger),
         marks=tuple((mark, replace(mark)) for mark in cache.marks.all),

@@ -67,24 +67,31 @@ class Asked:
     prompt, output
         float32 (L, query heads, q): logarithm of the sum of exponentials over the prompt's cells,
         and over those of the output so far, evicted ones included; -inf without any.
+    read
+        bool (L,): layers in which all of the prompt's cells were gone through.
     """
 
     queries: NDArray[np.float16]
     prompt: FloatArray
     output: FloatArray
+    read: BoolArray
 
     @classmethod
     def anew(cls, queries: NDArray[np.float16]) -> Asked:
         """Nothing was gone through yet."""
         none = np.full(queries.shape[:3], -np.inf, np.float32)
-        return cls(queries, none, none)
+        return cls(queries, none, none, np.zeros(len(queries), np.bool_))
 
     def before_output(self) -> Asked:
         """As it was when nothing of the output was there."""
         return replace(self, output=np.full_like(self.output, -np.inf))
 
     def with_prompt(
-        self, keys: FloatArray, dead: BoolArray | None = None, each: EachLayer = map
+        self,
+        keys: FloatArray,
+        others: BoolArray | None = None,
+        each: EachLayer = map,
+        layers: BoolArray | None = None,
     ) -> Asked:
         """Go through cells of the prompt.
 
@@ -92,23 +99,29 @@ class Asked:
         ----------
         keys
             float32 (L, KV heads, n, D), of these cells.
-        dead
-            bool (L, n): rows that nothing attends to. Not all of a layer may be dead.
+        others
+            bool (L, KV heads, n): rows that are left out: not of the prompt, or dead.
         each
             Applies a function to the layers; as ``map``, or on several threads at once.
+        layers
+            bool (L,): those that are gone through; ``None``: all.
         """
+        wanted = np.arange(len(keys)) if layers is None else np.flatnonzero(layers)
 
         def total(i: int) -> FloatArray:
             found = products(self.queries[i], keys[i])
-            if dead is not None:
-                found[:, dead[i]] = LOWEST
+            if others is not None:
+                found[others[i]] = LOWEST
             before = self.prompt[i].reshape(len(found), 1, -1)
             highest = _exponentials(found, before)
             sums = found.sum(axis=1, keepdims=True) + np.exp(before - highest)
             logs: FloatArray = (highest + np.log(sums)).reshape(self.prompt[i].shape)
             return logs
 
-        return replace(self, prompt=np.stack(list(each(total, range(len(keys))))))
+        prompt = self.prompt.copy()
+        for i, logs in zip(wanted, each(total, wanted), strict=True):
+            prompt[i] = logs
+        return replace(self, prompt=prompt)
 
     def weigh(
         self, keys: FloatArray, each: EachLayer = map, layers: BoolArray | None = None
