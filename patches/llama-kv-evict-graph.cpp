@@ -29,12 +29,124 @@ void llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n
     g.n0 = n0;
     g.n1 = n1;
     g.n2 = n2;
-    g.inps.clear();
+    g.places.clear();
+    g.place_of.clear();
+    g.inputs.clear();
+    g.first_nodes.clear();
     g.outs.clear();
+}
+
+// offsets that every backend takes a view at
+static constexpr size_t alignment = 256;
+
+size_t llama_kv_evict_graph::give_size(size_t i) const {
+    const auto & inp = inputs[i];
+    return ggml_type_size(inp.type)*inp.ne[0]*inp.ne[1]*inp.ne[2]*inp.ne[3];
+}
+
+// what the graph is given, in the memory of each backend that layers lie on, and room for n_out values of each layer
+void llama_kv_evict::graph_inputs(llama_kv_evict_graph & g, const std::vector<llama_kv_evict_graph::input> & inputs, int64_t n_out) {
+    auto * ctx = g.ctx.get();
+
+    g.inputs = inputs;
+
+    size_t size = 0;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+        g.inputs[i].offset = size;
+        size += GGML_PAD(g.give_size(i), alignment);
+    }
+    g.given.assign(size, 0);
+
+    for (const auto & layer : layers) {
+        auto * buft = ggml_backend_buffer_get_type(layer.k->buffer);
+
+        // llama.cpp's last backend is the CPU
+        const bool is_host = ggml_backend_buft_is_host(buft);
+        auto     * backend = lctx.backend_ptrs.back();
+        for (auto * cur : lctx.backend_ptrs) {
+            if (!is_host && ggml_backend_supports_buft(cur, buft)) {
+                backend = cur;
+                break;
+            }
+        }
+
+        auto it = std::find_if(g.places.begin(), g.places.end(), [backend](const auto & place) { return place.backend == backend; });
+        if (it == g.places.end()) {
+            g.places.push_back({ backend, is_host });
+            it = g.places.end() - 1;
+        }
+        g.place_of.push_back(it - g.places.begin());
+    }
+
+    for (size_t ip = 0; ip < g.places.size(); ++ip) {
+        auto & place = g.places[ip];
+
+        place.in = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, size/sizeof(float));
+        ggml_set_input(place.in);
+        for (size_t j = 0; j < g.inputs.size(); ++j) {
+            if (g.give_size(j) == 0) {
+                place.inps.push_back(nullptr);
+                continue;
+            }
+            const auto & inp  = g.inputs[j];
+            auto       * view = ggml_view_1d(ctx, place.in, 1, inp.offset);
+            view->type = inp.type;
+            for (size_t i = 0, nb = ggml_type_size(inp.type); i < 4; nb *= inp.ne[i++]) {
+                view->ne[i] = inp.ne[i];
+                view->nb[i] = nb;
+            }
+            place.inps.push_back(view);
+        }
+
+        if (!place.is_host && n_out > 0) {
+            const int64_t n = std::count(g.place_of.begin(), g.place_of.end(), ip);
+            place.out = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_out, n);
+            place.data.resize(n_out*n);
+            ggml_set_input (place.out);
+            ggml_set_output(place.out);
+        }
+    }
+}
+
+void llama_kv_evict::graph_output(llama_kv_evict_graph & g, uint32_t ikv, ggml_tensor * cur) {
+    auto & place = g.places[g.place_of[ikv]];
+
+    if (place.out) {
+        cur = ggml_cpy(g.ctx.get(), cur, ggml_view_1d(g.ctx.get(), place.out, ggml_nelements(cur), place.n_outs++*place.out->nb[1]));
+    } else {
+        ggml_set_output(cur);
+    }
+    ggml_build_forward_expand(g.gf, cur);
+    g.outs.push_back({ g.place_of[ikv], cur, {} });
+}
+
+// what was computed of the layer that graph_output() was called for as the i-th
+const float * llama_kv_evict::graph_result(const llama_kv_evict_graph & g, size_t i) const {
+    const auto & out   = g.outs[i];
+    const auto & place = g.places[out.place];
+
+    if (place.out) {
+        return place.data.data() + out.tensor->view_offs/sizeof(float);
+    }
+    return out.data.empty() ? (const float *) out.tensor->data : out.data.data();
 }
 
 bool llama_kv_evict::graph_alloc(llama_kv_evict_graph & g) {
     ggml_backend_sched_reset(g.sched.get());
+
+    for (const auto & place : g.places) {
+        for (auto * t : { place.in, place.out }) {
+            if (t) {
+                ggml_backend_sched_set_tensor_backend(g.sched.get(), t, place.backend);
+            }
+        }
+    }
+
+    for (const auto & [node, ip] : g.first_nodes) {
+        if (ggml_backend_supports_op(g.places[ip].backend, node)) {
+            ggml_backend_sched_set_tensor_backend(g.sched.get(), node, g.places[ip].backend);
+        }
+    }
 
     if (reserving) {
         g.n0 = -1;
@@ -53,6 +165,10 @@ bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
         set_n_threads(backend, lctx.cparams.n_threads);
     }
 
+    for (const auto & place : g.places) {
+        ggml_backend_tensor_set(place.in, g.given.data(), 0, g.given.size());
+    }
+
     // what the caller may abort is llama_decode(): rows that were moved by half would be lost
     auto * const callback = lctx.abort_callback;
     void * const data     = lctx.abort_callback_data;
@@ -62,6 +178,19 @@ bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
     const auto status = ggml_backend_sched_graph_compute(g.sched.get(), g.gf);
     if (callback) {
         lctx.set_abort_callback(callback, data);
+    }
+
+    for (auto & place : g.places) {
+        if (place.out && status == GGML_STATUS_SUCCESS) {
+            ggml_backend_tensor_get(place.out, place.data.data(), 0, place.n_outs*place.out->nb[1]);
+        }
+    }
+    for (auto & out : g.outs) {
+        // where the cells are in main memory, a scheduler may still compute elsewhere
+        if (!g.places[out.place].out && !ggml_backend_buffer_is_host(out.tensor->view_src ? out.tensor->view_src->buffer : out.tensor->buffer)) {
+            out.data.resize(ggml_nelements(out.tensor));
+            ggml_backend_tensor_get(out.tensor, out.data.data(), 0, ggml_nbytes(out.tensor));
+        }
     }
 
     return status == GGML_STATUS_SUCCESS;
@@ -202,34 +331,25 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, 
 
     auto * ctx = g.ctx.get();
 
-    auto * rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
-    auto * mask = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_kv, n_gqa*n_query);
-
-    g.inps = { rows, mask };
-    for (auto * inp : g.inps) {
-        ggml_set_input(inp);
-    }
-
-    ggml_tensor * dead = nullptr;
-    if (has_dead()) {
-        dead = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_kv, n_layer());
-        ggml_set_input(dead);
-        g.inps.push_back(dead);
-    }
-
-    ggml_tensor * own = nullptr;
-    if (gather) {
-        own = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_kv);
-        ggml_set_input(own);
-        g.inps.push_back(own);
-    }
+    // row of each query, mask, dead rows, own cells
+    std::vector<llama_kv_evict_graph::input> inputs = {
+        { GGML_TYPE_I32, { n_query, 1, 1, 1 }, 0 },
+        { GGML_TYPE_F32, { n_kv, 1, n_query, 1 }, 0 },
+        { GGML_TYPE_F32, { n_kv, has_dead() ? (int64_t) n_layer() : 0, 1, 1 }, 0 },
+        { GGML_TYPE_I32, { gather ? n_kv : 0, 1, 1, 1 }, 0 },
+    };
+    graph_inputs(g, inputs, n_kv*n_head_kv*n_out);
 
     // the mask has a line for each query head of a group, which are fewer in some layers
-    std::map<int64_t, ggml_tensor *> masks = { { n_gqa, mask } };
-    const auto mask_of = [&](int64_t n) {
-        auto & res = masks[n];
+    std::map<std::pair<uint32_t, int64_t>, ggml_tensor *> masks;
+    const auto mask_of = [&](uint32_t ikv) {
+        const int64_t n = layers[ikv].n_gqa();
+
+        auto & res = masks[{ g.place_of[ikv], n }];
         if (!res) {
-            res = ggml_cont_2d(ctx, ggml_view_3d(ctx, mask, n_kv, n, n_query, mask->nb[1], n_gqa*mask->nb[1], 0), n_kv, n*n_query);
+            res = g.inp(1, ikv);
+            res = n > 1 ? ggml_repeat_4d(ctx, res, n_kv, n, n_query, 1) : res;
+            res = ggml_reshape_2d(ctx, res, n_kv, n*n_query);
         }
         return res;
     };
@@ -237,13 +357,13 @@ bool llama_kv_evict::build_scores(int64_t n_kv, int64_t n_query, int64_t n_out, 
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
         const auto & layer = layers[ikv];
 
-        auto * seen = mask_of(layer.n_gqa());
-        seen = dead ? ggml_add(ctx, seen, ggml_view_1d(ctx, dead, n_kv, ikv*dead->nb[1])) : seen;
+        auto * dead = g.inp(2, ikv);
+        auto * seen = mask_of(ikv);
+        seen = has_dead() ? ggml_add(ctx, seen, ggml_view_1d(ctx, dead, n_kv, ikv*dead->nb[1])) : seen;
 
-        auto * out = build_layer_scores(ctx, layer, n_kv, n_query, n_out == 1 ? 1 : layer.n_gqa(), rows, seen, own);
-        ggml_set_output(out);
-        ggml_build_forward_expand(g.gf, out);
-        g.outs.push_back(out);
+        auto * own = gather ? g.inp(3, ikv) : nullptr;
+
+        graph_output(g, ikv, build_layer_scores(ctx, layer, n_kv, n_query, n_out == 1 ? 1 : layer.n_gqa(), g.inp(0, ikv), seen, own));
     }
 
     return graph_alloc(g);
@@ -255,36 +375,29 @@ void llama_kv_evict::set_mask(llama_seq_id seq, const std::vector<int32_t> & own
 
     const int64_t n_kv = own.size();
 
-    std::vector<int32_t> rows(n_query);
-    std::vector<float>   mask(n_kv*n_gqa*n_query, -INFINITY);
+    auto  * rows = g_scores.give<int32_t>(0);
+    float * data = g_scores.give<float>(1);
 
-    for (int64_t iq = 0; iq < n_query; ++iq) {
+    for (int64_t iq = 0; iq < n_query; ++iq, data += n_kv) {
         const llama_pos pos = first + iq;
-
-        float * data = mask.data() + iq*n_gqa*n_kv;
 
         for (int64_t i = 0; i < n_kv; ++i) {
             // a cell that comes again only fills up
             const bool again = i > 0 && own[i] == own[0];
 
-            if (!again && !cur.is_empty(own[i]) && cur.seq_has(own[i], seq) && cur.pos_get(own[i]) <= pos) {
-                data[i] = 0.0f;
-            }
-        }
-        for (uint32_t ig = 1; ig < n_gqa; ++ig) {
-            std::copy_n(data, n_kv, data + ig*n_kv);
+            const bool seen = !again && !cur.is_empty(own[i]) && cur.seq_has(own[i], seq) && cur.pos_get(own[i]) <= pos;
+
+            data[i] = seen ? 0.0f : -INFINITY;
         }
 
         rows[iq] = row_of(seq, pos);
     }
 
-    ggml_backend_tensor_set(g_scores.inps[0], rows.data(), 0, ggml_nbytes(g_scores.inps[0]));
-    ggml_backend_tensor_set(g_scores.inps[1], mask.data(), 0, ggml_nbytes(g_scores.inps[1]));
-
     for (uint32_t ikv = 0; has_dead() && ikv < n_layer(); ++ikv) {
-        auto * dead = g_scores.inps[2];
-        mask_dead(ikv, own, mask.data());
-        ggml_backend_tensor_set(dead, mask.data(), ikv*dead->nb[1], dead->nb[1]);
+        mask_dead(ikv, own, g_scores.give<float>(2) + ikv*n_kv);
+    }
+    if (g_scores.give_size(3) > 0) {
+        std::copy(own.begin(), own.end(), g_scores.give<int32_t>(3));
     }
 }
 
@@ -328,8 +441,6 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
         at[own[i]] = i;
     }
 
-    std::vector<float> data(n_own*n_out*n_head_kv);
-
     std::fill_n(out, n_layer()*n_out*n_head_kv*n_ids, 0.0f);
 
     const int64_t   n_block = n_block_scores();
@@ -339,15 +450,12 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
         const int64_t n = std::min(n_block, n_query - i0);
 
         const bool same = g_scores.n0 == n_own && g_scores.n1 == n && g_scores.n2 == n_out
-                && g_scores.inps.size() == 2u + has_dead() + gather && gathers == gather;
+                && (g_scores.give_size(2) > 0) == has_dead() && gathers == gather;
         if (!same && !build_scores(n_own, n, n_out, gather)) {
             return LLAMA_KV_EVICT_ALLOC;
         }
         gathers = gather;
         set_mask(seq, own, pos_max - n_query + 1 + i0, n);
-        if (gather) {
-            ggml_backend_tensor_set(g_scores.inps.back(), own.data(), 0, ggml_nbytes(g_scores.inps.back()));
-        }
         if (!graph_compute(g_scores)) {
             return LLAMA_KV_EVICT_COMPUTE;
         }
@@ -356,7 +464,7 @@ int32_t llama_kv_evict::scores(llama_seq_id seq, int32_t n_query, const int32_t 
         for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
             const auto & layer = layers[ikv];
 
-            ggml_backend_tensor_get(g_scores.outs[ikv], data.data(), 0, ggml_nbytes(g_scores.outs[ikv]));
+            const float * data = graph_result(g_scores, ikv);
             for (int64_t ih = 0; ih < n_out*n_head_kv; ++ih) {
                 const int64_t own_ih = n_out == 1 ? layer.own_kv(ih) : layer.own_q(ih/n_out, ih % n_out);
                 for (int32_t i = 0; i < n_ids; ++i) {
@@ -392,19 +500,22 @@ ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_hea
 
 // V as it lies without flash attention: the values of a head's row are n_cells apart, so each is a row of its own.
 // floats hold every value of these types, so that get_rows and set_rows, which convert, are exact
-static ggml_tensor * view_values(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv) {
+ggml_tensor * view_values(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv) {
     const int64_t n_cells = t->ne[1];
     const size_t  size    = ggml_type_size(t->type);
 
     return ggml_view_4d(ctx, t, 1, n_cells, n_embd_head, n_head_kv, size, n_cells*size, n_embd_head*n_cells*size, 0);
 }
 
-// the indices of n_head_kv lists, each list n times over without a copy
-static ggml_tensor * view_repeated(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv, int64_t n, size_t offset) {
-    ggml_tensor * res = ggml_view_3d(ctx, t, t->ne[0], 1, n_head_kv, t->nb[1], t->nb[1], offset);
+// a list of indices for each of n_head_kv heads, each list n times over. as words: not all backends repeat integers
+ggml_tensor * repeat_lists(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv, int64_t n, size_t offset) {
+    ggml_tensor * words = ggml_view_3d(ctx, t, t->ne[0], 1, n_head_kv, t->nb[1], t->nb[1], offset);
+    words->type = GGML_TYPE_F32;
 
-    res->ne[1] = n;
-    res->nb[1] = 0;
+    words = ggml_repeat_4d(ctx, words, t->ne[0], n, n_head_kv, 1);
+
+    ggml_tensor * res = ggml_view_3d(ctx, words, t->ne[0], n, n_head_kv, words->nb[1], words->nb[2], 0);
+    res->type = t->type;
 
     return res;
 }
@@ -416,35 +527,38 @@ bool llama_kv_evict::build_moves(int64_t n_move) {
 
     auto * ctx = g.ctx.get();
 
-    auto * src = ggml_new_tensor_3d(ctx, GGML_TYPE_I32, n_move, n_head_kv, n_layer());
-    auto * dst = ggml_new_tensor_3d(ctx, GGML_TYPE_I64, n_move, n_head_kv, n_layer());
-
-    g.inps = { src, dst };
-    for (auto * inp : g.inps) {
-        ggml_set_input(inp);
-    }
+    graph_inputs(g, {
+        { GGML_TYPE_I32, { n_move, n_head_kv, (int64_t) n_layer(), 1 }, 0 },
+        { GGML_TYPE_I64, { n_move, n_head_kv, (int64_t) n_layer(), 1 }, 0 },
+    }, 0);
 
     // the lists of doubles follow those of a layer's own heads, which alone are carried out
     const auto move = [&](ggml_tensor * t, int64_t n_embd_head, uint32_t ikv) {
         const int64_t n = layers[ikv].n_head_kv;
 
         auto * words = view_words(ctx, t, n_embd_head, n);
+        auto * src   = g.inp(0, ikv);
+        auto * dst   = g.inp(1, ikv);
 
         auto * isrc = ggml_view_2d(ctx, src, n_move, n, src->nb[1], ikv*src->nb[2]);
         auto * idst = ggml_view_2d(ctx, dst, n_move, n, dst->nb[1], ikv*dst->nb[2]);
 
-        ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, words, ggml_get_rows(ctx, words, isrc), idst));
+        ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, words, g.first(ggml_get_rows(ctx, words, isrc), ikv), idst));
     };
 
     const auto move_transposed = [&](ggml_tensor * t, int64_t n_embd_head, uint32_t ikv) {
         const int64_t n = layers[ikv].n_head_kv;
 
         auto * values = view_values(ctx, t, n_embd_head, n);
+        auto * src    = g.inp(0, ikv);
+        auto * dst    = g.inp(1, ikv);
 
-        auto * isrc = view_repeated(ctx, src, n, n_embd_head, ikv*src->nb[2]);
-        auto * idst = ggml_view_3d (ctx, dst, n_move, 1, n, dst->nb[1], dst->nb[1], ikv*dst->nb[2]);
+        auto * isrc = repeat_lists(ctx, src, n, n_embd_head, ikv*src->nb[2]);
+        auto * idst = ggml_view_3d(ctx, dst, n_move, 1, n, dst->nb[1], dst->nb[1], ikv*dst->nb[2]);
 
-        ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, values, ggml_get_rows(ctx, values, isrc), idst));
+        g.first(isrc->view_src, ikv);
+
+        ggml_build_forward_expand(g.gf, ggml_set_rows(ctx, values, g.first(ggml_get_rows(ctx, values, isrc), ikv), idst));
     };
 
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
@@ -464,10 +578,10 @@ int32_t llama_kv_evict::run_moves(const int32_t * src, const int32_t * dst, int3
         return LLAMA_KV_EVICT_ALLOC;
     }
 
-    const std::vector<int64_t> dst64(dst, dst + (size_t) n_layer()*n_head_kv*n_move);
+    const size_t n = n_layer()*n_head_kv*n_move;
 
-    ggml_backend_tensor_set(g_moves.inps[0], src,          0, ggml_nbytes(g_moves.inps[0]));
-    ggml_backend_tensor_set(g_moves.inps[1], dst64.data(), 0, ggml_nbytes(g_moves.inps[1]));
+    std::copy_n(src, n, g_moves.give<int32_t>(0));
+    std::copy_n(dst, n, g_moves.give<int64_t>(1));
 
     return graph_compute(g_moves) ? LLAMA_KV_EVICT_OK : LLAMA_KV_EVICT_COMPUTE;
 }

@@ -26,7 +26,30 @@ static constexpr uint32_t n_sum_max = 16;
 
 // a small graph on a scheduler of its own, kept while its shape stays the same
 // (the graph of llama_decode(), its allocation and its reuse are not touched)
+//
+// each device that layers lie on takes all that a graph is given in one transfer, and gives what it has computed of its
+// layers in one. in main memory the latter is read where it is
 struct llama_kv_evict_graph {
+    // of one backend
+    struct place {
+        ggml_backend_t backend;
+        bool           is_host;
+        ggml_tensor  * in  = nullptr; // all inputs, one after the other
+        ggml_tensor  * out = nullptr; // what is computed of each layer, one after the other; null in main memory
+
+        int64_t n_outs = 0; // of its layers so far
+
+        std::vector<ggml_tensor *> inps; // views of in, null where there is nothing
+        std::vector<float>         data; // of out
+    };
+
+    // an input is handed over in main memory
+    struct input {
+        ggml_type type;
+        int64_t   ne[4];
+        size_t    offset; // in what is given
+    };
+
     ggml_backend_sched_ptr sched;
     ggml_context_ptr       ctx;
     ggml_cgraph          * gf = nullptr;
@@ -35,8 +58,33 @@ struct llama_kv_evict_graph {
     int64_t n1 = -1;
     int64_t n2 = -1;
 
-    std::vector<ggml_tensor *> inps;
-    std::vector<ggml_tensor *> outs; // one per layer
+    std::vector<place>    places;
+    std::vector<uint32_t> place_of; // of each layer of the cache
+    std::vector<input>    inputs;
+    std::vector<uint8_t>  given;
+
+    struct result {
+        uint32_t      place;
+        ggml_tensor * tensor; // in main memory what was computed, else where it lies in the place's out
+
+        std::vector<float> data; // where neither is so
+    };
+    std::vector<result> outs; // one per layer
+
+    template <typename T>
+    T * give(size_t i) { return (T *) (given.data() + inputs[i].offset); }
+
+    ggml_tensor * inp(size_t i, uint32_t ikv) const { return places[place_of[ikv]].inps[i]; }
+
+    size_t give_size(size_t i) const;
+
+    // nodes that a scheduler would take for a part of the layer before, which may lie elsewhere
+    std::vector<std::pair<ggml_tensor *, uint32_t>> first_nodes; // and their places
+
+    ggml_tensor * first(ggml_tensor * node, uint32_t ikv) {
+        first_nodes.push_back({ node, place_of[ikv] });
+        return node;
+    }
 
     std::vector<size_t> sizes; // of the buffers, by backend, where nothing is allocated
 };
@@ -53,6 +101,12 @@ ggml_tensor * build_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_hea
 // the rows of a cache tensor, head by head, as 32-bit words: no backend copies quantized rows that are not contiguous,
 // all of them get and set rows of F32
 ggml_tensor * view_words(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv);
+
+// V as it lies without flash attention, each value of a head a row of its own
+ggml_tensor * view_values(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_head, int64_t n_head_kv);
+
+// n_head_kv lists of indices, each list n times over
+ggml_tensor * repeat_lists(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv, int64_t n, size_t offset);
 
 // state of one context. the context owns it and finds it through its cparams
 struct llama_kv_evict {
@@ -212,7 +266,7 @@ private:
 
     struct layer : cell_layer {
         std::vector<reader> readers; // the layer itself is the first
-        ggml_tensor       * w = nullptr; // F32 [n_cells, own n_head_kv, n_sum_rows()] or null
+        ggml_tensor       * w = nullptr; // F32 [n_cells, own n_head_kv, n_sum_rows()] or null, a view
 
         layer(const cell_layer & own) : cell_layer(own), readers { { (int32_t) own.il } } {}
     };
@@ -227,6 +281,13 @@ private:
 
     std::vector<layer>          layers;   // in the order of the cache
     std::map<int32_t, uint32_t> layer_of; // of each layer of the model that attends to the cells of one of them
+
+    // the sums of layers whose cells lie in the same memory
+    struct sums_of {
+        ggml_tensor         * w; // F32 [n_cells, n_head_kv, layers, n_sum_rows()]
+        std::vector<uint32_t> ikvs;
+    };
+    std::vector<sums_of> all_sums;
 
     std::vector<int32_t>   slots;   // of each sequence, -1 = none
     std::vector<llama_pos> pos_row; // position of the query in each row, -1 = none
@@ -251,8 +312,12 @@ private:
     llama_kv_evict_graph g_likeness;
 
     std::vector<uint32_t> likeness_layers; // of its graph
+    ggml_tensor         * queries_rot = nullptr;
 
     void         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
+    void         graph_inputs (llama_kv_evict_graph & g, const std::vector<llama_kv_evict_graph::input> & inputs, int64_t n_out);
+    void         graph_output (llama_kv_evict_graph & g, uint32_t ikv, ggml_tensor * cur);
+    const float * graph_result(const llama_kv_evict_graph & g, size_t i) const;
     bool         graph_alloc  (llama_kv_evict_graph & g);
     bool         graph_reserve(llama_kv_evict_graph & g);
     bool         graph_compute(llama_kv_evict_graph & g);
@@ -271,6 +336,7 @@ private:
     int32_t      find_lengths (llama_seq_id seq, const int32_t * ids, int32_t n_ids);
     void         forget_lengths(uint32_t cell);
     void         move_lengths (const int32_t * src, const int32_t * dst, int32_t n_move);
+    bool         is_host      () const; // all cells are in main memory
     bool         build_read   (bool values, int64_t n_ids);
     int32_t      read_rows    (bool values, const int32_t * ids, int32_t n, int32_t n_ids, float * out);
     void         read_columns (const int32_t * ids, int32_t n_ids, float * out) const;

@@ -104,18 +104,14 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
     auto * ctx = g.ctx.get();
 
     // unit rows of K and of V, and what the products of each cell are multiplied by
-    g.inps = {
-        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_embd_head_k, n_new, n_head_kv, n_layer()),
-        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_embd_head_v, n_new, n_head_kv, n_layer()),
-        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_old, 1, n_head_kv, n_layer()),
-        ggml_new_tensor_4d(ctx, GGML_TYPE_F32, n_old, 1, n_head_kv, n_layer()),
-    };
-    if (gather) {
-        g.inps.push_back(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_old));
-    }
-    for (auto * inp : g.inps) {
-        ggml_set_input(inp);
-    }
+    const int64_t n = n_layer();
+    graph_inputs(g, {
+        { GGML_TYPE_F32, { n_embd_head_k, n_new, n_head_kv, n }, 0 },
+        { GGML_TYPE_F32, { n_embd_head_v, n_new, n_head_kv, n }, 0 },
+        { GGML_TYPE_F32, { n_old, 1, n_head_kv, n }, 0 },
+        { GGML_TYPE_F32, { n_old, 1, n_head_kv, n }, 0 },
+        { GGML_TYPE_I32, { gather ? n_old : 0, 1, 1, 1 }, 0 },
+    }, n_old*n_new*n_head_kv);
 
     likeness_layers = wanted;
 
@@ -130,7 +126,7 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
             };
 
             if (gather) {
-                t = build_rows(ctx, t, n, n_own, g.inps[4]);
+                t = build_rows(ctx, t, n, n_own, g.inp(4, ikv));
             } else if (values && v_trans) {
                 const size_t size = ggml_type_size(t->type);
                 const size_t line = cells().size()*size;
@@ -141,18 +137,16 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
                 t = ggml_view_3d(ctx, t, n, n_old, n_own, t->nb[1], ggml_row_size(t->type, n), first*t->nb[1]);
             }
 
-            ggml_tensor * cur = ggml_mul_mat(ctx, t, of_layer(g.inps[values]));
+            ggml_tensor * cur = g.first(ggml_mul_mat(ctx, t, of_layer(g.inp(values, ikv))), ikv);
             ggml_prec_set_acc(cur, GGML_PREC_F32);
 
-            return ggml_mul(ctx, cur, of_layer(g.inps[2 + values]));
+            return ggml_mul(ctx, cur, of_layer(g.inp(2 + values, ikv)));
         };
 
         ggml_tensor * cur = part(false);
         cur = ggml_add(ctx, cur, part(true));
 
-        ggml_set_output(cur);
-        ggml_build_forward_expand(g.gf, cur);
-        g.outs.push_back(cur);
+        graph_output(g, ikv, cur);
     }
 
     return graph_alloc(g);
@@ -160,19 +154,17 @@ bool llama_kv_evict::build_likeness(int64_t first, int64_t n_old, int64_t n_new,
 
 // of some cells, for n_add new ones: unit rows, padded to those of the graph, and factors
 void llama_kv_evict::set_likeness(const int32_t * own, const std::vector<float> & unit_k, const std::vector<float> & unit_v, float value_weight) {
-    auto & inps = g_likeness.inps;
+    auto & g = g_likeness;
 
-    ggml_backend_tensor_set(inps[0], unit_k.data(), 0, ggml_nbytes(inps[0]));
-    ggml_backend_tensor_set(inps[1], unit_v.data(), 0, ggml_nbytes(inps[1]));
+    std::copy(unit_k.begin(), unit_k.end(), g.give<float>(0));
+    std::copy(unit_v.begin(), unit_v.end(), g.give<float>(1));
 
     for (bool values : { false, true }) {
-        std::vector<float> factors(ggml_nelements(inps[2 + values]));
-
-        const int64_t n_old = inps[2 + values]->ne[0];
+        const int64_t n_old = g.n1;
         const float   whole = (values ? value_weight : 1.0f)/(1.0f + value_weight);
 
         for (const uint32_t ikv : likeness_layers) {
-            float * cur = factors.data() + ikv*n_head_kv*n_old;
+            float * cur = g.give<float>(2 + values) + ikv*n_head_kv*n_old;
             for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
                 const float * len = lengths_of(values, ikv, ih);
                 for (int64_t j = 0; j < n_old; ++j) {
@@ -180,10 +172,9 @@ void llama_kv_evict::set_likeness(const int32_t * own, const std::vector<float> 
                 }
             }
         }
-        ggml_backend_tensor_set(inps[2 + values], factors.data(), 0, ggml_nbytes(inps[2 + values]));
     }
-    if (inps.size() > 4) {
-        ggml_backend_tensor_set(inps[4], own, 0, ggml_nbytes(inps[4]));
+    if (g.give_size(4) > 0) {
+        std::copy_n(own, g.n1, g.give<int32_t>(4));
     }
 }
 
@@ -267,8 +258,6 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
     std::vector<float> unit_k;
     std::vector<float> unit_v;
-    std::vector<float> data;
-
     for (int32_t i0 = n_ids - n_new; i0 < n_ids; i0 += n_block_new) {
         const int32_t n_i = std::min(n_block_new, n_ids - i0);
 
@@ -305,8 +294,6 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
             }
             std::vector<int32_t> order(n_old);
 
-            data.resize(n_old*n_add*n_head_kv);
-
             for (size_t iw = 0; iw < wanted.size(); ++iw) {
                 const uint32_t ikv = wanted[iw];
 
@@ -316,11 +303,11 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
                         order[at[ids[j]]] = j;
                     }
                 }
-                ggml_backend_tensor_get(g_likeness.outs[iw], data.data(), 0, ggml_nbytes(g_likeness.outs[iw]));
+                const float * data = graph_result(g_likeness, iw);
 
                 for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
                     for (int32_t i = 0; i < n_i; ++i) {
-                        const float most = highest(data.data() + (layers[ikv].own_kv(ih)*n_add + i)*n_old, order.data(), n_old, i0 + i);
+                        const float most = highest(data + (layers[ikv].own_kv(ih)*n_add + i)*n_old, order.data(), n_old, i0 + i);
 
                         float & res = out[(ikv*n_head_kv + ih)*n_new + i0 - (n_ids - n_new) + i];
                         res = std::max(res, most);

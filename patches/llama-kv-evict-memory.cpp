@@ -73,7 +73,7 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
         ok = ok && build_moves(needs.n_move);
     }
     for (const bool values : { false, true }) {
-        if ((values ? needs.values : needs.keys) && !(values && v_trans)) {
+        if ((values ? needs.values : needs.keys) && !(values && v_trans && is_host())) {
             ok = ok && build_read(values, n_block_rows);
         }
     }
@@ -81,7 +81,7 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
         std::vector<uint32_t> all(n_layer());
         std::iota(all.begin(), all.end(), 0);
         ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false, all);
-        ok = ok && (v_trans || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true, all));
+        ok = ok && (v_trans || n_half == 0 || build_likeness(0, std::min(n_half, n_block_likeness), n_block_new, true, all));
     }
 
     may_die   |= needs.dead;

@@ -48,20 +48,12 @@ bool llama_kv_evict::build_queries(int64_t n_query) {
 
     auto * ctx = g.ctx.get();
 
-    auto * rows  = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
-    auto * shift = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_query);
-    auto * rot   = kv.build_input_k_rot(ctx);
+    graph_inputs(g, { { GGML_TYPE_I32, { n_query, 1, 1, 1 }, 0 }, { GGML_TYPE_I32, { n_query, 1, 1, 1 }, 0 } }, (int64_t) n_embd_head_k*n_head*n_query);
 
-    ggml_set_input(rows);
-    ggml_set_input(shift);
-
-    g.inps = { rows, shift, rot };
+    queries_rot = kv.build_input_k_rot(ctx);
 
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        auto * cur = build_layer_queries(ctx, ikv, n_query, rows, shift, rot);
-        ggml_set_output(cur);
-        ggml_build_forward_expand(g.gf, cur);
-        g.outs.push_back(cur);
+        graph_output(g, ikv, build_layer_queries(ctx, ikv, n_query, g.inp(0, ikv), g.inp(1, ikv), queries_rot));
     }
 
     return graph_alloc(g);
@@ -90,15 +82,13 @@ int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos
         }
 
         // [n_embd_head, own n_head, n] of each layer, head by head
-        std::vector<float> data((size_t) n_embd_head_k*n_head*n);
-
         float * dst = out + (size_t) i0*n_embd_head_k;
         for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
             const auto & layer = layers[ikv];
 
-            ggml_backend_tensor_get(g_queries.outs[ikv], data.data(), 0, ggml_nbytes(g_queries.outs[ikv]));
+            const float * data = graph_result(g_queries, ikv);
             for (uint32_t ih = 0; ih < n_head; ++ih, dst += (size_t) n_query*n_embd_head_k) {
-                const float * src = data.data() + (size_t) layer.own_q(ih/n_gqa, ih % n_gqa)*n_embd_head_k;
+                const float * src = data + (size_t) layer.own_q(ih/n_gqa, ih % n_gqa)*n_embd_head_k;
                 for (int32_t iq = 0; iq < n; ++iq) {
                     std::copy_n(src + (size_t) iq*layer.n_head*n_embd_head_k, n_embd_head_k, dst + (size_t) iq*n_embd_head_k);
                 }
@@ -111,24 +101,12 @@ int32_t llama_kv_evict::queries(llama_seq_id seq, int32_t n_query, llama_pos pos
 
 // those of n positions from own on, as they would be at pos
 bool llama_kv_evict::turn_queries(llama_seq_id seq, llama_pos own, int32_t n, llama_pos pos) {
-    auto * rows  = g_queries.inps[0];
-    auto * shift = g_queries.inps[1];
-    auto * rot   = g_queries.inps[2];
-
-    std::vector<int32_t> ids(n);
-    std::vector<int32_t> turns(n);
-
     for (int32_t i = 0; i < n; ++i) {
-        ids  [i] = row_of(seq, own + i);
-        turns[i] = pos - own - i;
+        g_queries.give<int32_t>(0)[i] = row_of(seq, own + i);
+        g_queries.give<int32_t>(1)[i] = pos - own - i;
     }
-
-    ggml_backend_tensor_set(rows, ids.data(), 0, ggml_nbytes(rows));
-    if (shift->buffer) {
-        ggml_backend_tensor_set(shift, turns.data(), 0, ggml_nbytes(shift));
-    }
-    if (rot && rot->buffer) {
-        kv.set_input_k_rot(rot);
+    if (queries_rot && queries_rot->buffer) {
+        kv.set_input_k_rot(queries_rot);
     }
     return graph_compute(g_queries);
 }

@@ -17,6 +17,12 @@ static void to_floats(ggml_type type, const void * src, float * dst, int64_t n) 
     }
 }
 
+bool llama_kv_evict::is_host() const {
+    return std::all_of(layers.begin(), layers.end(), [](const layer & cur) {
+        return ggml_backend_buft_is_host(ggml_backend_buffer_get_type(cur.v->buffer));
+    });
+}
+
 bool llama_kv_evict::build_read(bool values, int64_t n_ids) {
     auto & g = g_rows[values];
 
@@ -24,16 +30,30 @@ bool llama_kv_evict::build_read(bool values, int64_t n_ids) {
 
     auto * ctx = g.ctx.get();
 
-    auto * ids = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_ids);
-    ggml_set_input(ids);
-    g.inps = { ids };
+    const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
 
+    // what one layer's rows are as words, or the values of columns
+    const auto n_words = [&](const layer & cur) {
+        return values && v_trans ? n_ids*n_embd_head*cur.n_head_kv : n_ids*ggml_row_size((values ? cur.v : cur.k)->type, n_embd_head)*cur.n_head_kv/sizeof(float);
+    };
+    size_t n_out = 0;
     for (const auto & layer : layers) {
-        auto * t   = values ? layer.v : layer.k;
-        auto * cur = ggml_get_rows(ctx, view_words(ctx, t, t->ne[0], 1), ids);
-        ggml_set_output(cur);
-        ggml_build_forward_expand(g.gf, cur);
-        g.outs.push_back(cur);
+        n_out = std::max<size_t>(n_out, n_words(layer));
+    }
+    graph_inputs(g, { { GGML_TYPE_I32, { n_ids, 1, 1, 1 }, 0 } }, n_out);
+
+    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
+        const auto & layer = layers[ikv];
+
+        auto * ids = g.inp(0, ikv);
+        if (values && v_trans) {
+            const int64_t n_values = n_embd_head*layer.n_head_kv;
+            auto * all = repeat_lists(ctx, ids, 1, n_values, 0);
+            g.first(all->view_src, ikv);
+            graph_output(g, ikv, g.first(ggml_get_rows(ctx, view_values(ctx, layer.v, n_values, 1), all), ikv));
+        } else {
+            graph_output(g, ikv, g.first(ggml_get_rows(ctx, view_words(ctx, values ? layer.v : layer.k, n_embd_head*layer.n_head_kv, 1), ids), ikv));
+        }
     }
 
     return graph_alloc(g);
@@ -47,26 +67,31 @@ int32_t llama_kv_evict::read_rows(bool values, const int32_t * ids, int32_t n, i
     if (g.n0 != n && !build_read(values, n)) {
         return LLAMA_KV_EVICT_ALLOC;
     }
-    ggml_backend_tensor_set(g.inps[0], ids, 0, ggml_nbytes(g.inps[0]));
+    std::copy_n(ids, n, g.give<int32_t>(0));
     if (!graph_compute(g)) {
         return LLAMA_KV_EVICT_COMPUTE;
     }
 
     const int64_t n_embd_head = values ? n_embd_head_v : n_embd_head_k;
 
-    std::vector<uint8_t> data;
-
     for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        data.resize(ggml_nbytes(g.outs[ikv]));
-        ggml_backend_tensor_get(g.outs[ikv], data.data(), 0, data.size());
-
+        const float   * data      = graph_result(g, ikv);
         const auto    & layer     = layers[ikv];
         const ggml_type type      = values ? layer.v->type : layer.k->type;
         const size_t    size_head = ggml_row_size(type, n_embd_head);
 
         for (int64_t ih = 0; ih < n_head_kv; ++ih) {
             for (int64_t i = 0; i < n; ++i) {
-                to_floats(type, data.data() + (i*layer.n_head_kv + layer.own_kv(ih))*size_head, out + ((ikv*n_head_kv + ih)*n_ids + i)*n_embd_head, n_embd_head);
+                float * dst = out + ((ikv*n_head_kv + ih)*n_ids + i)*n_embd_head;
+
+                if (values && v_trans) {
+                    const float * lines = data + layer.own_kv(ih)*n_embd_head*n + i;
+                    for (int64_t iv = 0; iv < n_embd_head; ++iv) {
+                        dst[iv] = lines[iv*n];
+                    }
+                } else {
+                    to_floats(type, (const uint8_t *) data + (i*layer.n_head_kv + layer.own_kv(ih))*size_head, dst, n_embd_head);
+                }
             }
         }
     }
@@ -111,7 +136,8 @@ int32_t llama_kv_evict::rows(llama_seq_id seq, bool values, const int32_t * ids,
 
     lctx.synchronize();
 
-    if (values && v_trans) {
+    // a device would take a transfer for each value
+    if (values && v_trans && is_host()) {
         read_columns(ids, n_ids, out);
         return LLAMA_KV_EVICT_OK;
     }

@@ -105,7 +105,7 @@ void llama_kv_evict::hook_weights(const llm_graph_context & graph, ggml_tensor *
 
     // a layer that attends to the cells of an earlier one goes on with what that one has added up
     auto & sum = inp->sums[it->second];
-    ggml_tensor * src = ggml_view_2d(graph.ctx0, inp->src, 1, layer.n_head_kv, inp->src->nb[1], 0);
+    ggml_tensor * src = layer.n_head_kv == n_head_kv ? inp->src : ggml_view_2d(graph.ctx0, inp->src, 1, layer.n_head_kv, inp->src->nb[1], 0);
     sum = cur  = ggml_add(graph.ctx0, sum ? sum : ggml_get_rows(graph.ctx0, w, src), cur);
 
     ggml_build_forward_expand(graph.gf, ggml_set_rows(graph.ctx0, w, cur, inp->dst));
@@ -120,14 +120,20 @@ void llama_kv_evict_hook_weights(const llm_graph_context & graph, ggml_tensor * 
 void llama_kv_evict::read_sums(llama_seq_id seq, const int32_t * ids, int32_t n_ids, float * out) const {
     const auto & cur = cells();
 
-    std::vector<float> data(cur.size()*n_head_kv);
+    std::vector<float> data;
 
-    for (const auto & layer : layers) {
-        ggml_backend_tensor_get(layer.w, data.data(), sum_row(seq)*layer.w->nb[2], layer.w->nb[2]);
-        for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
-            for (int32_t i = 0; i < n_ids; ++i) {
-                // the row holds anything where the sequence has no cell
-                *out++ = !cur.is_empty(ids[i]) && cur.seq_has(ids[i], seq) ? data[layer.own_kv(ih)*cur.size() + ids[i]] : 0.0f;
+    for (const auto & [w, ikvs] : all_sums) {
+        data.resize(w->nb[3]/sizeof(float));
+        ggml_backend_tensor_get(w, data.data(), sum_row(seq)*w->nb[3], w->nb[3]);
+
+        for (size_t il = 0; il < ikvs.size(); ++il) {
+            for (uint32_t ih = 0; ih < n_head_kv; ++ih) {
+                const float * row = data.data() + (il*n_head_kv + layers[ikvs[il]].own_kv(ih))*cur.size();
+                float       * dst = out + (ikvs[il]*n_head_kv + ih)*n_ids;
+                for (int32_t i = 0; i < n_ids; ++i) {
+                    // the row holds anything where the sequence has no cell
+                    dst[i] = !cur.is_empty(ids[i]) && cur.seq_has(ids[i], seq) ? row[ids[i]] : 0.0f;
+                }
             }
         }
     }

@@ -257,19 +257,27 @@ bool llama_kv_evict::alloc_records() {
     }
 
     for (const auto & [buft, ikvs] : ikv_of_buft) {
-        ggml_context_ptr ctx { ggml_init({ (n_readers() + n_layer())*ggml_tensor_overhead(), nullptr, true }) };
+        ggml_context_ptr ctx { ggml_init({ (n_readers() + n_layer() + 1)*ggml_tensor_overhead(), nullptr, true }) };
         if (!ctx) {
             return false;
         }
 
-        for (const uint32_t ikv : ikvs) {
-            auto & layer = layers[ikv];
+        // the sums of all these layers lie side by side: they are read in one transfer
+        ggml_tensor * w = nullptr;
+        if (v_trans) {
+            w = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, kv.get_size(), n_head_kv, ikvs.size(), n_sum_rows());
+            ggml_set_name(w, "kv_evict_w");
+            all_sums.push_back({ w, ikvs });
+        }
+
+        for (size_t i = 0; i < ikvs.size(); ++i) {
+            auto & layer = layers[ikvs[i]];
             for (auto & reader : layer.readers) {
                 reader.q = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd_head_k*layer.n_head, n_slots*n_window + 1);
                 ggml_format_name(reader.q, "kv_evict_q_l%d", reader.il);
             }
-            if (v_trans) {
-                layer.w = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, kv.get_size(), layer.n_head_kv, n_sum_rows());
+            if (w) {
+                layer.w = ggml_view_3d(ctx.get(), w, w->ne[0], layer.n_head_kv, w->ne[3], w->nb[1], w->nb[3], i*w->nb[2]);
                 ggml_format_name(layer.w, "kv_evict_w_l%d", layer.il);
             }
         }

@@ -3,9 +3,11 @@
 ``build_native.py --into scope_cpp/_vendor`` refreshes the copy that an editable install uses.
 ``build_native.py --stock --into build/stock`` builds llama.cpp as it is, with the same flags,
 for the tests that compare the two. ``build_native.py --sanitize --into build/sanitize`` builds
-what ``scripts/sanitize`` runs the tests with.
+what ``scripts/sanitize`` runs the tests with. ``build_native.py --rpc --into build/rpc`` builds the
+backend that ``pytest --backend rpc`` runs the tests on, which goes beside any of them.
 
-The first two build in the folder that pip builds in, where each compiles only what differs.
+All but the sanitized one build in the folder that pip builds in, where each compiles only what
+differs.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def build(into: Path, kind: str, defines: list[str]) -> None:
     into
         Folder to install into.
     kind
-        ``"stock"``: without patches; ``"sanitize"``: with checks of every access; else ``""``.
+        ``"stock"``: without patches; ``"sanitize"``: with checks of every access; ``"rpc"``: one
+        library, the backend that computes in another process; else ``""``.
     defines
         CMake options, ``NAME=VALUE``.
 
@@ -89,6 +92,12 @@ def build(into: Path, kind: str, defines: list[str]) -> None:
     if kind == "sanitize":
         options += [f"-DCMAKE_{language}_FLAGS_SANITIZE={SANITIZE}" for language in ("C", "CXX")]
     run(cmake, "-G", "Ninja", "-S", str(ROOT), "-B", str(build_dir), *options)
+    if kind == "rpc":
+        run(cmake, "--build", str(build_dir), "--target", "ggml-rpc")
+        into.mkdir(parents=True, exist_ok=True)
+        for library in (build_dir / "rpc").glob("*ggml-rpc.*"):
+            shutil.copy2(library, into)
+        return
     run(cmake, "--build", str(build_dir))
     run(cmake, "--install", str(build_dir))
 
@@ -102,6 +111,8 @@ def main() -> int:
                        help="build llama.cpp without patches")  # fmt: skip
     kinds.add_argument("--sanitize", dest="kind", action="store_const", const="sanitize",
                        help="build with AddressSanitizer and UBSan")  # fmt: skip
+    kinds.add_argument("--rpc", dest="kind", action="store_const", const="rpc",
+                       help="build the backend that computes in another process")  # fmt: skip
     parser.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE",
                         help="CMake option, for example -D GGML_CUDA=ON")  # fmt: skip
     args = parser.parse_args()

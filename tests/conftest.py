@@ -21,10 +21,40 @@ settings.load_profile("scope")
 
 Tiny = Callable[..., Path]
 
+# devices of each --backend beside the CPU
+N_DEVICES = {"cpu": 0, "rpc": 1, "two-rpc": 2}
 
-def pytest_configure() -> None:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what chooses the backend."""
+    parser.addoption(
+        "--backend",
+        choices=list(N_DEVICES),
+        default="cpu",
+        help="rpc: load models into a child process, whose memory the CPU can't reach;"
+        " two-rpc: into two of them, half of the layers each",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C, as processes that tests start must: a shell's background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    n_devices = N_DEVICES[config.getoption("backend")]
+    if n_devices:
+        from tests.backends import rpc
+
+        for _ in range(n_devices):
+            rpc.add_device()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what can't be on this backend."""
+    has_devices = N_DEVICES[item.config.getoption("backend")] > 0
+    mark = item.get_closest_marker("host_only")
+    if mark and has_devices:
+        pytest.skip(mark.args[0])
+    if item.get_closest_marker("device_only") and not has_devices:
+        pytest.skip("compares a device with main memory: pytest --backend rpc")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +71,12 @@ def _own_log() -> Iterator[None]:
     yield
     if "scope_cpp.engine.logs" in sys.modules:
         sys.modules["scope_cpp.engine.logs"].capture()
+
+
+@pytest.fixture(scope="session")
+def n_devices(pytestconfig: pytest.Config) -> int:
+    """Devices that models are loaded into; 0: main memory."""
+    return N_DEVICES[pytestconfig.getoption("backend")]
 
 
 @pytest.fixture(scope="session")

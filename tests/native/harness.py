@@ -57,8 +57,8 @@ class Session:
         Flash attention; None leaves it to llama.cpp.
     on_tensor : callable, optional
         What llama.cpp calls with every tensor of the graph, as its ``cb_eval``.
-    more : dict, optional
-        Further fields of ``llama_context_params``.
+    more, placement : dict, optional
+        Further fields of ``llama_context_params``, and of ``llama_model_params``.
     """
 
     def __init__(
@@ -73,12 +73,14 @@ class Session:
         unified: bool = True,
         on_tensor: Callable[[int, bool, int | None], bool] | None = None,
         more: dict[str, Any] | None = None,
+        placement: dict[str, Any] | None = None,
     ) -> None:
         llama_cpp.llama_backend_init()
         self.ctx: Any = None
-        self.model: Any = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
+        model_params = llama_cpp.llama_model_default_params()
+        for name, value in (placement or {}).items():
+            setattr(model_params, name, value)
+        self.model: Any = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
         assert self.model, f"no model from {path}"
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.vocab)

@@ -14,6 +14,9 @@ from tests.conftest import Tiny
 from tests.native.harness import Session, random_tokens
 from tests.native.heads import NO_CELLS
 
+# llama.cpp asks between the nodes of a CPU's graph only: that of a device runs to its end
+on_host = pytest.mark.host_only("devices are not asked to abort")
+
 N = 60
 TOKENS = random_tokens(N + 40)
 
@@ -38,6 +41,7 @@ def decode_aborted(session: Session, tokens: list[int], pos: int) -> None:
         session.decode(tokens, pos)
 
 
+@on_host
 @pytest.mark.parametrize("flash", [True, False])
 @pytest.mark.parametrize("n_nodes", [0, 10, 30])
 @pytest.mark.parametrize("n_tokens", [1, 12])
@@ -64,6 +68,7 @@ def test_as_if_it_had_never_been(tiny: Tiny, flash: bool, n_nodes: int, n_tokens
         assert np.array_equal(got, expected)
 
 
+@on_host
 def test_a_flag_aborts(tiny: Tiny) -> None:
     """Every decode, as long as it is set; what was there stays."""
     flag = np.zeros(1, np.int32)
@@ -79,6 +84,7 @@ def test_a_flag_aborts(tiny: Tiny) -> None:
         assert session.last_pos() == N + 2
 
 
+@on_host
 @pytest.mark.parametrize("flash", [True, False])
 def test_scores_after_an_aborted_decode(tiny: Tiny, flash: bool) -> None:
     """What was recorded before it still serves, but for the rows that it has taken."""
@@ -93,6 +99,7 @@ def test_scores_after_an_aborted_decode(tiny: Tiny, flash: bool) -> None:
         assert np.abs(kv_evict.scores(session.ctx, 0, 5, ids) - expected).max() < 1e-5
 
 
+@on_host
 @pytest.mark.parametrize("flash", [True, False])
 def test_scores_and_moves_are_not_aborted(tiny: Tiny, flash: bool) -> None:
     src = np.full((2, 2, 1), 5, np.int32)

@@ -296,6 +296,7 @@ def test_made_with_a_cell_twice(tiny: Tiny, victim: Session, saved: bytes) -> No
     with Session(tiny()) as session:
         kv_evict.init(session.ctx, WINDOW)
         check_refused(session, state.sealed())
+        session.decode(TOKENS[:20], 0)
 
 
 BAD_ROWS = {
