@@ -266,10 +266,13 @@ def test_a_prompt_waits_while_it_is_read() -> None:
 
 
 def test_the_recent_tokens_take_half_of_what_the_prompt_leaves() -> None:
-    made = make_decode("scope-retrieval", {}).resolve(1_024, 896, None)
+    made = make_decode("scope-retrieval", {}).resolve(404, 100, None)
     assert isinstance(made, ScopeRetrieval)
-    assert (made.heavy, made.recent, made.interval) == (958, 62, 4)
-    assert made.capacity(896, None) == 1_024
+    assert (made.heavy, made.recent, made.interval) == (248, 147, 9)
+    assert made.capacity(100, None) == 404
+    narrow = make_decode("scope-retrieval", {}).resolve(1_024, 896, None)
+    assert isinstance(narrow, ScopeRetrieval)
+    assert (narrow.heavy, narrow.recent, narrow.interval) == (893, 127, 4), "an eighth of all"
     roomy = make_decode("scope-retrieval", {}).resolve(8_192, 896, None)
     assert isinstance(roomy, ScopeRetrieval)
     assert (roomy.recent, roomy.interval) == (256, 32)
