@@ -130,6 +130,10 @@ def _edit(chat: Chat, rest: str) -> None:
 
 
 def _undo(chat: Chat, rest: str) -> None:
+    if chat.attached:
+        chat.attached.clear()
+        chat.say("taken off: what /read took goes before no message any more")
+        return
     chat.say(f"taken back: {views.preview(chat.conversation.undo())}")
 
 

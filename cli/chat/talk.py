@@ -147,6 +147,8 @@ class Chat:
             self.attached.clear()
         else:
             self.line = line_of_message(text)
+            if self.attached:
+                self.say("what /read took still goes before your next message: /undo takes it off")
         return outcome
 
     def answer_edited(self, text: str) -> None:

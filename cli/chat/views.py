@@ -139,10 +139,10 @@ def budget(conversation: Conversation) -> str:
 
 def sampling(conversation: Conversation) -> str:
     """How the next token is chosen."""
-    values = conversation.sampling
-    rows = [(item.name.replace("_", "-"), getattr(values, item.name)) for item in fields(values)]
+    params = conversation.sampling
+    rows = [(item.name.replace("_", "-"), getattr(params, item.name)) for item in fields(params)]
     rows += [("n-predict", conversation.n_predict), ("stop", list(conversation.stop))]
-    return table((name, value(value)) for name, value in rows).rstrip("\n")
+    return table((name, value(chosen)) for name, chosen in rows).rstrip("\n")
 
 
 def messages(all_messages: Sequence[dict[str, str]]) -> str:

@@ -15,7 +15,7 @@ from scope_cpp.engine.context_params import CELLS_MULTIPLE, ContextParams
 from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
-from scope_cpp.errors import ScopeError
+from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 
 
@@ -108,7 +108,7 @@ def require(path: str | Path, arch: str, type_k: str, type_v: str, flash_attn: s
 
     Raises
     ------
-    ScopeError
+    UsageError
         If `probe` says no.
     """
     if reason := refusal(path, type_k, type_v, flash_attn):
@@ -127,7 +127,7 @@ def fall_back(
 
     Raises
     ------
-    ScopeError
+    UsageError
         If the user asked for what bounds it: a policy, its options or a budget.
     """
     if not reason or settings.policies()[0].name == "full":
@@ -140,8 +140,8 @@ def fall_back(
     return replace(settings, policy="full", budget=None)
 
 
-def _refused(path: str | Path, arch: str, reason: str) -> ScopeError:
-    return ScopeError(
+def _refused(path: str | Path, arch: str, reason: str) -> UsageError:
+    return UsageError(
         f"{Path(path).name} ({arch}) can't be run with a bounded cache: {reason}; "
         "--policy full runs it with the full cache"
     )

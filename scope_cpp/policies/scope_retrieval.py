@@ -80,7 +80,7 @@ NOTABLE = 0.01
 """Share of the price that some head of a layer pays before its new rows are weighed."""
 KNOWN = 100
 """Tokens, fading, after which the numbers of a head are believed: 139 tokens."""
-RECENT_SHARE = 8
+RECENT_SHARE = 16
 """Least share of all cells that the recent tokens have: a long prompt is seldom needed whole."""
 PRIOR = 1
 """Look-ups for each head that are assumed to be repeated, and expected to be."""
@@ -129,7 +129,7 @@ class ScopeRetrieval(OneBudget):
 
     recent: int | None = option(
         None,
-        "most recent tokens; derived: half of what the prompt leaves, or 1/8 of all cells if that "
+        "most recent tokens; derived: half of what the prompt leaves, or 1/16 of all cells if that "
         "is more, at most 256",
         low=1,
     )
@@ -294,7 +294,7 @@ class ScopeRetrieval(OneBudget):
         return max(1, min(self.usual_interval, pool // INTERVAL_SHARE))
 
     def _divide(self, whole: int, n_prompt_cells: int, free: bool) -> tuple[int, int]:
-        """Recent tokens take of what the prompt leaves, or an eighth of all; see `OneBudget`."""
+        """Recent tokens take of what the prompt leaves, or a sixteenth of all; see `OneBudget`."""
         if self.heavy is not None or self.recent is not None:
             return super()._divide(whole, n_prompt_cells, free)
         most = max(1, (whole - n_prompt_cells) // 2, whole // RECENT_SHARE)

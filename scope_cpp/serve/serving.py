@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scope_cpp.engine import attention, capability
 from scope_cpp.engine.model import CUT, Model
 from scope_cpp.engine.sampling import Sampler, SamplingParams, model_defaults
 from scope_cpp.engine.schema.matcher import Vocabulary
@@ -114,9 +115,10 @@ def make_serving(
     Raises
     ------
     UsageError
-        If the cells are none, or over memory, or no answer could keep to the user's own grammar,
-        schema or bias.
+        If the cells are none, or over memory, no answer could keep to the user's own grammar,
+        schema or bias, or a policy or a budget is given for a model that has no cells to choose.
     """
+    settings = _with_what_serves(settings, model, options.n_parallel, warn)
     values = {**model_defaults(model, warn), **sampling}
     Sampler(model, SamplingParams(**values)).close()
     if model.has_eog:
@@ -132,6 +134,15 @@ def make_serving(
         options.n_parallel + options.queue,
         max(map(len, (*model.pieces, *(name.encode() for name in model.control_names)))),
     )
+
+
+def _with_what_serves(settings: Settings, model: Model, n_parallel: int, warn: Warn) -> Settings:
+    """Return the settings, or the full cache where the model's can't be bounded."""
+    if settings.policies()[0].name == "full":
+        return settings
+    used = attention.resolve(settings, model, bounded=n_parallel == 1)
+    reason = capability.refusal(model.path, used.type_k, used.type_v, used.flash_attn)
+    return capability.fall_back(settings, model, reason, warn)
 
 
 def unknown_model(name: str, known: str) -> ApiError:

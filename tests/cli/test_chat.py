@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -267,6 +268,45 @@ def test_a_refused_message_is_back_on_the_line(
     )
     assert keyboard.defaults[3] == "//etc"
     assert conversation.messages[0]["content"] == "/etc"
+
+
+def test_what_was_read_and_refused_can_be_taken_off(
+    talk: Talk, conversation: Conversation, tmp_path: Path
+) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text("word " * 300)
+    _, _, err = talk(f"/read {file}", "Sum it up.", "/undo", "Hello")
+    assert "error: this turn needs" in err
+    assert "what /read took still goes before your next message: /undo takes it off" in err
+    assert "taken off: what /read took goes before no message any more" in err
+    assert [message["content"] for message in conversation.messages][:1] == ["Hello"]
+
+
+@pytest.mark.parametrize("name", [name for name in commands.COMMANDS if name != "exit"])
+def test_no_command_without_words_ends_the_chat(talk: Talk, name: str) -> None:
+    code, keyboard, err = talk("Hello", f"/{name}", "Again")
+    assert code == 0 and len(keyboard.labels) >= 4
+    assert "the chat goes on" not in err, "a fault of ours"
+
+
+def test_a_fault_of_ours_does_not_end_the_chat(
+    talk: Talk, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scope_cli.chat.views.sampling", lambda conversation: 1 / 0)
+    code, _, err = talk("Hello", "/set", "Again")
+    assert code == 0
+    assert (
+        "error: ZeroDivisionError: division by zero; the chat goes on, /save FILE keeps it" in err
+    )
+    said = [message["content"] for message in conversation.messages if message["role"] == "user"]
+    assert said == ["Hello", "Again"]
+
+
+def test_the_values_of_sampling(talk: Talk) -> None:
+    for line in ("/set", "/show sampling"):
+        _, _, err = talk(line)
+        assert re.search(r"^temp +0", err, re.MULTILINE)
+        assert re.search(r"^n-predict +\d+", err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

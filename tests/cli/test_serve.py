@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="scope serve needs the extra serve")
 
+from tests.reference.refused import write_refused  # noqa: E402
+
 from .conftest import Run, assert_refused  # noqa: E402
 
 
@@ -47,3 +49,10 @@ def test_without_the_extra(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("scope_cpp.serve.find_spec", lambda name: None)
     assert_refused(run("serve", tiny), 1, "pip install 'scope-cpp[serve]'")
     assert_refused(run("serve", tiny, "--timeout", 0), 2, "--timeout 0")  # flags are checked first
+
+
+@pytest.mark.parametrize("flags", [("--budget", "512"), ("--policy", "h2o")])
+def test_a_model_without_cells_to_choose(run: Run, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    path = write_refused("mamba", tmp_path / "mamba.gguf")
+    refused = run("serve", path, "--port", 0, *flags)
+    assert_refused(refused, 2, "can't be run with a bounded cache")

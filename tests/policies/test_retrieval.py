@@ -272,7 +272,7 @@ def test_the_recent_tokens_take_half_of_what_the_prompt_leaves() -> None:
     assert made.capacity(100, None) == 404
     narrow = make_decode("scope-retrieval", {}).resolve(1_024, 896, None)
     assert isinstance(narrow, ScopeRetrieval)
-    assert (narrow.heavy, narrow.recent, narrow.interval) == (893, 127, 4), "an eighth of all"
+    assert (narrow.heavy, narrow.recent, narrow.interval) == (957, 63, 4), "a sixteenth of all"
     roomy = make_decode("scope-retrieval", {}).resolve(8_192, 896, None)
     assert isinstance(roomy, ScopeRetrieval)
     assert (roomy.recent, roomy.interval) == (256, 32)
