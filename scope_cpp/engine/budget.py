@@ -181,7 +181,7 @@ def cells(
     wanted = _wanted(budget, n_prompt, full, taken, free_memory)
     of = f"{budget.name} {budget.text}"
     if wanted < 1:
-        least = f"a single cell takes {format_bytes(taken(1))} with the buffers that belong to it"
+        least = _least(full, taken)
         if budget.kind == "auto":
             raise UsageError(
                 f"{of} is half of the {format_bytes(free_memory)} of memory that are free, "
@@ -197,6 +197,14 @@ def cells(
             f"--{budget.name.removeprefix('--')}, smaller batches (-ub) or a smaller KV cache type"
         )
     return n_cells
+
+
+def _least(full: int | None, taken: Callable[[int], int]) -> str:
+    """Say what takes least: a cell, or all of them, among which nothing has to be chosen."""
+    one = taken(1)
+    if full is not None and (whole := taken(full)) < one:
+        return f"all {full} cells take {format_bytes(whole)} with the buffers that belong to them"
+    return f"a single cell takes {format_bytes(one)} with the buffers that belong to it"
 
 
 def usual_room(n_predict: int | None) -> int:

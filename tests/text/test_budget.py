@@ -130,6 +130,21 @@ def test_bytes_that_hold_no_cell() -> None:
         of("10KiB", per_cell=32 << 10)
 
 
+def test_bytes_that_hold_no_cell_where_all_of_them_take_less() -> None:
+    """Where all fit nothing is chosen, and no buffers are needed for it."""
+
+    def taken(n: int) -> int:
+        return 50 << 20 if n < 200 else 20 << 20
+
+    def ask(text: str) -> int:
+        budget = parse_budget(text)
+        return cells(budget, n_prompt=100, n_predict=100, taken=taken, free_memory=GIB)
+
+    with pytest.raises(UsageError, match="19MiB is too small: all 200 cells take 20 MiB .*; give"):
+        ask("19MiB")
+    assert ask("20MiB") == 200
+
+
 def test_auto_without_room_for_a_cell() -> None:
     with pytest.raises(
         UsageError,
