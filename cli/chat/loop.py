@@ -62,6 +62,8 @@ def _step(chat: Chat, editor: Editor) -> None:
             _do(chat, line)
         if interrupts.count:
             chat.interrupted = True
+    except Leave:
+        raise
     except ScopeError as err:
         terminal.error(str(err))
     except Exception as err:  # a fault of ours: what was said so far is not lost for it
