@@ -22,6 +22,10 @@ def main() -> None:
     """Try the file, and exit with one of the codes above unless the system ends the process."""
     library, path, n_threads, seconds, n_bytes = sys.argv[1:]
     lib = ctypes.CDLL(library)
+    if not hasattr(lib, "ggml_backend_cpu_reg"):
+        from scope_cpp.native import backends  # takes a while, and few builds need it
+
+        backends.load(lib, os.path.dirname(library))
     lib.llama_trial_on_abort(STDOUT, b"! ", ABORTED)
     limit(float(seconds), int(n_bytes))
     sys.exit(lib.llama_trial_run(os.fsencode(path), int(n_threads), STDOUT))

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from scope_cpp.errors import ScopeError
+from scope_cpp.native import backends
 
 BINDINGS = Path(__file__).parents[1] / "_vendor" / "llama_cpp"
 
@@ -43,7 +44,9 @@ def _load() -> ModuleType:
     sys.modules["llama_cpp"] = module
     try:
         calls = importlib.import_module("llama_cpp.llama_cpp")
-    except (FileNotFoundError, RuntimeError, OSError) as err:
+        if backends.are_modules(calls._lib):
+            backends.load(calls._lib, library_path())
+    except (FileNotFoundError, RuntimeError, OSError, ScopeError) as err:
         del sys.modules["llama_cpp"]
         raise ScopeError(f"libllama can't be loaded: {err}; reinstall scope-cpp") from err
     _fill(module, calls)
