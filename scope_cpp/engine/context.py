@@ -66,6 +66,7 @@ class Context(Closable):
         if not address:
             raise ScopeError(f"no context of {params.n_cells} cells: {_reason()}")
         self.n_batch = int(llama_cpp.llama_n_batch(address))
+        self.n_ubatch = int(llama_cpp.llama_n_ubatch(address))
         self._n_threads = int(llama_cpp.llama_n_threads(address))
         self._batch = llama_cpp.llama_batch_init(self.n_batch, 0, 1)
         self._aborted = np.zeros(1, np.int32)
@@ -142,7 +143,8 @@ class Context(Closable):
     ) -> None:
         """Decode `tokens` at positions ``pos, pos + 1, …``; logits for the last one (or all).
 
-        They go through llama.cpp in as many batches as are needed; all logits take one.
+        They go through llama.cpp in batches that it computes at once, so that Ctrl-C waits for one
+        of them at most; all logits take one.
 
         Raises
         ------
@@ -151,7 +153,7 @@ class Context(Closable):
         """
         last = len(tokens) - 1
         rows = [Row(token, pos + i, seq, all_logits or i == last) for i, token in enumerate(tokens)]
-        size = len(rows) if all_logits else self.n_batch
+        size = len(rows) if all_logits else self.n_ubatch
         for start in range(0, len(rows), max(1, size)):
             self.decode_rows(rows[start : start + size])
 

@@ -293,3 +293,17 @@ def test_more_logits_than_the_context_has_outputs(tiny: Tiny) -> None:
         assert kv_evict.n_used(context.ptr) == 0
         context.decode(random_tokens(5), 0)
         assert kv_evict.n_used(context.ptr) == 5
+
+
+def test_a_prompt_goes_through_llama_cpp_as_it_computes_it(tiny: Tiny) -> None:
+    """So Ctrl-C waits for one physical batch at most; the logits are those of one call."""
+    tokens, sizes = random_tokens(200), []
+    with open_context(tiny(), 256, n_batch=256, n_ubatch=64) as context:
+        was = context.decode_rows
+        context.decode_rows = lambda rows: (sizes.append(len(rows)), was(rows))[1]  # type: ignore
+        context.decode(tokens, 0)
+        parts = context.logits_in_place().copy()
+    with open_context(tiny(), 256, n_batch=256, n_ubatch=64) as context:
+        context.decode_rows([Row(t, i, 0, i == 199) for i, t in enumerate(tokens)])
+        assert np.array_equal(parts, context.logits_in_place())
+    assert sizes == [64, 64, 64, 8]

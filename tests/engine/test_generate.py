@@ -300,7 +300,7 @@ def test_bytes_of_a_budget(model: Model) -> None:
     budget = f"{-(-of_cells(model, 16_384) // 1024)}KiB"
     assert capacity(model, 500_000, budget=budget).cells_capacity == 16_384
     assert capacity(model, 500_000, budget=budget, type_k="q8_0").cells_capacity > 16_384
-    with pytest.raises(UsageError, match="200KiB is too small: a single cell takes .* give more"):
+    with pytest.raises(UsageError, match="200KiB is too small: all 400 cells take .* give more"):
         capacity(model, budget="200KiB")
 
 
