@@ -195,7 +195,12 @@ def _message(err: Any) -> str:
         known = [name for item in ctx.command.params for name in item.opts]
         return _unknown_flag(err.option_name, known, ctx)
     if ctx is not None and getattr(err, "param", None) is not None:
-        return f"{_source(err.param, ctx)}: {_remedy(err.message)}"
+        source = _source(err.param, ctx)
+        if not err.message:
+            told = str(getattr(err.param, "help", None) or "").rstrip(".")
+            what = f": {told[:1].lower()}{told[1:]}" if told else ""
+            return f"{source.rstrip('.')} is missing{what}; see '{ctx.command_path} --help'"
+        return f"{source}: {_remedy(err.message)}"
     message = str(err.format_message()).rstrip(".")
     return message if ctx is None else f"{message}; see '{ctx.command_path} --help'"
 

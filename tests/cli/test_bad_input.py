@@ -308,7 +308,7 @@ def test_an_unknown_architecture(run: Run, tmp_path: Path, tiny: Path) -> None:
 def test_architectures_whose_cache_cannot_be_bounded(run: Run, tmp_path: Path, name: str) -> None:
     path = write_refused(name, tmp_path / f"{name}.gguf")
     result = run("generate", path, "-p", "Hello", "-n", 40, "--budget", 16)
-    assert_refused(result, 1, f"{name}.gguf")
+    assert_refused(result, 2, f"{name}.gguf")
 
 
 def test_an_unexpected_error_is_one_line_too(
@@ -323,3 +323,22 @@ def test_an_unexpected_error_is_one_line_too(
     args = ("generate", tiny, "-p", "Hi", "-n", 3)
     assert_refused(run(*args), 1, "KeyError: 'what'; run with -v for the traceback")
     assert "Traceback" in run(*args, "-v").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "phrase"),
+    [
+        ("plot questions", "RUN is missing: a run's folder"),
+        ("plot budget", "RUN is missing: folders made by"),
+        ("plot prefill", "RUN is missing: folders made by"),
+        ("plot cost", "RUN|FILE is missing: a folder made by"),
+        ("eval report", "FOLDER is missing: the folder of a run"),
+        ("eval compare", "FOLDER is missing: the folder of a run"),
+        ("eval compare one", "FOLDER is missing: the folder of a run"),
+        ("eval score", "FILE is missing: outputs"),
+    ],
+)
+def test_a_missing_argument_is_named_and_told(run: Run, command: str, phrase: str) -> None:
+    result = run(*command.split())
+    assert_refused(result, 2, phrase)
+    assert "; see 'scope " in result.stderr and " --help'" in result.stderr
