@@ -308,7 +308,8 @@ def test_an_unknown_architecture(run: Run, tmp_path: Path, tiny: Path) -> None:
 def test_architectures_whose_cache_cannot_be_bounded(run: Run, tmp_path: Path, name: str) -> None:
     path = write_refused(name, tmp_path / f"{name}.gguf")
     result = run("generate", path, "-p", "Hello", "-n", 40, "--budget", 16)
-    assert_refused(result, 2, f"{name}.gguf")
+    # an encoder writes nothing, whatever is asked
+    assert_refused(result, 1 if name == "bert" else 2, f"{name}.gguf")
 
 
 def test_an_unexpected_error_is_one_line_too(
