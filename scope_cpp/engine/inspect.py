@@ -20,7 +20,6 @@ from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.ranges import INT32_MAX
 from scope_cpp.engine.settings import Settings
-from scope_cpp.native.library import llama_cpp
 
 # names here, and in `Footprint`
 _PARTS_FULL = {"kv_bytes_full": "kv", "fixed_bytes_full": "fixed", "memory_bytes_full": "total"}
@@ -188,14 +187,13 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _facts(model: Model) -> dict[str, Any]:
-    ftype = llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(model.ptr))
     heads = model.header.get("attention.head_count")
     has_heads = any(model.n_head_kv_by_layer)
     return {
         "path": str(model.path),
         "architecture": model.arch,
         "name": model.metadata("general.name"),
-        "file_type": ftype.decode() if ftype else "unknown",
+        "file_type": model.file_type,
         "size_bytes": model.size_bytes,
         "n_params": model.n_params,
         "n_layer": model.n_layer,

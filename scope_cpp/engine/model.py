@@ -201,9 +201,17 @@ class Model(Closable):
 
     @property
     def desc(self) -> str:
-        """Architecture, size and quantization, as llama.cpp puts them."""
-        fn = llama_cpp.llama_model_desc
-        return _grown(lambda buf, n: fn(self.ptr, buf, n)).decode("utf-8", errors="replace")
+        """Architecture, number of weights and quantization, such as ``llama 135M Q4_1``.
+
+        llama.cpp's own line guesses the number by the shape: 256M for these 134,515,008.
+        """
+        return f"{self.arch} {format_count(self.n_params)} {self.file_type}"
+
+    @property
+    def file_type(self) -> str:
+        """Quantization of the weights."""
+        name = llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(self.ptr))
+        return name.decode() if name else "unknown"
 
     @property
     def arch(self) -> str:
@@ -514,6 +522,21 @@ def _encode(text: str) -> bytes:
             f"the text is not valid Unicode at character {err.start} (U+{ord(text[err.start]):04X})"
             ": give UTF-8"
         ) from None
+
+
+def format_count(n: int) -> str:
+    """Return a number of weights as models are called by it.
+
+    >>> format_count(134_515_008), format_count(1_543_714_304)
+    ('135M', '1.5B')
+    """
+    size, unit = float(n), ""
+    for larger in ("K", "M", "B", "T"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    digits = 1 if unit and size < 9.95 else 0
+    return f"{size:.{digits}f}".removesuffix(".0") + unit
 
 
 def _grown(call: Callable[[Any, int], int], size: int = 256) -> bytes:

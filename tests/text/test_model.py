@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scope_cpp.engine.load_failure import load_failure
-from scope_cpp.engine.model import Model
+from scope_cpp.engine.model import Model, format_count
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.reference.tiny_model import write_tiny_model
@@ -17,12 +17,32 @@ from tests.reference.refused import UNLOADABLE, write_refused
 def test_shape(model: Model, tiny_path: Path) -> None:
     assert model.path == tiny_path
     assert model.arch == "llama"
-    assert model.desc.startswith("llama")
+    assert model.desc == f"llama {format_count(model.n_params)} all F32"
     assert (model.n_layer, model.n_embd, model.n_head, model.n_head_kv) == (2, 128, 8, 2)
     assert (model.head_dim_k, model.head_dim_v) == (64, 64)
     assert model.n_head_kv_by_layer == (2, 2)
     assert model.n_ctx_train == 256
     assert model.size_bytes == 4 * model.n_params > 0
+
+
+@pytest.mark.parametrize(
+    ("n", "shown"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1K"),
+        (264_192, "264K"),
+        (134_515_008, "135M"),  # SmolLM2-135M, which llama.cpp calls 256M
+        (494_032_768, "494M"),
+        (999_600_000, "1B"),
+        (1_543_714_304, "1.5B"),
+        (9_960_000_000, "10B"),
+        (70_553_706_496, "71B"),
+        (1_040_000_000_000, "1T"),
+    ],
+)
+def test_a_number_of_weights_as_models_are_called_by_it(n: int, shown: str) -> None:
+    assert format_count(n) == shown
 
 
 @pytest.mark.parametrize(("arch", "n_head_kv"), [("qwen2", 1), ("phi3", 4)])
