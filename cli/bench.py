@@ -47,8 +47,7 @@ def bench(
     terminal.write(render(report, "md" if wide else output.output, ["scope", *sys.argv[1:]]))
     for outcome in report.outcomes:
         if outcome.error is not None:
-            say = terminal.error if outcome.died else terminal.warning
-            say(f"{name(outcome)}: {outcome.error}")
+            terminal.error(f"{name(outcome)}: {outcome.error}")
     if output.plot is not None and not report.interrupted:
         plot.save(report.records(), output.plot)
     if report.interrupted:

@@ -48,7 +48,13 @@ def state(cache: BoundedCache) -> dict[str, Any]:
         "memory_mib": (cache.footprint.total + stats.query_bytes) / 2**20,
         "cells_used": kv_evict.n_used(ptr) or cells_without_gap(ptr),
         "attention_loss": stats.attention_loss if observed else None,
+        "fits": fits(cache),
     }
+
+
+def fits(cache: BoundedCache) -> bool:
+    """Whether every token so far has its cell, and is attended to in all layers."""
+    return cache.stats.cells_used >= cache.n_past and not cache.stats.dead_rows
 
 
 class BoundedRow:
@@ -142,7 +148,8 @@ class PromptRow(BoundedRow):
 
     def restore(self) -> None:
         """Empty the cache; what it held is noted first."""
-        self._state = state(self.cache)
+        # where cells may be evicted, reading takes what it does not take in a full cache
+        self._state = state(self.cache) | {"fits": not self.sizes.bounded}
         self.cache.clear()
 
     def state(self) -> dict[str, Any]:

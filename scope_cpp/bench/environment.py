@@ -56,6 +56,7 @@ def model_facts(model: Model) -> dict[str, Any]:
     """Return what the file holds."""
     return {
         "path": str(model.path),
+        "title": f"{model.path.name} ({model.arch})",
         "file_bytes": model.path.stat().st_size,
         "desc": model.desc,
         "size_bytes": model.size_bytes,

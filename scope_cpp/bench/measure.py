@@ -12,6 +12,7 @@ from scope_cpp.bench.request import Request
 from scope_cpp.bench.run import Note, Outcome, Runner
 from scope_cpp.bench.sizes import sizes_of
 from scope_cpp.bench.summary import record
+from scope_cpp.engine.capability import probe
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.length import require_positions
 from scope_cpp.engine.model import Model
@@ -39,9 +40,9 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether a row's process ended by itself, or no row has numbers."""
-        died = any(outcome.died for outcome in self.outcomes)
-        return died or not any(outcome.measured for outcome in self.outcomes)
+        """Whether a row failed, or no row has numbers."""
+        failed = any(outcome.error is not None for outcome in self.outcomes)
+        return failed or not any(outcome.measured for outcome in self.outcomes)
 
     def records(self) -> list[dict[str, Any]]:
         """Return settings and numbers of all rows."""
@@ -80,8 +81,9 @@ class Bench:
         self.request = request
         with Model.load(compute.model, no_alloc=True) as model:
             per_cell = bytes_per_cell(model, compute.type_k, compute.type_v)
-            self.report = Report(environment(request), model_facts(model), asdict(compute))
             self.rows = {test: request.rows(test, model) for test in request.tests}
+            facts = model_facts(model) | {"refusal": self._refusal()}
+            self.report = Report(environment(request), facts, asdict(compute))
             require_positions(model, self._deepest + 1)
             for line in self._warnings(model):
                 warn(line)
@@ -108,6 +110,16 @@ class Bench:
         except KeyboardInterrupt:
             self.report.interrupted = True
         return self.report
+
+    def _refusal(self) -> str:
+        """Why no row can be bounded with this model; empty where one can."""
+        compute = self.request.compute
+        verdicts = [
+            probe(compute.model, compute.type_k, compute.type_v, flash)
+            for flash in self.request.flash
+        ]
+        refused = [item.reason for item in verdicts if item.generates and not item.supported]
+        return refused[0] if len(refused) == len(verdicts) else ""
 
     @property
     def _deepest(self) -> int:

@@ -36,13 +36,23 @@ LEGEND = (
 )
 
 
-def render(records: Sequence[Record]) -> str:
-    """Return the tables of all tests, the sentences, and what the columns mean."""
+def render(records: Sequence[Record], refusal: str = "") -> str:
+    """Return the tables of all tests, the sentences, and what the columns mean.
+
+    Parameters
+    ----------
+    records
+    refusal
+        Why the model can't be bounded, in words; then no row is compared with another.
+    """
     parts = []
+    if refusal:
+        records = [{**record, "fits": True} for record in records]
     for _, group in groupby(records, key=lambda record: record["test_kind"]):
         rows = [record for record in group if record["role"] in ("full", "bounded")]
         parts.append(plain(COLUMNS, [_shown(record) for record in rows]))
-    parts.append("".join(f"{_wrapped(line)}\n" for line in verdicts(records)))
+    said = [f"{refusal}; there is nothing to compare."] if refusal else verdicts(records)
+    parts.append("".join(f"{_wrapped(line)}\n" for line in said))
     parts.append(_wrapped(LEGEND) + "\n")
     return "\n".join(part for part in parts if part)
 
@@ -74,6 +84,8 @@ def _verdict(record: Record, records: Sequence[Record]) -> str:
     where = f"at {record['depth']:,} tokens"
     if kind == "prompt":
         where = f"reading {record['n_prompt']:,} tokens"
+    if _fits(record):
+        return f"{where}: everything fits into {record['budget']:,} cells, nothing to compare"
     if record["vs_fastest"] is None:
         return f"{where}: no full cache was measured to compare with"
     text = f"{where}: {_speed(record, 'vs_fastest')}"
@@ -85,6 +97,11 @@ def _verdict(record: Record, records: Sequence[Record]) -> str:
 def _of_texts(record: Record) -> str:
     if record["vs_kv"] is None or record["n_rows"] == 1:
         return ""
+    if _fits(record):
+        return (
+            f"with {record['n_rows']} texts at once: all of them fit into the same memory with the "
+            "full cache, nothing to compare"
+        )
     room = f"the {record['full_rows']} that the same memory has room for"
     if not record["full_rows"]:
         room = "one, for which the same memory has no room"
@@ -94,12 +111,24 @@ def _of_texts(record: Record) -> str:
 def _speed(record: Record, key: str) -> str:
     """Say how much faster it is; not, where the repetitions do not agree on that."""
     ratio, low, high = (record[key + end] for end in ("", "_min", "_max"))
-    if low <= 1 <= high:
-        spread = f"{1 / high:.1f}x to {1 / low:.1f}x"
+    if low <= 1 <= high or max(ratio, 1 / ratio) < 1.005:
+        spread = f"{1 / high:.2f}x to {1 / low:.2f}x"
         return f"neither clearly faster nor slower than the full cache ({spread})"
     if ratio < 1:
-        return f"{1 / ratio:.1f}x faster than the full cache"
-    return f"{ratio:.1f}x slower than the full cache"
+        return f"{_times(1 / ratio)} faster than the full cache"
+    return f"{_times(ratio)} slower than the full cache"
+
+
+def _times(factor: float) -> str:
+    """Show a factor above 1; not as 1.0, which would say nothing."""
+    return f"{factor:.2f}x" if factor < 1.05 else f"{factor:.1f}x"
+
+
+def _fits(record: Record) -> bool:
+    """Whether nothing was evicted that a full cache of the same memory would keep."""
+    if record["test_kind"] == "parallel":
+        return bool(record["fits"]) or record["full_rows"] >= record["n_rows"]
+    return bool(record["fits"])
 
 
 def _missing(record: Record, records: Sequence[Record]) -> str:
@@ -124,7 +153,7 @@ def _shown(record: Record) -> Record:
     name = _name(record)
     if len(name) > _LONGEST:
         name = name[: _LONGEST - 1] + "…"
-    speed = None if ratio is None or _is_full(record) else 1 / ratio
+    speed = None if ratio is None or _fits(record) or _is_full(record) else 1 / ratio
     return {
         **record,
         "cache": name,

@@ -87,13 +87,19 @@ native calls."""
 def render(report: Report, form: str, command: Sequence[str]) -> str:
     """Return the report in one of `FORMATS`."""
     writers: dict[str, Callable[[Report, Sequence[str]], str]] = {
-        "table": lambda report, command: overview.render(report.records()),
+        "table": lambda report, command: overview.render(report.records(), _refused(report)),
         "md": markdown,
         "csv": comma_separated,
         "json": whole,
         "jsonl": lines,
     }
     return writers[form](report, command)
+
+
+def _refused(report: Report) -> str:
+    """Say why the model can't be bounded; empty where it can."""
+    model = report.model
+    return f"{model['title']} can't be bounded: {model['refusal']}" if model["refusal"] else ""
 
 
 def markdown(report: Report, command: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import sizes_of
+from scope_cpp.engine.kv_types import kv_type
 from scope_cpp.engine.ranges import INT32_MAX
 from scope_cpp.engine.settings import DEFAULT_POLICY
 from scope_cpp.errors import UsageError
@@ -113,6 +114,9 @@ class Request:
     def rows(self, test: str, model: Model) -> list[Row]:
         """Return the rows of a test; what they need of each other comes first.
 
+        llama.cpp quantizes no V without flash attention: such rows are there only if the user asks
+        for nothing else.
+
         Raises
         ------
         UsageError
@@ -125,7 +129,9 @@ class Request:
             "python": _python,
             "parallel": _parallel,
         }
-        return list(dict.fromkeys(build.get(test, _turns)(self, test, model)))
+        rows = dict.fromkeys(build.get(test, _turns)(self, test, model))
+        needs_flash = kv_type(self.compute.type_v).block > 1 and "on" in self.flash
+        return [row for row in rows if row.flash == "on" or not needs_flash]
 
     def filling(self, test: str, model: Model) -> str:
         """How the cache is filled up to the depth.

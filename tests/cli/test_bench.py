@@ -254,14 +254,42 @@ def test_wrong_requests(run: Run, tiny: Path, args: list[str], phrase: str) -> N
 
 @pytest.mark.parametrize("arch", ["mamba", "deepseek2"])
 def test_models_that_are_not_bounded(run: Run, tiny_arch: Tiny, arch: str) -> None:
-    """The full cache is measured, and the bounded row says why it is not."""
+    """The full cache is measured, the bounded row says why it is not, and that is a failure."""
     size = ("-p", 50, "-d", 150, "--budget", 100, "-n", 2, "-r", 1)
     result = run("bench", tiny_arch(arch=arch), *size, "-fa", "on")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "can't be bounded" in result.stderr
+    assert "can't be bounded" in result.stdout and "nothing to compare" in result.stdout
     rows = [line.split() for line in result.stdout.splitlines()[1:4]]
     assert [row[0] for row in rows] == ["full", "full", "scope-retrieval"]
     assert [row[3] == "failed" for row in rows] == [False, False, True]
+
+
+def test_what_runs_with_the_full_cache_is_not_compared(run: Run, tiny_arch: Tiny) -> None:
+    result = run("bench", tiny_arch(arch="mamba"), "-p", 50, "-d", 150, "-n", 2, "-r", 1)
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stdout.split("\n\n")[1].split())
+    assert re.fullmatch(
+        r"\S+\.gguf \(mamba\) can't be bounded: the model is recurrent: .*; "
+        r"there is nothing to compare\.",
+        said,
+    )
+    assert not re.search(r"\d+\.\d\dx", result.stdout)
+
+
+@pytest.mark.parametrize("args", [("-d", "60"), ("--test", "prompt")])
+def test_where_everything_fits_there_is_nothing_to_compare(
+    run: Run, tiny: Path, args: tuple[str, ...]
+) -> None:
+    """Neither at a depth within the pool, nor in reading with a budget for all that is written."""
+    budget = ("--budget", "9999") if args[0] == "--test" else ()
+    result = run("bench", tiny, "-p", 40, *args, *budget, "-n", 3, "-r", 1, "-fa", "on")
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stdout.split("\n\n")[1].split())
+    assert re.fullmatch(
+        r"scope-retrieval .*: everything fits into [\d,]+ cells, nothing to.*", said
+    )
+    assert not re.search(r"\d+\.\d\dx", result.stdout)
 
 
 def test_a_file_that_is_no_model(run: Run, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import pytest
 
 from scope_cpp.bench.overview import render, verdicts
 
@@ -16,6 +19,7 @@ def record(role: str, fa: str, ms: float | None, **more: Any) -> Record:
         "fa": fa, "n_prompt": 2048, "depth": 8192, "n_rows": None, "full_rows": None,
         "budget": 2560, "ms": ms, "tokens_per_second": None if ms is None else 1000 / ms,
         "kv_mib": 96.0, "kv_of_full": None, "error": None if ms else "it died",
+        "fits": None if role == "full" else False,
         **{f"vs_{base}{end}": None for base in ("fastest", "kv") for end in ("", "_min", "_max")},
         **more,
     }  # fmt: skip
@@ -42,9 +46,44 @@ def test_faster() -> None:
 
 
 def test_slower_and_not_told_apart() -> None:
+    assert "1.02x faster than the full cache" in said(bounded("on", 49.0, 0.97, 0.98, 0.99))[0]
     assert "1.3x slower than the full cache" in said(bounded("on", 65.0, 1.2, 1.3, 1.4))[0]
     said_of = said(bounded("on", 50.0, 0.8, 0.99, 1.25))[0]
-    assert "neither clearly faster nor slower than the full cache (0.8x to 1.2x)" in said_of
+    assert "neither clearly faster nor slower than the full cache (0.80x to 1.25x)" in said_of
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.9, 0.953, 0.98, 0.9951, 0.996, 1, 1.004, 1.02, 1.1, 3])
+def test_a_slower_row_is_never_called_faster(ratio: float) -> None:
+    """Nor is a factor said that says nothing."""
+    said_of = said(bounded("on", 50 * ratio, ratio, ratio, ratio))[0]
+    if abs(ratio - 1) < 0.005:
+        assert "neither clearly faster nor slower" in said_of
+        return
+    factor, word = re.search(r"([\d.]+)x (faster|slower)", said_of).groups()
+    assert word == ("faster" if ratio < 1 else "slower")
+    assert 1 < float(factor) == pytest.approx(max(ratio, 1 / ratio), rel=0.05)
+
+
+def test_where_everything_fits_nothing_is_compared() -> None:
+    row = bounded("on", 45.0, 0.89, 0.9, 0.91, fits=True)
+    assert said(row) == [
+        "scope-foresight:interval=auto at 8,192 tokens: everything fits into 2,560 cells, "
+        "nothing to compare."
+    ]
+    shown = render([*FULL, row]).splitlines()[3].split()
+    assert shown == ["scope-foresight:interval=auto", "on", "8192", "22.2", "23.0"]
+    texts = record("bounded", "on", 9.0, test_kind="parallel", n_rows=2, full_rows=2, vs_kv=0.9,
+                   vs_kv_min=0.85, vs_kv_max=0.95)  # fmt: skip
+    assert said(texts) == [
+        "scope-foresight:interval=auto x2 with 2 texts at once: all of them fit into the same "
+        "memory with the full cache, nothing to compare."
+    ]
+
+
+def test_a_model_that_cannot_be_bounded_is_not_compared() -> None:
+    text = render([*FULL, bounded("on", 45.0, 0.89, 0.9, 0.91)], "m.gguf (mamba) can't be bounded")
+    assert "m.gguf (mamba) can't be bounded; there is nothing to compare." in text
+    assert "faster than" not in text and "1.11x" not in text
 
 
 def test_a_missing_path_of_the_full_cache_is_named() -> None:

@@ -158,18 +158,26 @@ def test_a_row_that_lacks_memory_is_refused_and_others_go_on(tiny: Tiny) -> None
     assert "are free" in str(by_role["full"].error)
     assert by_role["same"].measured
     assert by_role["bounded"].measured
+    assert report.failed
+
+
+def test_a_quantized_v_is_measured_with_flash_attention_alone(tiny: Tiny) -> None:
+    request = quick(tiny(), repetitions=1, n_gen=1, flash=("on", "off"))
+    compute = Compute(request.compute.model, n_threads=1, type_v="q8_0")
+    report = measure(Request(**{**vars(request), "compute": compute}))
+    assert {o.row.flash for o in report.outcomes} == {"on"}
     assert not report.failed
 
 
 def test_a_row_that_can_not_be_is_listed_with_the_reason(tiny: Tiny) -> None:
-    bad = quick(tiny(), repetitions=1, n_gen=1)
+    bad = quick(tiny(), repetitions=1, n_gen=1, flash=("off",))
     compute = Compute(bad.compute.model, n_threads=1, type_v="q8_0")
     report = measure(Request(**{**vars(bad), "compute": compute}))
     refused = [o for o in report.outcomes if o.error]
     assert {o.row.flash for o in refused} == {"off"}
     assert all("V cache" in str(o.error) and not o.died for o in refused)
-    assert len([o for o in report.outcomes if o.measured]) == 3
-    assert not report.failed
+    assert {o.row.flash for o in report.outcomes if o.measured} == {"on"}
+    assert report.failed
 
 
 class Recorded(Worker):
