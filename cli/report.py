@@ -187,7 +187,7 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int, faster: float | 
     n_bytes = round_up(n_past) * bytes_per_cell
     full = f"full cache {n_past} cells, KV {format_bytes(n_bytes)}"
     if faster is not None:
-        full += f", this is about {faster:.1f}x as fast"
+        full += f", this is about {_compared(faster)}"
     return " | ".join(
         (
             _read(stats),
@@ -199,6 +199,13 @@ def status_line(stats: Stats, n_past: int, bytes_per_cell: int, faster: float | 
             *([full] * lost),
         )
     )
+
+
+def _compared(faster: float) -> str:
+    """Say how fast it is beside the full cache; a factor is always above 1."""
+    if f"{max(faster, 1 / faster):.1f}" == "1.0":
+        return "as fast"
+    return f"{faster:.1f}x as fast" if faster > 1 else f"{1 / faster:.1f}x slower"
 
 
 def _read(stats: Stats) -> str:

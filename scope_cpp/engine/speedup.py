@@ -3,7 +3,8 @@
 The time for a token grows linearly with the cells that are used: each is read once. The line
 through the times of tokens before which nothing was selected, drawn out to the cells that the full
 cache would have by now, is what a token would take with it. It is an estimate: no other cache is
-run. It is given only where the line's slope stands out of the noise of the times.
+run. It is given only where the line's slope stands out of the noise of the times, and the estimate
+differs from what was measured by more than its own error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ LEAST_ANSWER = 32  # tokens of the answer that is compared
 LEAST_CELLS = 1.5  # times the cells that are used
 FARTHEST = 20  # times the cells that were seen: beyond, the slope's error is the result
 SIGNIFICANT = 4  # standard errors
+APART = 2  # standard errors of the estimate: nearer to what was measured it says nothing
 MOST_SHARE = 0.5  # of a token's time that cells may take: more is another program that began to run
 
 
@@ -52,6 +54,11 @@ class Growth:
 
     def seconds(self, n_cells: int) -> float | None:
         """Time for a token with the full cache of `n_cells`, ``None`` where it is not known."""
+        found = self._drawn_out(n_cells)
+        return None if found is None else found[0]
+
+    def _drawn_out(self, n_cells: int) -> tuple[float, float] | None:
+        """Return `seconds`, and the standard error that the line's slope leaves in it."""
         if self._n < LEAST_SAMPLES or n_cells > FARTHEST * self._most:
             return None
         spread = self._xx - self._x**2 / self._n
@@ -63,7 +70,8 @@ class Growth:
         mean_cells, mean = self._x / self._n, self._y / self._n
         if slope <= SIGNIFICANT * error or slope * mean_cells > MOST_SHARE * mean:
             return None
-        return mean + slope * (n_cells - mean_cells)
+        farther = n_cells - mean_cells
+        return mean + slope * farther, error * abs(farther)
 
     def times_faster(self, stats: Stats, n_past: int) -> float | None:
         """How many times faster the last answer was than with the full cache, if that is known.
@@ -77,6 +85,10 @@ class Growth:
         """
         if stats.n_generated < LEAST_ANSWER or n_past < LEAST_CELLS * stats.cells_used:
             return None
-        full = self.seconds(n_past)
+        # the full cache would have had so many cells in the middle of the answer
+        found = self._drawn_out(n_past - stats.n_generated // 2)
         now = stats.generation_seconds / (stats.n_generated - 1)
-        return full / now if full is not None and now > 0 else None
+        if found is None or now <= 0:
+            return None
+        full, error = found
+        return full / now if abs(full - now) > APART * error else None

@@ -49,8 +49,10 @@ def test_what_the_full_cache_would_take() -> None:
     line = status_line(stats, 20_010, 24576)
     assert "cells 8192/8192, evicted 11818 | attention loss 1.20% | KV 192 MiB (" in line
     assert line.endswith("| full cache 20010 cells, KV 474 MiB")
-    line = status_line(stats, 20_010, 24576, 1.84)
-    assert line.endswith("| full cache 20010 cells, KV 474 MiB, this is about 1.8x as fast")
+    for faster, said in ((1.84, "1.8x as fast"), (1.03, "as fast"), (0.97, "as fast"),
+                         (0.9, "1.1x slower"), (0.5, "2.0x slower")):  # fmt: skip
+        line = status_line(stats, 20_010, 24576, faster)
+        assert line.endswith(f"| full cache 20010 cells, KV 474 MiB, this is about {said}")
 
 
 def test_a_short_text_does_not_look_as_if_it_took_more() -> None:

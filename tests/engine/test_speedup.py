@@ -24,8 +24,10 @@ def answer(n_generated: int = 101, seconds: float = 4.0, cells: int = 1000) -> S
 def test_the_full_cache_is_drawn_out_from_what_was_measured() -> None:
     exact = grown(noise=0)
     assert exact.seconds(5000) == pytest.approx(0.03 + 0.05)
-    assert exact.times_faster(answer(), 5000) == pytest.approx(0.08 / 0.04)
-    assert grown().times_faster(answer(), 5000) == pytest.approx(2, rel=0.25)
+    # an answer that ends at 5050 had 5000 cells of the full cache in its middle
+    assert exact.times_faster(answer(), 5050) == pytest.approx(0.08 / 0.04)
+    assert grown().times_faster(answer(), 5050) == pytest.approx(2, rel=0.25)
+    assert exact.times_faster(answer(seconds=16.0), 5050) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,7 @@ def test_the_full_cache_is_drawn_out_from_what_was_measured() -> None:
         (grown(), answer(), 1499),  # hardly more cells than there are
         (grown(), answer(), 20_000),  # too far from what was measured
         (grown(), answer(n_generated=20), 5000),
+        (grown(), answer(seconds=7.8), 5050),  # 0.078 s a token: nearer to 0.08 than its error
         (Growth(), answer(), 5000),
     ],
 )
