@@ -267,6 +267,70 @@ def test_interrupted_while_the_prompt_is_read(
         assert went == uninterrupted(tiny(), size)
 
 
+LONG = " ".join(f"word{i}" for i in range(150))  # some 700 tokens
+READERS: dict[str, dict[str, Any]] = {
+    "default": {"budget": 4096, "policy": None},
+    "pools": {"budget": 4096},
+    "h2o": {"budget": 4096, "policy": "h2o"},
+    "full": {"budget": 4096, "policy": "full"},
+    "cells by hand": {"budget": 4096, "policy": None, "options": ("recent=200",)},
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_ctrl_c_waits_for_one_physical_batch(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """Where a policy lets thousands of tokens in at once, too; the conversation is as before."""
+    fields = {**READERS[reader], "n_predict": 5, "n_ubatch": 64, "sampling": DRAWN}
+    with converse(tiny(n_ctx_train=4096), **fields) as talk:
+        say(talk, WORDS[0])
+        before, messages, n_past = holds(talk), talk.messages, talk.cache.n_past
+        with monkeypatch.context() as patch:
+            lengths = press_ctrl_c(patch, at=2)
+            with pytest.raises(KeyboardInterrupt):
+                next(talk.ask(LONG))
+        most = max(64, talk.cache.scorer.ring)
+        assert len(lengths) == 2 and sum(lengths) <= 2 * most
+        assert talk.messages == messages and talk.cache.n_past == n_past
+        assert same(holds(talk), before)
+        check_budget(talk)
+        went = say(talk, LONG), holds(talk), talk.context.logits()
+    with converse(tiny(n_ctx_train=4096), **fields) as talk:
+        say(talk, WORDS[0])
+        straight = say(talk, LONG), holds(talk), talk.context.logits()
+    assert went[0] == straight[0] and same(went[1], straight[1])
+    assert np.array_equal(went[2], straight[2])
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_end_of_a_long_prompt_is_read_again_in_one_physical_batch(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    fields = {**READERS[reader], "n_predict": 5, "n_ubatch": 64}
+    with converse(tiny(n_ctx_train=4096), **fields) as talk:
+        first = say(talk, LONG)
+        lengths = count_decoded(monkeypatch)
+        assert finish(talk, talk.regenerate()) == first
+        assert lengths[0] <= max(64, talk.cache.scorer.ring)
+        assert set(lengths[1:]) == {1}
+
+
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """Send the signal in the `at`-th batch from now on; return the lengths of all of them."""
+    lengths: list[int] = []
+    decode = Context.decode
+
+    def pressing(self: Context, tokens: Sequence[int], *args: Any, **more: Any) -> None:
+        lengths.append(len(tokens))
+        if len(lengths) == at:
+            signal.raise_signal(signal.SIGINT)
+        decode(self, tokens, *args, **more)
+
+    monkeypatch.setattr(Context, "decode", pressing)
+    return lengths
+
+
 @pytest.mark.parametrize("n", [3, 6, 9])
 def test_interrupted_while_prompts_are_thinned(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, n: int

@@ -51,7 +51,7 @@ class BoundedCache(HeldCells):
     Attributes
     ----------
     n_last, last_beside
-        Tokens of the last batch that `read` decoded; windows and recurrent states before it, if
+        Tokens of the last part that `read` decoded; windows and recurrent states before it, if
         there are any.
     logits_at
         Position after the token whose logits the context has; -1 where it has none.
@@ -248,6 +248,8 @@ class BoundedCache(HeldCells):
     ) -> None:
         """Read tokens of a later prompt, `size` at a time; the policy evicts nothing meanwhile.
 
+        llama.cpp gets them in parts of about its physical batch: Ctrl-C waits for one of them.
+
         Parameters
         ----------
         tokens
@@ -277,11 +279,27 @@ class BoundedCache(HeldCells):
                     raise ScopeError(f"all {self.capacity} cells are in use")
                 if reads:
                     self._score_if_due(self.decode_policy, len(chunk))
+            *before, last = self._parts(chunk)
+            for part in before:
+                with whole_step():
+                    self._decode(part)
+            with whole_step():
                 if start == len(tokens):
                     self.last_beside = self.beside()
-                self._decode(chunk)
+                self._decode(last)
                 self._collect(len(chunk))
-            self.n_last = len(chunk)
+            self.n_last = len(last)
+
+    def _parts(self, tokens: Sequence[int]) -> list[Sequence[int]]:
+        """Cut tokens into physical batches, the last of which fills the recorded queries.
+
+        It is what is read again where a conversation goes back to the end of a prompt.
+        """
+        size = max(self.context.n_ubatch, self.scorer.ring)
+        starts = list(range(0, len(tokens), size))
+        if len(starts) > 1:
+            starts[-1] = min(starts[-1], len(tokens) - max(1, self.scorer.ring))
+        return [tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True)]
 
     def beside(self) -> Beside | None:
         """Windows and recurrent states as they are now; ``None`` without any."""
