@@ -8,13 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.near import nearest
 
 from . import completion, help_page, terminal
 from .groups import as_command
@@ -139,7 +139,7 @@ class Commands(TyperGroup):
     def _meant(self, ctx: Any, name: str) -> str:
         if name.lower().endswith(".gguf"):
             return f"name a command before the model, such as '{ctx.command_path} chat {name}'"
-        near = get_close_matches(name, self.commands)
+        near = nearest(name, self.commands, n=3, cutoff=0.6)
         return _did_you_mean(near) or f"see '{ctx.command_path} --help'"
 
 
@@ -223,7 +223,7 @@ def _remedy(message: str) -> str:
 
 def _unknown_flag(name: str, known: Iterable[str], ctx: Any) -> str:
     near = [_apart(name, flag) for flag in known if _apart(name, flag)]
-    near = near or get_close_matches(name, known, n=3, cutoff=0.7)
+    near = near or nearest(name, known, n=3)
     meant = _did_you_mean(near) or f"see '{ctx.command_path} --help-all'"
     return f"{ctx.command_path} has no option {name}: {meant}"
 

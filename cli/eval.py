@@ -61,6 +61,7 @@ def run(
 
     path = convert.model_path(model, ctx, shipped.path)
     grid = grid_of(rows, compute)
+    grid.rows(1)  # what is wrong with rows is told before the model is loaded
     asked = asked_of(task, output.log_samples)
     process.prepare(verbose=output.verbose)
     with exit_at_once():

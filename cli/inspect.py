@@ -24,7 +24,7 @@ def inspect(
     from . import convert, process, terminal
 
     process.prepare(verbose=output.verbose)
-    found = examine(convert.model_path(model, ctx), **given(asdict(budget)))
+    found = examine(convert.model_path(model, ctx), warn=terminal.warning, **given(asdict(budget)))
     if output.json:
         terminal.write_json(asdict(found))
     else:

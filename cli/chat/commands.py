@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 from scope_cpp.errors import UsageError
+from scope_cpp.near import nearest, valid_are
 
 from . import views
 
@@ -35,7 +35,7 @@ def find(name: str) -> Command:
     """
     if name in COMMANDS:
         return COMMANDS[name]
-    near = get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+    near = nearest(name, COMMANDS, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join('/' + one for one in near)}?" if near else "see /help"
     raise UsageError(
         f"unknown command /{views.preview(name)}: {meant} "
@@ -197,7 +197,7 @@ def _show(chat: Chat, rest: str) -> None:
             raise UsageError("/show tokens needs a text")
         chat.say(views.tokens(conversation, text or asked[-1]))
     else:
-        raise UsageError(f"/show {topic}: valid are {', '.join(TOPICS)}")
+        raise UsageError(f"/show {topic}{valid_are(topic, TOPICS)}")
 
 
 def _save(chat: Chat, rest: str) -> None:

@@ -10,6 +10,7 @@ from .. import terminal
 from ..interrupt import INTERRUPTED, Interrupts
 from . import commands, lines
 from .talk import Chat, Leave
+from .text import in_commands
 
 if TYPE_CHECKING:
     from .editor import Editor
@@ -65,7 +66,7 @@ def _step(chat: Chat, editor: Editor) -> None:
     except Leave:
         raise
     except ScopeError as err:
-        terminal.error(str(err))
+        terminal.error(in_commands(str(err)))
     except Exception as err:  # a fault of ours: what was said so far is not lost for it
         terminal.error(f"{type(err).__name__}: {err}; the chat goes on, /save FILE keeps it")
 

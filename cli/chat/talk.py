@@ -20,6 +20,7 @@ from . import heatmap
 from .frame import keys_kept
 from .lines import line_of_message
 from .screen import Screen
+from .text import in_commands
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -185,11 +186,11 @@ class Chat:
                 answer = begin()
                 error = self._write(answer, interrupts)
         except ScopeError as err:
-            terminal.error(f"{err}{back}")
+            terminal.error(_refusal(err, back))
             return Outcome(False, err)
         kept = bool(answer.text) or answer.finish_reason is not None
         if error is not None:
-            terminal.error(str(error) if kept else f"{error}{back}")
+            terminal.error(str(error) if kept else _refusal(error, back))
         elif interrupts.count:
             say = self.note if answer.text.strip() else terminal.note
             say("stopped, what is written stays" if kept else f"stopped, nothing was sent{back}")
@@ -289,3 +290,8 @@ class Chat:
         if self.session is not None:
             with Interrupts():
                 self._save_quietly(self.session)
+
+
+def _refusal(err: ScopeError, back: str) -> str:
+    """Return the line of an error; `back` is there where commands are typed."""
+    return f"{in_commands(str(err))}{back}" if back else str(err)

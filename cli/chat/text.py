@@ -1,10 +1,22 @@
-"""What a model writes, told apart from what it only thinks."""
+"""What a model writes, told apart from what it only thinks; errors in a chat's own words."""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 _OPEN, _CLOSE = "<think>", "</think>"
+
+
+def in_commands(text: str) -> str:
+    """Return an error with the commands that set what its flags set.
+
+    >>> in_commands("give --prefill snapkv, or a larger --budget")
+    'give /policy prefill=snapkv, or a larger /budget'
+    """
+    text = re.sub(r"--(prefill|granularity) (\w)", r"/policy \1=\2", text)
+    text = re.sub(r"--(prefill|granularity)\b", r"/policy \1", text)
+    return re.sub(r"--(policy|budget)\b", r"/\1", text)
 
 
 class Part(NamedTuple):

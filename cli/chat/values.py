@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
 from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.sampling_params import RANGES, SamplingParams
 from scope_cpp.errors import UsageError, WrongValue
+from scope_cpp.near import nearest
 
 from .. import convert
 from ..escapes import unescaped
@@ -62,7 +62,7 @@ def change(conversation: Conversation, name: str, text: str) -> None:
     known = names()
     spelled = name.lstrip("-").replace("_", "-")
     if spelled not in known:
-        near = get_close_matches(spelled, known, n=3) or sorted(n for n in known if len(n) > 1)
+        near = nearest(spelled, known, n=3, cutoff=0.6) or sorted(n for n in known if len(n) > 1)
         raise UsageError(f"/set: unknown name {name!r}; {'valid' if len(near) > 3 else 'near'} "
                          f"are {', '.join(near)}")  # fmt: skip
     group, field = known[spelled]

@@ -11,6 +11,7 @@ from scope_cpp.batch.parse import jsonl, openai, text
 from scope_cpp.batch.rows import Row, unique
 from scope_cpp.batch.table import csv_rows
 from scope_cpp.errors import UsageError
+from scope_cpp.near import valid_are
 
 JSONL, OPENAI, CSV, TEXT = "jsonl", "openai", "csv", "text"
 FORMATS = (JSONL, OPENAI, CSV, TEXT)
@@ -37,7 +38,7 @@ def find_format(path: Path | None, name: str | None = None) -> str:
     """
     if name is not None:
         if name not in FORMATS:
-            raise UsageError(f"--format {name}: valid are {', '.join(FORMATS)}")
+            raise UsageError(f"--format {name}{valid_are(name, FORMATS)}")
         return name
     if path is None:
         return JSONL

@@ -9,8 +9,11 @@ from typing import Any
 from scope_cpp.engine.messages import read_messages, utf8
 from scope_cpp.engine.parallel.options import Options, parse_options, shown
 from scope_cpp.errors import UsageError
+from scope_cpp.near import valid_are
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+_OF_A_LINE = ("body", "custom_id", "method", "url")
 
 # keys of a body that change nothing of an answer, or nothing here: there is one model
 _WITHOUT_EFFECT = {
@@ -52,9 +55,9 @@ def read_request(values: Mapping[str, Any]) -> tuple[Body, bool]:
     UsageError
         For a method, an address or a key of the body that is unknown, or a wrong value.
     """
-    unknown = sorted(set(values) - {"custom_id", "method", "url", "body"})
+    unknown = sorted(set(values) - set(_OF_A_LINE))
     if unknown:
-        raise UsageError(f"unknown key {unknown[0]!r}; valid are body, custom_id, method, url")
+        raise UsageError(f"unknown key {unknown[0]!r}{valid_are(unknown[0], _OF_A_LINE)}")
     if values.get("method", "POST") != "POST":
         raise UsageError(f"method {values['method']!r}: POST is the only one")
     url, body = values.get("url"), values.get("body")

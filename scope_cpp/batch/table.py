@@ -13,6 +13,7 @@ from scope_cpp.batch.parse import bad_line, filled, invalid
 from scope_cpp.batch.rows import Row, digest_of
 from scope_cpp.engine.parallel.options import option_names
 from scope_cpp.errors import UsageError
+from scope_cpp.near import valid_are
 from scope_cpp.texts import NotText, require_utf8
 
 # cells that are texts as they stand; all others are JSON
@@ -109,8 +110,8 @@ def _header(cells: list[str]) -> list[str]:
     unknown = [name for name in names if name not in valid]
     if unknown:
         raise UsageError(
-            f"unknown column {unknown[0]!r}; valid are {', '.join(sorted(valid))}: rename it, or "
-            "leave it out"
+            f"unknown column {unknown[0]!r}{valid_are(unknown[0], sorted(valid))}: "
+            "rename it, or leave it out"
         )
     twice = [name for name in names if names.count(name) > 1]
     if twice:

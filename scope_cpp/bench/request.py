@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.bench.sizes import sizes_of
-from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.kv_types import needs_flash
 from scope_cpp.engine.ranges import INT32_MAX
 from scope_cpp.engine.settings import DEFAULT_POLICY
 from scope_cpp.errors import UsageError
+from scope_cpp.near import valid_are
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
@@ -90,8 +91,8 @@ class Request:
             (self.fill, (None, *FILLS), "fill"),
         ):
             if value not in valid:
-                known = ", ".join(name for name in valid if name)
-                raise UsageError(f"unknown {what} {value!r}; valid are {known}")
+                known = valid_are(str(value), filter(None, valid))
+                raise UsageError(f"unknown {what} {value!r}{known}")
         for what, numbers, least in (
             ("-p", self.n_prompts, 1),
             ("-d", self.depths, 1),
@@ -104,8 +105,17 @@ class Request:
                 if number is not None and not least <= number <= INT32_MAX:
                     end = f"at least {least}" if number < least else f"at most {INT32_MAX}"
                     raise UsageError(f"{what} {number}: give {end}")
+        if not self.flashes():
+            raise UsageError(
+                f"-ctv {self.compute.type_v} needs flash attention: give -fa on, or -ctv f16"
+            )
         if self.stock is not None:
             _check_library(self.stock)
+
+    def flashes(self, of: Sequence[str] | None = None) -> list[str]:
+        """Return those of the attentions that the type of V can be had with; `of`: all asked."""
+        plain = not needs_flash(self.compute.type_v)
+        return [flash for flash in of or self.flash if plain or flash == "on"]
 
     def rounds(self, test: str) -> int:
         """Repetitions of a test, without the one that warms up."""
@@ -113,9 +123,6 @@ class Request:
 
     def rows(self, test: str, model: Model) -> list[Row]:
         """Return the rows of a test; what they need of each other comes first.
-
-        llama.cpp quantizes no V without flash attention: such rows are there only if the user asks
-        for nothing else.
 
         Raises
         ------
@@ -129,9 +136,7 @@ class Request:
             "python": _python,
             "parallel": _parallel,
         }
-        rows = dict.fromkeys(build.get(test, _turns)(self, test, model))
-        needs_flash = kv_type(self.compute.type_v).block > 1 and "on" in self.flash
-        return [row for row in rows if row.flash == "on" or not needs_flash]
+        return list(dict.fromkeys(build.get(test, _turns)(self, test, model)))
 
     def filling(self, test: str, model: Model) -> str:
         """How the cache is filled up to the depth.
@@ -184,7 +189,7 @@ def _at_depths(request: Request, test: str, model: Model) -> Iterator[Row]:
             _check_depth(depth, n_prompt)
             plain = Row(test, "full", "on", depth + 1, n_steps=n_steps, depth=depth, fill=fill)
             plain = replace(plain, n_prompt=n_prompt if fill == "read" else 0)
-            yield from _both_paths(plain)
+            yield from _both_paths(request, plain)
             # one output that passes all the depths
             longest = max(depths) - n_prompt + (rounds + 2) * n_steps
             bounded += [
@@ -197,16 +202,17 @@ def _at_depths(request: Request, test: str, model: Model) -> Iterator[Row]:
             same = replace(same, fill=fill, n_prompt=row.n_prompt)
         elif model.has_fixed_state:
             same = replace(same, fill=fill)
-        yield from _both_paths(same)
+        yield from _both_paths(request, same)
         if request.stock is not None:
-            yield from _both_paths(replace(same, role="hooks"))
+            yield from _both_paths(request, replace(same, role="hooks"))
     yield from bounded
 
 
 def _prompts(request: Request, test: str, model: Model) -> Iterator[Row]:
     for n_prompt in request.prompts(test):
         yield from _both_paths(
-            Row(test, "full", "on", n_prompt, n_read=n_prompt, depth=n_prompt, n_prompt=n_prompt)
+            request,
+            Row(test, "full", "on", n_prompt, n_read=n_prompt, depth=n_prompt, n_prompt=n_prompt),
         )
         longest = N_OUTPUT["gen"]
         for row in _bounded(request, test, model, n_prompt, longest):
@@ -221,7 +227,7 @@ def _python(request: Request, test: str, model: Model) -> Iterator[Row]:
         full = Row(test, "bounded", "on", 0, n_steps=n_steps, n_prompt=n_prompt, depth=n_prompt)
         full = replace(full, policy="full", n_predict=longest, budget="100%")
         full = replace(full, cells=sizes_of(full, request.compute, model).capacity)
-        yield from _both_paths(full)
+        yield from _both_paths(request, full)
         asked = request.budget or str(n_prompt + request.beta)
         for row in _bounded(replace(request, budget=asked), test, model, n_prompt, longest):
             yield replace(row, depth=n_prompt, n_steps=n_steps)
@@ -246,7 +252,7 @@ def _parallel(request: Request, test: str, model: Model) -> Iterator[Row]:
         full = Row(test, "bounded", "on", 0, n_steps=n_steps, n_prompt=n_prompt, depth=depth)
         full = replace(full, policy="full", fill=fill, n_predict=longest, budget="100%")
         for n in dict.fromkeys(max(1, row.full_rows) for row in bounded):
-            yield from _both_paths(replace(full, n_rows=n, cells=n * full.full_cells))
+            yield from _both_paths(request, replace(full, n_rows=n, cells=n * full.full_cells))
         yield from bounded
 
 
@@ -256,7 +262,7 @@ def _turns(request: Request, test: str, model: Model) -> Iterator[Row]:
     for n_prompt in request.prompts(test):
         # a quarter is the pool of an answer
         room = N_TURNS * (n_prompt + longest + AROUND_A_TURN) * 4 // 3
-        for chosen, flash in product(request.chosen(), request.flash):
+        for chosen, flash in product(request.chosen(), request.flashes()):
             yield Row(
                 test,
                 "bounded",
@@ -274,7 +280,7 @@ def _turns(request: Request, test: str, model: Model) -> Iterator[Row]:
 def _bounded(
     request: Request, test: str, model: Model, n_prompt: int, longest: int
 ) -> Iterator[Row]:
-    for chosen, flash in product(request.chosen(), request.flash):
+    for chosen, flash in product(request.chosen(), request.flashes()):
         if chosen["policy"] == "full":
             continue  # always there
         row = Row(test, "bounded", flash, 0, n_prompt=n_prompt, n_predict=longest, **chosen)
@@ -290,8 +296,8 @@ def _check_depth(depth: int, n_prompt: int) -> None:
         )
 
 
-def _both_paths(row: Row) -> Iterator[Row]:
-    return (replace(row, flash=flash) for flash in FLASH)
+def _both_paths(request: Request, row: Row) -> Iterator[Row]:
+    return (replace(row, flash=flash) for flash in request.flashes(FLASH))
 
 
 def _check_library(folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scope_cpp.demo.sheet import Sheet, make_sheets
 from scope_cpp.errors import UsageError
+from scope_cpp.near import valid_are
 from scope_cpp.reference.task import MIXES, ReferenceSample, Size, make_samples, read_samples
 from scope_cpp.texts import NotText, decode
 
@@ -57,7 +58,7 @@ class Request:
     def __post_init__(self) -> None:
         """Check what needs no model."""
         if self.mix not in MIX_NAMES:
-            raise UsageError(f"unknown mix {self.mix!r}; valid are {', '.join(MIX_NAMES)}")
+            raise UsageError(f"unknown mix {self.mix!r}{valid_are(self.mix, MIX_NAMES)}")
         if self.beta is not None and self.budget is not None:
             raise UsageError("--beta and --budget both give cells: leave one out")
         for flag, value in (("--samples", self.n_samples), ("--beta", self.beta)):

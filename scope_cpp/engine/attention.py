@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scope_cpp.engine.context_params import PLAIN_UBATCH
-from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.kv_types import needs_flash
 from scope_cpp.native.library import llama_cpp
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def resolve(settings: Settings, model: Model, *, bounded: bool) -> Settings:
     quantized, which would need flash attention. Everywhere else llama.cpp decides.
     """
     on_gpu = settings.offload_kqv and model.offloaded and llama_cpp.llama_supports_gpu_offload()
-    plain = bounded and not on_gpu and kv_type(settings.type_v).block == 1
+    plain = bounded and not on_gpu and not needs_flash(settings.type_v)
     if settings.flash_attn == "auto" and plain:
         n_ubatch = min(settings.n_ubatch, PLAIN_UBATCH)
         return replace(settings, flash_attn="off", n_ubatch=n_ubatch)

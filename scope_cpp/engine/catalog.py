@@ -140,7 +140,7 @@ def require_file(path: str) -> None:
     """
     if Path(path).exists() or Path(path).name != path or Path(path).suffix.lower() == ".gguf":
         return
-    near = did_you_mean(path.lower(), KNOWN)
+    near = did_you_mean(path, KNOWN)
     raise UsageError(
         f"{path} is neither a file nor the name of a model{near}: the names are {', '.join(KNOWN)}"
     )

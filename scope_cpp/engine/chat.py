@@ -11,6 +11,7 @@ from scope_cpp.engine.jinja_sandbox import TemplateError, render
 from scope_cpp.engine.messages import read_messages
 from scope_cpp.engine.model import CUT, Model
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.near import did_you_mean
 
 PLAIN = "plain"
 PLAIN_TEMPLATE = """\
@@ -127,8 +128,9 @@ def check_template(template: str) -> None:
         With the names that there are.
     """
     if "{" not in template and template not in template_names():
+        near = did_you_mean(template[:40], template_names())
         raise UsageError(
-            f"there is no chat template {template[:40]!r}: give Jinja text, a file of it "
+            f"there is no chat template {template[:40]!r}{near}: give Jinja text, a file of it "
             f"(--chat-template-file), or one of {', '.join(template_names())}"
         )
 

@@ -15,7 +15,7 @@ from scope_cpp.engine import logs
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.length import require_positions
 from scope_cpp.engine.threads import default_threads
-from scope_cpp.errors import ScopeError
+from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.finite import require_logits
 from scope_cpp.native.library import llama_cpp
@@ -64,7 +64,7 @@ class Context(Closable):
         finally:
             kv_evict.make_bounded(False)
         if not address:
-            raise ScopeError(f"no context of {params.n_cells} cells: {_reason()}")
+            raise _refusal(model, params)
         self.n_batch = int(llama_cpp.llama_n_batch(address))
         self.n_ubatch = int(llama_cpp.llama_n_ubatch(address))
         self._n_threads = int(llama_cpp.llama_n_threads(address))
@@ -381,6 +381,17 @@ def _native_params(params: ContextParams) -> Any:
     native.n_threads_batch = params.n_threads_batch or native.n_threads
     native.no_perf = True
     return native
+
+
+def _refusal(model: Model, params: ContextParams) -> ScopeError:
+    """Return why llama.cpp made no context."""
+    reason = _reason()
+    if "quantized V cache" in reason:  # the settings allow it: the model doesn't
+        return UsageError(
+            f"{model.path.name} ({model.arch}) computes without flash attention, which a V in "
+            "blocks needs: give -ctv f16"
+        )
+    return ScopeError(f"no context of {params.n_cells} cells: {reason}")
 
 
 def _reason() -> str:

@@ -45,6 +45,7 @@ from scope_cpp.engine.text import TextStream
 from scope_cpp.engine.turns import Account, Clock, Progress
 from scope_cpp.errors import UsageError
 from scope_cpp.native.lifetime import Closable
+from scope_cpp.near import valid_are
 from scope_cpp.policies import DecodePolicy
 
 # Fields of Settings that may change while a conversation is held
@@ -272,7 +273,7 @@ class Conversation(Closable):
         for name in changes:
             if name not in CHANGEABLE:
                 raise UsageError(
-                    f"{name} can't change in a conversation; valid are {', '.join(CHANGEABLE)}"
+                    f"{name} can't change in a conversation{valid_are(name, CHANGEABLE)}"
                 )
         settings = replace(self.settings, **changes)
         decode, prefill = conversation_policies(settings, self.cache.capacity, self.n_predict)

@@ -15,11 +15,13 @@ from scope_cpp.engine.capability import Verdict, probe
 from scope_cpp.engine.context_params import round_up
 from scope_cpp.engine.footprint import Footprint
 from scope_cpp.engine.forecast import Forecast
-from scope_cpp.engine.kv_types import bytes_per_cell, kv_type
+from scope_cpp.engine.kv_types import bytes_per_cell
+from scope_cpp.engine.length import longer_than_trained
 from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.ranges import INT32_MAX
 from scope_cpp.engine.settings import Settings
+from scope_cpp.errors import Warn, ignore
 
 # names here, and in `Footprint`
 _PARTS_FULL = {"kv_bytes_full": "kv", "fixed_bytes_full": "fixed", "memory_bytes_full": "total"}
@@ -113,6 +115,7 @@ def examine(
     ctx_size: int | None = None,
     budget: str | int | None = None,
     flash_attn: str = "auto",
+    warn: Warn = ignore,
 ) -> Inspection:
     """Inspect a model file.
 
@@ -127,6 +130,8 @@ def examine(
         learned its positions, it is that end.
     budget
         See `scope_cpp.engine.budget`; ``None``: 1024 cells.
+    warn
+        Is told of a full length that the model was not trained on.
 
     Raises
     ------
@@ -135,17 +140,18 @@ def examine(
     ScopeError
         If llama.cpp can't load the model.
     """
-    kv_type(type_k), kv_type(type_v)
+    settings = Settings(type_k=type_k, type_v=type_v, flash_attn=flash_attn, ctx_size=ctx_size)
     parsed = dial.parse_budget(budget)
     with Model.load(path, no_alloc=True) as model:
         verdict = probe(path, type_k, type_v, flash_attn)
+        if ctx_size is not None and ctx_size > model.n_ctx_train:
+            warn(longer_than_trained(model, ctx_size))
         # a longer text than the model can have takes no memory
         n_ctx = min(ctx_size or model.n_ctx_train, model.n_positions or INT32_MAX)
         per_cell = bytes_per_cell(model, type_k, type_v) if verdict.supported else None
         n_cells: int | None = None
         taken: dict[str, Any] = dict.fromkeys((*_PARTS_FULL, *_PARTS_BUDGET))
         if per_cell is not None:
-            settings = Settings(type_k=type_k, type_v=type_v, flash_attn=flash_attn)
             n_cells, full, bounded = _forecast(model, settings, parsed, n_ctx)
             # the plain attention has a V as wide as the widest layer's in all layers
             per_cell = bounded.kv // round_up(n_cells)

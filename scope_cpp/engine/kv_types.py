@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from scope_cpp.errors import UsageError
+from scope_cpp.near import did_you_mean
 
 
 class KVType(NamedTuple):
@@ -58,7 +59,15 @@ def kv_type(name: str) -> KVType:
     try:
         return KV_TYPES[name.lower()]
     except KeyError:
-        raise UsageError(f"unknown KV cache type {name!r}: one of {', '.join(KV_TYPES)}") from None
+        near = did_you_mean(name, KV_TYPES)
+        raise UsageError(
+            f"unknown KV cache type {name!r}{near}: one of {', '.join(KV_TYPES)}"
+        ) from None
+
+
+def needs_flash(type_v: str) -> bool:
+    """Whether llama.cpp stores a V of this type for flash attention only: one in blocks."""
+    return kv_type(type_v).block > 1
 
 
 def bytes_per_cell(model: KVShape, type_k: str = "f16", type_v: str = "f16") -> int:

@@ -113,6 +113,16 @@ def past_training(model: Model) -> str:
     )
 
 
+def longer_than_trained(model: Model, n: int) -> str:
+    """Line for a text of `n` tokens, which are more than the model was trained on."""
+    if model.n_positions is not None:
+        return f"no text has {n} tokens: {_learned(model)}"
+    return (
+        f"{n} tokens are more than the {model.n_ctx_train} that {model.path.name} was trained on: "
+        "what it writes beyond those may degrade"
+    )
+
+
 def _learned(model: Model) -> str:
     return f"{model.path.name} has learned the first {model.n_positions} positions of a text only"
 

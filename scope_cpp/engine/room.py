@@ -94,7 +94,7 @@ def require_room(cache: BoundedCache, turns: Sequence[Turn], needed: int, n_free
         there = cache.capacity - int(cache.holds(np.arange(cache.n_past, dtype=np.int32)).sum())
     if needed > there:
         own = [turns[-1]] if cache.decode_policy.ranks_prompt else turns  # others give way anyway
-        ways = [*ways_out(own, needed - there), "give a larger --budget (/budget)"]
+        ways = [*ways_out(own, needed - there), "give a larger --budget"]
         if cache.prefill_policy.name == "full" and not cache.decode_policy.ranks_prompt:
             ways.append("let old prompts give way (--prefill snapkv)")
         raise ScopeError(

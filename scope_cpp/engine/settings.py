@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from scope_cpp.engine.arguments import check_fields
 from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
-from scope_cpp.engine.kv_types import kv_type
+from scope_cpp.engine.kv_types import kv_type, needs_flash
 from scope_cpp.engine.ranges import INT32_MAX, Range
 from scope_cpp.errors import UsageError
+from scope_cpp.near import valid_are
 from scope_cpp.policies import (
     decode_policies,
     find_decode,
@@ -87,12 +88,15 @@ class Settings:
         parse_budget(self.budget)
         kv_type(self.type_k), kv_type(self.type_v)
         if self.granularity not in GRANULARITIES:
-            raise UsageError(
-                f"unknown granularity {self.granularity!r}; valid are {', '.join(GRANULARITIES)}"
-            )
+            valid = valid_are(self.granularity, GRANULARITIES)
+            raise UsageError(f"unknown granularity {self.granularity!r}{valid}")
         if self.flash_attn not in FLASH_ATTN:
             raise UsageError(
-                f"--flash-attn {self.flash_attn}: unknown; valid are {', '.join(FLASH_ATTN)}"
+                f"--flash-attn {self.flash_attn}: unknown{valid_are(self.flash_attn, FLASH_ATTN)}"
+            )
+        if self.flash_attn == "off" and needs_flash(self.type_v):
+            raise UsageError(
+                f"-ctv {self.type_v} needs flash attention: leave -fa off out, or give -ctv f16"
             )
         self.policies()
 

@@ -16,6 +16,7 @@ from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.task import Score, Task
 from scope_cpp.eval.tasks import find
 from scope_cpp.json_text import json_text
+from scope_cpp.near import valid_are
 from scope_cpp.printable import one_line
 from scope_cpp.table import Column
 
@@ -78,9 +79,7 @@ def compare(
     _check(a, b, warn)
     task = find(a.config["task"])
     if scorer is not None and scorer not in task.scorers:
-        raise UsageError(
-            f"{task.name} has no scorer {scorer!r}; valid are {', '.join(task.scorers)}"
-        )
+        raise UsageError(f"{task.name} has no scorer {scorer!r}{valid_are(scorer, task.scorers)}")
     scorer = scorer or task.scorers[0]
     found_a, found_b = _by_row(a), _by_row(b)
     pairs = [_pair(text, a, b, found_a, found_b) for text in rows]

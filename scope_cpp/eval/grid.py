@@ -13,6 +13,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.errors import UsageError
 from scope_cpp.eval import sets
 from scope_cpp.eval.rows import Row, is_part, read_beta
+from scope_cpp.near import did_you_mean, valid_are
 from scope_cpp.policies import decode_policies, parse_options
 
 DEFAULT_ROWS = (
@@ -139,6 +140,8 @@ class Grid:
         name, *options = text.split(":")
         if name == "full":
             return [(text, {"policy": name, "prefill": "full", "options": options})]
+        if name not in known_rows() and did_you_mean(name, known_rows()):
+            raise UsageError(f"unknown row {name!r}{valid_are(name, known_rows())}")
         rows = sets.named(text) or [(text, {"policy": name, "options": options})]
         return [(label, {**values, "options": self._options(values)}) for label, values in rows]
 
@@ -191,7 +194,7 @@ def _by_flags(text: str) -> tuple[str, Values]:
     for flag, value in zip(words[::2], [*words[1::2], None], strict=False):
         name = _FLAGS.get(flag)
         if name is None:
-            raise UsageError(f"--row {text!r}: no such flag: {flag}; valid are {', '.join(_FLAGS)}")
+            raise UsageError(f"--row {text!r}: no such flag: {flag}{valid_are(flag, _FLAGS)}")
         if value is None:
             raise UsageError(f"--row {text!r}: {flag} needs a value")
         if name == "options":

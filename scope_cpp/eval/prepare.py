@@ -18,6 +18,7 @@ from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.grid import DEFAULT_SHARE, Grid
 from scope_cpp.eval.rows import Row
 from scope_cpp.eval.task import Item, Source, Task
+from scope_cpp.near import valid_are
 
 Line = Callable[[str], None]
 
@@ -143,7 +144,7 @@ def check_scorer(task: Task, name: str | None) -> str:
     if name is None:
         return task.scorers[0]
     if name not in task.scorers:
-        raise UsageError(f"{task.name} has no scorer {name!r}; valid are {', '.join(task.scorers)}")
+        raise UsageError(f"{task.name} has no scorer {name!r}{valid_are(name, task.scorers)}")
     return name
 
 

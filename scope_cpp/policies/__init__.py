@@ -65,6 +65,8 @@ _DECODE: Registry[DecodePolicy] = Registry(
         "openvino": "openvino:OpenVINO",
         "pyramidinfer": "pyramidinfer:PyramidInfer",
     },
+    flag="--policy",
+    beside=lambda: _PREFILL,
 )
 _PREFILL: Registry[PrefillPolicy] = Registry(
     kind="prefill policy",
@@ -78,6 +80,8 @@ _PREFILL: Registry[PrefillPolicy] = Registry(
         "pyramidkv": "pyramidkv:PyramidKV",
         "pyramidinfer": "pyramidinfer:PyramidInferPrefill",
     },
+    flag="--prefill",
+    beside=lambda: _DECODE,
 )
 
 decode_names = _DECODE.names

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from scope_cpp.near import valid_are
+
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int32]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -394,7 +396,7 @@ def _check(name: str, value: Any, valid: Any) -> None:
         raise ValueError(f"{name}={value}: must be at most {MOST_INTEGER}")
     if valid["choices"]:
         if value not in valid["choices"]:
-            raise ValueError(f"{name}={value}: valid are {', '.join(valid['choices'])}")
+            raise ValueError(f"{name}={value}{valid_are(str(value), valid['choices'])}")
     elif not valid["low"] <= value <= valid["high"]:
         top = "" if valid["high"] == float("inf") else f" and at most {valid['high']}"
         raise ValueError(f"{name}={value}: must be at least {valid['low']}{top}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 from scope_cpp.errors import ScopeError, UsageError
-from scope_cpp.near import did_you_mean
+from scope_cpp.near import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from scope_cpp.policies.base import Policy
@@ -32,12 +32,18 @@ class Registry(Generic[P]):
         Name of the class they derive from.
     builtin
         ``module:Class`` in this package by name; these names cannot be taken by others.
+    flag
+        How one is asked for.
+    beside
+        The registry of the other kind, whose names may be given here in error.
     """
 
     kind: str
     group: str
     base: str
     builtin: Mapping[str, str]
+    flag: str
+    beside: Callable[[], Registry[Any]]
 
     def names(self) -> list[str]:
         """Return all names, built-in ones first; no policy is imported.
@@ -74,8 +80,8 @@ class Registry(Generic[P]):
         others = self._others()
         if name not in others:
             names = self.names()
-            near = did_you_mean(name, names)
-            raise UsageError(f"unknown {self.kind} {name!r}{near}; valid are {', '.join(names)}")
+            meant = did_you_mean(name, names) or self.beside()._meant(name)
+            raise UsageError(f"unknown {self.kind} {name!r}{meant}; valid are {', '.join(names)}")
         return self._load(others[name])
 
     def make(self, name: str, options: Mapping[str, str]) -> P:
@@ -96,6 +102,11 @@ class Registry(Generic[P]):
             return cls(**values)
         except ValueError as error:
             raise UsageError(f"bad option of {name}: {error}; {_valid(keys)}") from error
+
+    def _meant(self, name: str) -> str:
+        """Say how a policy of this kind is asked for where `name` is, or is nearly, one."""
+        near = nearest(name, self.names(), n=1)
+        return "".join(f" ({one} is one of {self.flag}: give {self.flag} {one})" for one in near)
 
     def _builtin(self, name: str) -> type[P]:
         module, _, cls = self.builtin[name].partition(":")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scope_cpp.near import did_you_mean
+from scope_cpp.near import did_you_mean, nearest
 from scope_cpp.serve.errors import ApiError, bad_request, one_line
 
 Schema = Mapping[str, Any]
@@ -144,7 +144,17 @@ def _not_listed(value: Any, schema: Schema, param: str) -> ApiError:
     if "x-refused" in schema:
         return bad_request(f"{param}: {schema['x-refused']}", param, "unsupported_parameter")
     valid = ", ".join(str(item) for item in schema["enum"] if item is not None)
-    return bad_request(f"{param} is {_shown(value)}: valid are {valid}", param)
+    near = _meant(str(value), schema)
+    return bad_request(f"{param} is {_shown(value)}{near}: valid are {valid}", param)
+
+
+def _meant(name: str, schema: Schema) -> str:
+    """Say which name was meant, or which other field has it."""
+    near = did_you_mean(name, map(str, schema["enum"]))
+    for field, names in schema.get("x-beside", {}).items():
+        for other in nearest(name, names, n=1):
+            near = near or f" ({other} is one of the field {field})"
+    return near
 
 
 def _wrong_type(value: Any, kinds: list[str], param: str) -> ApiError:

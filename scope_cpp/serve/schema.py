@@ -168,8 +168,10 @@ def _common() -> Object:
         },
         "response_format": _RESPONSE_FORMAT,
         **_IGNORED,
-        "policy": one_of(sorted(decode_policies()), "What of the cache stays, while it writes."),
-        "prefill": one_of(sorted(prefill_policies()), "What of the prompt stays."),
+        "policy": one_of(sorted(decode_policies()), "What of the cache stays, while it writes.")
+        | {"x-beside": {"prefill": sorted(prefill_policies())}},
+        "prefill": one_of(sorted(prefill_policies()), "What of the prompt stays.")
+        | {"x-beside": {"policy": sorted(decode_policies())}},
         "granularity": one_of(list(GRANULARITIES), "Each KV head chooses, or one for all."),
         "budget": {
             "anyOf": [

@@ -275,7 +275,7 @@ def test_the_format_is_known_by_ending_and_first_line(tmp_path: Path) -> None:
     assert find_format(None) == "jsonl"
     with pytest.raises(UsageError, match="tells no format"):
         find_format(tmp_path / "f.parquet")
-    with pytest.raises(UsageError, match="--format xml: valid are jsonl, openai, csv, text"):
+    with pytest.raises(UsageError, match="--format xml; valid are jsonl, openai, csv, text"):
         find_format(None, "xml")
 
 

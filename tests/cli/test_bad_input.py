@@ -18,7 +18,15 @@ from .conftest import Run, assert_refused
 USAGE = [
     (["--policy", "nope"], "valid are full, streaming-llm"),
     (["--prefill", "nope"], "valid are full, h2o, snapkv"),
+    (["--policy", "snapkv"], "(snapkv is one of --prefill: give --prefill snapkv)"),
+    (["--prefill", "tova"], "(tova is one of --policy: give --policy tova)"),
+    (["--policy", "H2O"], "(did you mean h2o?)"),
     (["--granularity", "layer"], "head, cell"),
+    (["--granularity", "Cell"], "(did you mean cell?)"),
+    (["-ctk", "q80"], "(did you mean q8_0"),
+    (["-fa", "On"], "(did you mean on?)"),
+    (["--chat-template", "ChatML"], "(did you mean chatml?)"),
+    (["--Budget", "5"], "did you mean --budget"),
     (["-o", "alpha=1"], "decode policy scope-retrieval has no option 'alpha'"),
     (["-o", "beta1"], "key=value"),
     (["-o", "heavy=x"], "whole number"),
@@ -121,6 +129,41 @@ def test_a_server_that_no_request_could_use_does_not_start(
     run: Run, tiny: Path, flags: list[str], phrase: str
 ) -> None:
     assert_refused(run("serve", tiny, "--port", 0, *flags), 2, phrase)
+
+
+NEEDS_FLASH = [
+    ["generate", "-p", "Hi"],
+    ["chat", "-p", "Hi", "-st"],
+    ["batch", "-i", "rows.jsonl", "-o", "-"],
+    ["serve"],
+    ["inspect"],
+    ["bench"],
+    ["eval run", "--task", "reference"],
+    ["eval run", "--task", "reference", "--row", "mine: --policy h2o"],
+]
+
+
+@pytest.mark.parametrize("command", NEEDS_FLASH, ids=" ".join)
+def test_a_v_in_blocks_without_flash_attention_is_refused_before_the_model_is_loaded(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "empty.gguf").touch()
+    name, *rest = command
+    flags = ("-ctk", "q4_0", "-ctv", "q4_0", "-fa", "off")
+    result = run(*name.split(), tmp_path / "empty.gguf", *rest, *flags)
+    assert_refused(result, 2, "-ctv q4_0 needs flash attention: ")
+    assert "give -ctv f16" in result.stderr or "or -ctv f16" in result.stderr
+
+
+def test_a_v_in_blocks_is_refused_where_a_model_has_no_flash_attention(
+    run: Run, tmp_path: Path
+) -> None:
+    from tests.architectures.maker import write_architecture
+
+    path = write_architecture(tmp_path / "grok.gguf", "grok")
+    result = run("generate", path, "--raw", "-p", "Hi", "-n", 4, "-ctv", "q8_0")
+    assert_refused(result, 2, "grok.gguf (grok) computes without flash attention")
+    assert "give -ctv f16" in result.stderr
 
 
 def test_numbers_too_large_for_a_list_of_them(run: Run, tiny: Path) -> None:

@@ -175,7 +175,7 @@ def test_half_a_record_is_told(batch: Batch, rows: Path, tmp_path: Path) -> None
         (("-i", "{rows}", "-o", "-", "--top-p", "2"), "--top-p is 2.0"),
         (("-i", "{rows}", "-o", "-", "-np", "100000"), "--parallel is 100000: give 1 to"),
         (("-i", "{rows}", "-o", "-", "--cells", "999999999k"), "--cells 999999999k: "),
-        (("-i", "{rows}", "-o", "-", "--format", "xml"), "--format xml: valid are"),
+        (("-i", "{rows}", "-o", "-", "--format", "xml"), "--format xml; valid are"),
     ],
 )
 def test_wrong_requests(

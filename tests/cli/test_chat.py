@@ -263,9 +263,7 @@ def test_a_refused_message_is_back_on_the_line(
     _, keyboard, err = talk(f"/read {file}", "/etc", "//etc", "/clear", "//etc")
     assert "error: unknown command /etc" in err
     assert "error: this turn needs" in err
-    assert (
-        ": send a shorter message or give a larger --budget (/budget) (the message is back" in err
-    )
+    assert ": send a shorter message or give a larger /budget (the message is back" in err
     assert keyboard.defaults[3] == "//etc"
     assert conversation.messages[0]["content"] == "/etc"
 
@@ -319,9 +317,14 @@ def test_the_values_of_sampling(talk: Talk) -> None:
         ("/set n 0", "-n 0: give at least 1"),
         ("/set logit-bias x", "--logit-bias x"),
         ("/policy nonsense", "nonsense"),
+        ("/policy snapkv", "(snapkv is one of /policy prefill: give /policy prefill=snapkv)"),
+        ("/policy prefill=tova", "(tova is one of /policy: give /policy tova)"),
+        ("/policy H2O", "(did you mean h2o?)"),
+        ("/POLICY h2o", "did you mean /policy"),
+        ("/show Settings", "(did you mean settings?)"),
         ("/policy h2o beta9=1", "beta9"),
         ("/budget 3x", "budget '3x' is not understood"),
-        ("/budget 5", "the budget is 5: give --budget "),
+        ("/budget 5", "the budget is 5: give /budget "),
         ("/show nothing", "valid are settings"),
         ("/heatmap 9", "no layer 9"),
         ("/heatmap 0 9", "no KV head 9"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from scope_cpp.reference.tiny_model import write_tiny_model
+from tests.architectures.maker import write_architecture
 from tests.reference.refused import LOADABLE, write_refused
 
 from .conftest import Run, assert_refused
@@ -14,7 +15,7 @@ from .conftest import Run, assert_refused
 def test_object(run: Run, tiny: Path) -> None:
     result = run("inspect", tiny, "--json", "-c", 1000, "--budget", "25%", "-ctk", "q8_0")
     got = json.loads(result.stdout)
-    assert result.stderr == ""
+    assert result.stderr.startswith("warning: 1000 tokens are more than the 512 that")
     shape = {"n_layer": 2, "n_head": 8, "n_head_kv": [2, 2], "head_dim_k": 64, "head_dim_v": 64}
     per_cell = 2 * 2 * (64 * 34 // 32 + 64 * 2)
     expected = {
@@ -83,3 +84,25 @@ def test_wrong_values(run: Run, tiny: Path) -> None:
     assert_refused(run("inspect", tiny, "-ctk", "x"), 2, "KV cache type")
     assert_refused(run("inspect", tiny, "--budget", "x"), 2, "budget 'x'")
     assert_refused(run("inspect", tiny, "-nkvo"), 2, "-nkvo")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(512, ""), (513, "warning: 513 tokens are more than the 512 that {name} was trained on: ")],
+)
+def test_a_length_beyond_the_trained_one_is_told(
+    run: Run, tiny: Path, asked: int, told: str
+) -> None:
+    for form in ([], ["--json"]):
+        result = run("inspect", tiny, "-c", asked, *form)
+        assert result.exit_code == 0
+        assert result.stderr.startswith(told.format(name=tiny.name))
+        assert result.stderr.count("\n") == bool(told)
+
+
+def test_a_length_beyond_learned_positions_is_told(run: Run, tmp_path: Path) -> None:
+    path = write_architecture(tmp_path / "learned.gguf", "gpt2")
+    result = run("inspect", path, "-c", 100000)
+    assert (
+        "warning: no text has 100000 tokens: learned.gguf has learned the first " in result.stderr
+    )

@@ -23,6 +23,7 @@ from scope_cpp.bench.worker import Meter
 from scope_cpp.engine.context import Context, ContextParams
 from scope_cpp.engine.kv_types import bytes_per_cell
 from scope_cpp.engine.model import Model
+from scope_cpp.errors import UsageError
 from scope_cpp.native import kv_evict
 from scope_cpp.native.library import llama_cpp
 
@@ -169,15 +170,9 @@ def test_a_quantized_v_is_measured_with_flash_attention_alone(tiny: Tiny) -> Non
     assert not report.failed
 
 
-def test_a_row_that_can_not_be_is_listed_with_the_reason(tiny: Tiny) -> None:
-    bad = quick(tiny(), repetitions=1, n_gen=1, flash=("off",))
-    compute = Compute(bad.compute.model, n_threads=1, type_v="q8_0")
-    report = measure(Request(**{**vars(bad), "compute": compute}))
-    refused = [o for o in report.outcomes if o.error]
-    assert {o.row.flash for o in refused} == {"off"}
-    assert all("V cache" in str(o.error) and not o.died for o in refused)
-    assert {o.row.flash for o in report.outcomes if o.measured} == {"on"}
-    assert report.failed
+def test_a_v_in_blocks_without_flash_attention_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"-ctv q8_0 needs flash attention: give -fa on, or"):
+        Request(Compute("model.gguf", type_v="q8_0"), flash=("off",))
 
 
 class Recorded(Worker):

@@ -116,6 +116,8 @@ def test_an_option_of_all_rows_leaves_the_full_cache_alone() -> None:
         ({"names": ("h2o:recent=beta/0",)}, "recent=beta/0"),
         ({"names": ("h2o:nonsense=beta/2",)}, "nonsense"),
         ({"names": ("h2o", "h2o")}, "two rows are called 'h2o'"),
+        ({"names": ("H2O",)}, "unknown row 'H2O' (did you mean h2o?); valid are methods, "),
+        ({"names": ("snapkv",)}, "(snapkv is one of --prefill: give --prefill snapkv)"),
         ({"named": ("--policy h2o",)}, "NAME: --policy"),
         ({"named": ("a: --nonsense 1",)}, "no such flag: --nonsense"),
         ({"named": ("a: --policy",)}, "--policy needs a value"),

@@ -137,7 +137,7 @@ def test_outputs_of_other_tasks_are_paired_by_id(tmp_path: Path) -> None:
         (
             {**NUMBERS[0], "pred": ""},
             {"scorer": "kind"},
-            "no scorer 'kind': valid are strict, auth",
+            "no scorer 'kind'; valid are strict, auth",
         ),
         ({**NUMBERS[0], "pred": ""}, {"data": FIXTURES / "gsm8k.jsonl"}, "leave out --data"),
         ({**NUMBERS[0], "pred": ""}, {"task": "mmlu"}, "unknown task 'mmlu'"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -139,10 +140,10 @@ def test_options_are_the_fields() -> None:
         ("scope-slide", {"beta2": "0"}, "beta2=0: must be at least 1"),
         ("scope-slide", {"decay": "1.1"}, "at most 1"),
         ("scope-slide", {"decay": "nan"}, "decay=nan: must be at least 0"),
-        ("h2o", {"score": "mean"}, "score=mean: valid are accumulate, window, last"),
+        ("h2o", {"score": "mean"}, "score=mean; valid are accumulate, window, last"),
         ("h2o", {"smooth": "4"}, "smooth=4: must be odd"),
         ("tova", {"mix": "1.5"}, "mix=1.5: must be at least 0 and at most 1"),
-        ("scope-adaptive", {"growth": "fast"}, "growth=fast: valid are line, steps"),
+        ("scope-adaptive", {"growth": "fast"}, "growth=fast; valid are line, steps"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, str], message: str) -> None:
@@ -198,3 +199,43 @@ def test_an_unknown_option_is_answered_with_what_may_be_meant(
     policies = find_decode(decode), find_prefill(prefill)
     with pytest.raises(UsageError, match=f"^{line}"):
         split_options(*policies, {key: "1"}, decode_policies)
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "meant"),
+    [
+        (find_decode, "H2O", " (did you mean h2o?)"),
+        (find_decode, "Scope-Slide", " (did you mean scope-slide"),
+        (find_decode, "snapkv", " (snapkv is one of --prefill: give --prefill snapkv)"),
+        (find_decode, "SnapKV", " (snapkv is one of --prefill: give --prefill snapkv)"),
+        (find_decode, "pyramid-kv", " (pyramidkv is one of --prefill: give --prefill pyramidkv)"),
+        (find_prefill, "tova", " (tova is one of --policy: give --policy tova)"),
+        (
+            find_prefill,
+            "scope-slide",
+            " (scope-slide is one of --policy: give --policy scope-slide)",
+        ),
+        (find_prefill, "SNAPKV", " (did you mean snapkv?)"),
+        (find_prefill, "nope", "; valid are full, h2o"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_what_was_meant(
+    find: Callable[[str], Any], name: str, meant: str
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        find(name)
+    assert str(refusal.value).partition(repr(name))[2].startswith(meant)
+
+
+@pytest.mark.parametrize(
+    ("find", "other", "flag"),
+    [(find_decode, prefill_names, "--prefill"), (find_prefill, decode_names, "--policy")],
+)
+def test_every_name_of_the_other_kind_is_answered_with_its_flag(
+    find: Callable[[str], Any], other: Callable[[], list[str]], flag: str
+) -> None:
+    own = decode_names() if find is find_decode else prefill_names()
+    for name in set(other()) - set(own):
+        with pytest.raises(UsageError) as refusal:
+            find(name)
+        assert f"({name} is one of {flag}: give {flag} {name}); valid" in str(refusal.value)

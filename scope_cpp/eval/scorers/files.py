@@ -21,6 +21,7 @@ from scope_cpp.eval.task import Item, Output, Score, Source, Task
 from scope_cpp.eval.tasks import find
 from scope_cpp.eval.tasks.data import BadRow, Row, Skipped, rows
 from scope_cpp.eval.tasks.longgenbench import LongGenBench, recognise
+from scope_cpp.near import valid_are
 
 Answered = tuple[Item, str]
 _TEXTS = ("output", "text", "pred")
@@ -130,8 +131,8 @@ def score_file(
 
 def _scorer(task: Task, name: str | None) -> str:
     if name is not None and name not in task.scorers:
-        valid = ", ".join(task.scorers)
-        raise UsageError(f"the task {task.name} has no scorer {name!r}: valid are {valid}")
+        valid = valid_are(name, task.scorers)
+        raise UsageError(f"the task {task.name} has no scorer {name!r}{valid}")
     return name or task.scorers[0]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from scope_cpp.errors import UsageError
 from scope_cpp.eval.task import Option, Source, Task
+from scope_cpp.near import did_you_mean
 
 
 def read_options(task: Task, source: Source) -> dict[str, Any]:
@@ -21,8 +22,9 @@ def read_options(task: Task, source: Source) -> dict[str, Any]:
         key, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or key not in task.options:
             valid = ", ".join(example_options(type(task)))
+            near = did_you_mean(key, task.options)
             raise UsageError(
-                f"unknown option {pair!r} of the task {task.name}: "
+                f"unknown option {pair!r} of the task {task.name}{near}: "
                 + (f"valid are (with defaults) {valid}" if valid else "it has none")
             )
         try:
@@ -53,7 +55,8 @@ def _value(option: Option, text: str) -> Any:
 def _one(option: Option, example: int | str, text: str) -> int | str:
     if isinstance(example, str):
         if text not in option.choices:
-            raise ValueError(f"valid are {', '.join(option.choices)}")
+            near = did_you_mean(text, option.choices).strip()
+            raise ValueError(f"{near}; valid are {', '.join(option.choices)}".removeprefix("; "))
         return text
     try:
         value = int(text)
