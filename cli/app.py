@@ -177,11 +177,7 @@ def _report(err: Exception, verbose: bool) -> int:
     if isinstance(err, ScopeError):
         terminal.error(str(err))
         return err.exit_code
-    if verbose:
-        import traceback
-
-        terminal.note("".join(traceback.format_exception(err)).rstrip())
-    terminal.error(f"{type(err).__name__}: {err}; run with -v for the traceback")
+    terminal.fault(err, verbose)
     return 1
 
 

@@ -210,9 +210,12 @@ def _compared(faster: float) -> str:
 
 def _read(stats: Stats) -> str:
     """Say what was read; an answer that is written anew goes on from a prompt that is there."""
-    if not stats.n_prompt:
-        return "prompt not read again"
-    return f"prompt {stats.n_prompt} tokens" + _rate(stats.prompt_per_second)
+    again = f"{stats.n_again} tokens read again"
+    rate = _rate(stats.prompt_per_second)
+    if stats.n_prompt:
+        also = f", {again}" if stats.n_again else ""
+        return f"prompt {stats.n_prompt} tokens{also}{rate}"
+    return f"{again}{rate}" if stats.n_again else "prompt not read again"
 
 
 def _rate(per_second: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterable
 
 from scope_cpp.json_text import json_text
@@ -59,6 +60,24 @@ def warning(text: str) -> None:
 def error(text: str) -> None:
     """Print an error as one line on stderr."""
     _print(f"error: {one_line(text)}", "31")
+
+
+def fault(err: Exception, verbose: bool, after: str = "") -> None:
+    """Print the line of a fault of ours, and its traceback if that is wanted.
+
+    Parameters
+    ----------
+    err
+        Any exception that is no error of the user's.
+    verbose
+        Whether ``-v`` was given.
+    after
+        What else is said in the line.
+    """
+    if verbose:
+        note("".join(traceback.format_exception(err)).rstrip())
+    where = "" if verbose else "; run with -v for the traceback"
+    error(f"{type(err).__name__}: {err}{after}{where}")
 
 
 def shows_stdout() -> bool:

@@ -73,6 +73,7 @@ def chat(
                 session=opening.session,
                 plain=_is_plain(),
                 statistics=output.verbose or terminal.is_terminal(),
+                verbose=output.verbose,
             )
             if alone:
                 assert first is not None

@@ -132,9 +132,9 @@ def _edit(chat: Chat, rest: str) -> None:
 def _undo(chat: Chat, rest: str) -> None:
     if chat.attached:
         chat.attached.clear()
-        chat.say("taken off: what /read took goes before no message any more")
+        chat.say("taken off: the next message goes without what /read took")
         return
-    chat.say(f"taken back: {views.preview(chat.conversation.undo())}")
+    chat.take_back()
 
 
 def _read(chat: Chat, rest: str) -> None:
@@ -208,8 +208,8 @@ def _save(chat: Chat, rest: str) -> None:
         raise UsageError("/save needs the name of a file")
     if path.exists() and path not in chat.own_files:
         raise UsageError(f"{path} exists: give another name, or remove it first")
-    chat.save(path)
-    chat.say(f"saved: {path}")
+    saved = chat.read_again(lambda: chat.save(path))
+    chat.say(f"saved: {path}" if saved else "stopped, nothing is saved")
 
 
 def _load(chat: Chat, rest: str) -> None:
@@ -275,7 +275,7 @@ COMMANDS = {
     "clear": Command("", "forget all messages but the system's", _clear),
     "regen": Command("", "write the last answer anew", _regen),
     "edit": Command("[TEXT]", "change the last message and have it answered anew", _edit),
-    "undo": Command("", "take back the last message and its answer", _undo),
+    "undo": Command("", "take off what /read took; else take back the last message", _undo),
     "read": Command("FILE", "put a text file before the next message", _read),
     "system": Command("[TEXT|none]", "show or set the system message; begins anew", _system),
     "set": Command("[NAME VALUE]", "show or set sampling, n-predict and stop", _set),

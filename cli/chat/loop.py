@@ -68,7 +68,7 @@ def _step(chat: Chat, editor: Editor) -> None:
     except ScopeError as err:
         terminal.error(in_commands(str(err)))
     except Exception as err:  # a fault of ours: what was said so far is not lost for it
-        terminal.error(f"{type(err).__name__}: {err}; the chat goes on, /save FILE keeps it")
+        terminal.fault(err, chat.verbose, "; the chat goes on, /save FILE keeps it")
 
 
 def _stopped_at_prompt(chat: Chat, left: str) -> None:

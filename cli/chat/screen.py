@@ -34,6 +34,9 @@ class Screen(Protocol):
     def begin(self, waiting: str) -> None:
         """Begin an answer; `waiting` says what is done until its first text."""
 
+    def wait(self, waiting: str) -> None:
+        """Say anew what is done; before the first text only."""
+
     def write(self, text: str) -> None:
         """Take the next piece."""
 
@@ -61,10 +64,18 @@ class Plain:
         self._safe = safe
         self._printable = Printable()
         self._last = ""
+        self._waits = False
 
     def begin(self, waiting: str) -> None:
         """Begin an answer."""
         self._printable, self._last = Printable(), ""
+        self._waits = False
+
+    def wait(self, waiting: str) -> None:
+        """Say it once, to people only: nothing is drawn in place here."""
+        if not self._waits and terminal.is_terminal():
+            terminal.note(waiting)
+        self._waits = True
 
     def write(self, text: str) -> None:
         """Write the next piece."""
@@ -126,9 +137,17 @@ class Rich:
         if waiting:
             self._draw([])
 
+    def wait(self, waiting: str) -> None:
+        """Show it in place of what is shown, some times a second."""
+        self._waiting = waiting
+        self._draw_in_time()
+
     def write(self, text: str) -> None:
         """Take the next piece; draw it now or with what follows."""
         self._push(self._printable.push(text))
+        self._draw_in_time()
+
+    def _draw_in_time(self) -> None:
         started = self._clock()
         if started >= self._next_frame:
             self._draw(self._finished())

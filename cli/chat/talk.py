@@ -21,12 +21,16 @@ from .frame import keys_kept
 from .lines import line_of_message
 from .screen import Screen
 from .text import in_commands
+from .views import preview
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from scope_cpp.engine.conversation import Answer, Conversation
 
+
+# a prompt of more tokens is worth being told how far it is read
+LONG = 256
 
 # what follows an error after which the message is there to be changed and sent again
 _BACK = " (the message is back in the input line)"
@@ -96,6 +100,8 @@ class Chat:
         Whether colours are to be left out.
     statistics
         Whether a line of statistics follows each answer.
+    verbose
+        Whether the traceback of a fault of ours is shown.
 
     Attributes
     ----------
@@ -122,14 +128,18 @@ class Chat:
         session: Path | None = None,
         plain: bool = False,
         statistics: bool = True,
+        verbose: bool = False,
     ) -> None:
         self.conversation, self.screen, self.notices = conversation, screen, notices
-        self.session, self.plain, self.statistics = session, plain, statistics
+        self.session, self.plain = session, plain
+        self.statistics, self.verbose = statistics, verbose
         self.attached: list[str] = []
         self.own_files = set() if session is None else {session}
         self.line = ""
         self.editing = self.interrupted = self.unsaved = False
         self._growth = Growth()
+        self._n_again = 0
+        conversation.watch = self._watch
 
     # -- answers
 
@@ -223,7 +233,59 @@ class Chat:
             self.screen.end()
         return error
 
+    def _watch(self, done: int, total: int, again: bool) -> None:
+        """Show how far the reading is."""
+        if again:
+            self._n_again = total
+        if again or total > LONG:
+            so_far = f", {done:,} of them are done" if done else ""
+            self.screen.wait(f"reading {total:,} tokens{' again' * again}{so_far}…")
+
     # -- what commands use
+
+    def take_back(self) -> None:
+        """Take the last message back, and say what that took.
+
+        Raises
+        ------
+        Leave
+            After a second Ctrl-C.
+        """
+        before = self.conversation.messages
+        asked = [message["content"] for message in before if message["role"] == "user"]
+        whole = self.read_again(self.conversation.undo)
+        if len(self.conversation.messages) == len(before):
+            self.say("stopped, nothing is taken back")
+            return
+        said = f"taken back: {preview(asked[-1])}"
+        if self._n_again:
+            when = "were" if whole else "will be"
+            said += f"; {self._n_again:,} tokens {when} read again, as cells before it had gone"
+        self.say(said)
+
+    def read_again(self, act: Callable[[], object]) -> bool:
+        """Do what may read tokens again, and show how far it is; return whether it was done.
+
+        Raises
+        ------
+        Leave
+            After a second Ctrl-C.
+        """
+        self._n_again, done = 0, False
+        with Interrupts() as interrupts:
+            self.screen.begin("")
+            try:
+                with interrupts.raised():
+                    act()
+                    done = True
+            except KeyboardInterrupt:
+                pass
+            finally:
+                self.screen.end()
+        self.interrupted = interrupts.count > 0
+        if interrupts.count > 1:
+            raise Leave(INTERRUPTED)
+        return done
 
     def say(self, text: str | Text) -> None:
         """Show what a command has to say, on stderr."""

@@ -61,8 +61,10 @@ def _of_answer(conversation: Conversation) -> list[tuple[str, str]]:
         return [("answer", "not known: the session's file does not say what it took")]
     values = conversation.stats
     rows = [("message", preview(asked[-1]))]
-    if values.n_prompt:
-        rows.append(("prompt", f"{values.n_prompt} tokens in {values.prompt_seconds:.2f} s"))
+    read = [f"{values.n_prompt} tokens"] if values.n_prompt else []
+    read += [f"{values.n_again} tokens read again"] if values.n_again else []
+    if read:
+        rows.append(("prompt", f"{', '.join(read)} in {values.prompt_seconds:.2f} s"))
         rows += _rate(values.prompt_per_second)
     else:
         rows.append(("prompt", "it was there already and is not read again"))

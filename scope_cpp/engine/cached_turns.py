@@ -11,8 +11,8 @@ was left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from scope_cpp.engine import room, transcript
 from scope_cpp.engine.cache import rewind
@@ -29,6 +29,8 @@ from scope_cpp.engine.turns import Region, Turn, common_prefix, match_answer
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
+
+Watch = Callable[[int, int, bool], None]
 
 
 class CachedTurns(Closable):
@@ -49,6 +51,9 @@ class CachedTurns(Closable):
     ----------
     turns
         In order.
+    watch
+        Called while turns are read: the tokens that are done, how many they are, and whether they
+        were there before and are read again.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class CachedTurns(Closable):
         super().__init__("the conversation", "open another one", model)
         self.model, self.settings, self.n_predict = model, settings, n_predict
         self.turns: list[Turn] = []
+        self.watch: Watch = lambda done, total, again: None
         self._applied = settings
         self._lost = False
         self._open_context(capacity, decode, prefill, settings)
@@ -173,7 +179,8 @@ class CachedTurns(Closable):
         )
         self.turns.append(turn)
         try:
-            self._read_turn(turn)
+            with self._watched(len(turn.tokens), again=False):
+                self._read_turn(turn)
         except BaseException:
             self.turns.remove(turn)
             if not rewind.forget_after(self.cache, turn.start):
@@ -365,21 +372,42 @@ class CachedTurns(Closable):
         self.cache.clear()
         self._lost = True
         try:
-            for turn in turns:
-                self._apply(turn.settings)
-                self.turns.append(turn)
-                turn.start = self.cache.n_past
-                self._read_turn(turn)
-                for token in [*turn.answer[: turn.n_decoded], *turn.trimmed]:
-                    self.cache.decode(token)
-                if turn.trimmed:
-                    rewind.rollback(self.cache, len(turn.trimmed))
+            with self._watched(sum(turn.n_decoded_at_all for turn in turns), again=True):
+                for turn in turns:
+                    self._go_through(turn)
             self._lost = False
         finally:
             self.turns = turns
             if self._lost:
                 self.cache.clear()
             self._apply(settings)
+
+    def _go_through(self, turn: Turn) -> None:
+        """Read a turn, and write what was answered."""
+        self._apply(turn.settings)
+        self.turns.append(turn)
+        turn.start = self.cache.n_past
+        self._read_turn(turn)
+        for token in [*turn.answer[: turn.n_decoded], *turn.trimmed]:
+            self.cache.decode(token)
+        if turn.trimmed:
+            rewind.rollback(self.cache, len(turn.trimmed))
+
+    @contextmanager
+    def _watched(self, total: int, again: bool) -> Iterator[None]:
+        """Tell `watch` of the tokens that are decoded in the block."""
+        cache, start = self.cache, self.cache.n_computed
+
+        def tell() -> None:
+            self.watch(cache.n_computed - start, total, again)
+
+        if total:
+            tell()
+        cache.computed = tell
+        try:
+            yield
+        finally:
+            cache.computed = lambda: None
 
     def _apply(self, settings: Settings) -> None:
         """Give the cache the policies of `settings`."""

@@ -31,9 +31,10 @@ from scope_cpp.engine import attention, capability, room, transcript
 from scope_cpp.engine.answer import Answer, Duties, Prompt
 from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.cached_turns import CachedTurns, evicts
+from scope_cpp.engine.cached_turns import CachedTurns, Watch, evicts
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Stats, Warn, counted
+from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.length import past_training, training_ends, why_full
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
@@ -162,6 +163,16 @@ class Conversation(Closable):
         _check_longest(n_predict)
         self.cached.n_predict = n_predict
 
+    @property
+    def watch(self) -> Watch:
+        """Called while tokens are read: how many are done, of how many, and whether again."""
+        return self.cached.watch
+
+    @watch.setter
+    def watch(self, watch: Watch) -> None:
+        """Have it called from now on, after `load` too."""
+        self.cached.watch = watch
+
     # -- talking --------------------------------------------------------------------------
 
     @property
@@ -214,6 +225,9 @@ class Conversation(Closable):
     def undo(self) -> str:
         """Take back the last user message and its answer; return its text.
 
+        Where cells before them have given way since, the turns before are read again. If that is
+        interrupted the message is taken back all the same, and the next answer begins with it.
+
         Raises
         ------
         UsageError
@@ -222,8 +236,9 @@ class Conversation(Closable):
         self._end_answer()
         turn = self._last_turn("no message that could be taken back")
         text = self._messages[-2]["content"]
-        del self._messages[-2:]
-        del self._attempts[turn:], self._accounts[turn:]
+        with whole_step():
+            del self._messages[-2:]
+            del self._attempts[turn:], self._accounts[turn:]
         self.cached.forget_message(turn)
         return text
 
@@ -384,7 +399,7 @@ class Conversation(Closable):
 
         self._end_answer()
         loaded, before = session.load(self, path), self.context
-        loaded.warn = self.warn
+        loaded.warn, loaded.watch = self.warn, self.watch
         vars(self).update(vars(loaded))
         before.close()
 
@@ -445,6 +460,7 @@ class Conversation(Closable):
     def _read_prompt(self, clock: Clock, forget: int | None) -> Prompt:
         """Bring the cache to the end of the rendered messages; make the answer's sampler."""
         self._clock = clock
+        n_before = self.cache.n_computed
         cached, index = self.cached, len(self._attempts) - 1
         seed = answer_seed(self.sampling.seed, index, self._attempts[index])
         sampler = Sampler(self.model, replace(self.sampling, seed=seed))
@@ -465,6 +481,7 @@ class Conversation(Closable):
             else:
                 turn = cached.read(rendered, at, unread, index, self._messages, self.template)
                 clock.n_prompt = len(turn.tokens)
+            clock.n_again = self.cache.n_computed - n_before - clock.n_prompt
             sampler.accept_prompt(cached.tail(self.sampling.penalised))
             stop, longest = (*self.stop, *stops), cached.longest_answer()
         except BaseException:

@@ -40,6 +40,9 @@ class Stats:
     n_shared
         Tokens of the prompt that were there already and not read: another sequence's, see
         `scope_cpp.engine.parallel`.
+    n_again
+        Tokens before the prompt, or of one that was there, that were read again to go back in a
+        conversation.
     cells_used, cells_peak
         Cells now and at most.
     dead_rows
@@ -71,6 +74,7 @@ class Stats:
     n_prompt: int = 0
     n_generated: int = 0
     n_shared: int = 0
+    n_again: int = 0
     cells_used: int = 0
     cells_peak: int = 0
     dead_rows: float = 0.0
@@ -103,8 +107,8 @@ class Stats:
 
     @property
     def prompt_per_second(self) -> float:
-        """Prompt tokens per second; 0 before the prompt is read."""
-        n_read = self.n_prompt - self.n_shared
+        """Tokens per second that were read, some of them again; 0 before the prompt is read."""
+        n_read = self.n_prompt - self.n_shared + self.n_again
         return n_read / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property

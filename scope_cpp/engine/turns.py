@@ -88,6 +88,11 @@ class Turn:
         return self.start + len(self.tokens)
 
     @property
+    def n_decoded_at_all(self) -> int:
+        """Tokens to decode to go through it as it went."""
+        return len(self.tokens) + self.n_decoded + len(self.trimmed)
+
+    @property
     def tail(self) -> list[int]:
         """Tokens of the last batch."""
         return self.tokens[len(self.tokens) - self.n_last :]
@@ -115,6 +120,7 @@ class Clock:
     """Numbers and times of one turn, counted while it is read and answered."""
 
     n_prompt: int = 0
+    n_again: int = 0
     n_generated: int = 0
     prompt_seconds: float = 0.0
     generation_seconds: float = 0.0
@@ -128,6 +134,7 @@ class Account:
     """
 
     n_prompt: int = 0
+    n_again: int = 0
     n_generated: int = 0
     prompt_seconds: float = 0.0
     generation_seconds: float = 0.0

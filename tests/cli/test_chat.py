@@ -18,6 +18,7 @@ from scope_cli.chat.loop import run as run_chat
 from scope_cli.chat.screen import Plain
 from scope_cli.chat.talk import Chat, Notices
 
+from scope_cpp.engine.context import Context
 from scope_cpp.engine.conversation import Conversation, Pool
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.sampling import SamplingParams
@@ -276,7 +277,7 @@ def test_what_was_read_and_refused_can_be_taken_off(
     _, _, err = talk(f"/read {file}", "Sum it up.", "/undo", "Hello")
     assert "error: this turn needs" in err
     assert "what /read took still goes before your next message: /undo takes it off" in err
-    assert "taken off: what /read took goes before no message any more" in err
+    assert "taken off: the next message goes without what /read took" in err
     assert [message["content"] for message in conversation.messages][:1] == ["Hello"]
 
 
@@ -293,11 +294,15 @@ def test_a_fault_of_ours_does_not_end_the_chat(
     monkeypatch.setattr("scope_cli.chat.views.sampling", lambda conversation: 1 / 0)
     code, _, err = talk("Hello", "/set", "Again")
     assert code == 0
-    assert (
-        "error: ZeroDivisionError: division by zero; the chat goes on, /save FILE keeps it" in err
-    )
+    told = "error: ZeroDivisionError: division by zero; the chat goes on, /save FILE keeps it"
+    assert f"{told}; run with -v for the traceback\n" in err and "Traceback" not in err
     said = [message["content"] for message in conversation.messages if message["role"] == "user"]
     assert said == ["Hello", "Again"]
+    code, _, err = talk("/set", verbose=True)
+    assert code == 0
+    trace, found, rest = err.partition(f"{told}\n")
+    assert found and "\nTraceback (most recent call last):\n" in f"\n{trace}"
+    assert "in _set" in trace and trace.endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_the_values_of_sampling(talk: Talk) -> None:
@@ -378,7 +383,7 @@ def test_statistics_are_true_of_now(talk: Talk, tmp_path: Path) -> None:
     _, _, err = talk("/undo", "/stats")
     assert "message     One\n" in err and "answer      8 tokens in " in err
     _, _, err = talk("/regen", "/stats")
-    assert "prompt      it was there already and is not read again\nanswer      8 tokens" in err
+    assert re.search(r"prompt      \d+ tokens read again in .* s\n.*\nanswer      8 tokens", err)
     assert "tokens per second" in err and "evicted     nothing" in err
     for typed in (("/undo", "/stats"), ("One", "/clear", "/stats")):
         _, _, err = talk(*typed)
@@ -386,6 +391,82 @@ def test_statistics_are_true_of_now(talk: Talk, tmp_path: Path) -> None:
         assert shown.startswith(none + "\ncells now   0 of 400\n") and "tokens" not in shown
     _, _, err = talk(f"/load {file}", "/stats")
     assert "message     Two\n" in err and "answer      8 tokens in " in err
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths of what is decoded from now on."""
+    lengths: list[int] = []
+    decode = Context.decode
+
+    def counting(self: Context, tokens: Sequence[int], *args: Any, **more: Any) -> None:
+        lengths.append(len(tokens))
+        decode(self, tokens, *args, **more)
+
+    monkeypatch.setattr(Context, "decode", counting)
+    return lengths
+
+
+@pytest.mark.parametrize("budget", [400, 100])
+@pytest.mark.parametrize("policy", ["scope-retrieval", "h2o", "scope-slide"])
+@pytest.mark.parametrize(
+    "typed", [("/regen",), ("/undo", "/regen"), ("/undo", "Three"), ("/edit Three",), ("Three",)]
+)
+def test_what_is_read_again_is_said(
+    talk: Talk,
+    conversation: Conversation,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: int,
+    policy: str,
+    typed: tuple[str, ...],
+) -> None:
+    """In the line below an answer, in /stats and by /undo: as many as went through llama.cpp."""
+    conversation.set_policy(policy=policy)
+    conversation.set_budget(budget)
+    conversation.n_predict = 60
+    talk("One")
+    lengths = count_decoded(monkeypatch)
+    talk("Two")
+    assert (conversation.stats.evicted > 0) == (budget == 100)
+    for line in typed:
+        lengths.clear()
+        _, _, err = talk(line, "/stats" if line != "/undo" else "/show system")
+        if line == "/undo":
+            n = sum(lengths)
+            told = f"; {n:,} tokens were read again, as cells before it had gone" if n else ""
+            assert f"taken back: Two{told}\n" in err
+            continue
+        read = sum(lengths) - (conversation.stats.n_generated - 1)
+        n_prompt = re.search(r"^prompt (\d+) tokens", err, re.MULTILINE)
+        again = re.search(r"\b(\d+) tokens read again, [\d.]+ t/s \| generated", err)
+        assert sum(int(found[1]) for found in (n_prompt, again) if found) == read
+        assert ("prompt not read again" in err) == (read == 0)
+        assert ("it was there already" in err) == (read == 0)
+        assert again is None or f"{again[1]} tokens read again in " in err
+
+
+def test_ctrl_c_while_undo_reads_again(
+    talk: Talk, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is taken back all the same; what it takes comes with the next answer."""
+    conversation.set_policy(policy="h2o")
+    conversation.set_budget(60)
+    conversation.n_predict = 30
+    talk("One", "Two", "Three")
+    decode, left = Context.decode, [9]
+
+    def pressing(self: Context, *args: Any, **more: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+        decode(self, *args, **more)
+
+    monkeypatch.setattr(Context, "decode", pressing)
+    code, _, err = talk("/undo", "/stats", "Four")
+    assert code == 0
+    (told,) = re.findall(r"taken back: Three; (\d+) tokens will be read again", err)
+    assert f"{told} tokens read again" in err
+    said = [message["content"] for message in conversation.messages if message["role"] == "user"]
+    assert said == ["One", "Two", "Four"]
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,21 @@ def test_no_command_to_the_terminal_comes_from_the_model(chat: Open) -> None:
         assert set(re.findall(rb"\x1b\[\??(\d*[A-Za-z])", answer)) <= OWN_COMMANDS
 
 
+@pytest.mark.parametrize("colours", [True, False])
+def test_undo_shows_that_it_reads_again(chat: Open, colours: bool) -> None:
+    env = {} if colours else {"NO_COLOR": "1"}
+    with chat("-n", 60, "--budget", 100, "--policy", "h2o", env=env) as session:
+        session.line("Hello there")
+        session.line("And then")
+        session.line("/undo")
+        session.wait_prompt()
+        shown = " ".join(session.text().split())
+        (n,) = re.findall(r"taken back: And then; (\d+) tokens were read again", shown)
+        assert f"reading {n} tokens again…".encode() in session.raw
+        # without colours nothing is drawn in place: the line stays
+        assert ("tokens again…" in shown) == (not colours)
+
+
 @pytest.mark.parametrize("columns", [33, 36, 39])
 def test_what_stands_below_an_answer_breaks_between_words(chat: Open, columns: int) -> None:
     with chat("-n", 5, columns=columns) as session:

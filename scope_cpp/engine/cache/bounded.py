@@ -57,6 +57,8 @@ class BoundedCache(HeldCells):
         Position after the token whose logits the context has; -1 where it has none.
     footprint
         What the context takes, and what choosing among its cells does.
+    n_computed, computed
+        Tokens that were decoded so far, those included that were taken back; called after some.
     """
 
     def __init__(
@@ -74,7 +76,8 @@ class BoundedCache(HeldCells):
     ) -> None:
         super().__init__(context, capacity, seq, whole_cells, n_predict)
         self.decode_policy, self.prefill_policy, self.bounded = decode, prefill, bounded
-        self.n_last, self.logits_at = 0, -1
+        self.n_last, self.logits_at, self.n_computed = 0, -1, 0
+        self.computed: Callable[[], None] = lambda: None
         self.last_beside: Beside | None = None
         self._unread: Sequence[int] = ()
         self._n_chunk = 0
@@ -443,6 +446,8 @@ class BoundedCache(HeldCells):
         self.logits_at = -1
         self.context.decode(tokens, self.n_past, self.seq)
         self.logits_at = self.n_past + len(tokens)
+        self.n_computed += len(tokens)
+        self.computed()
 
     def decoded(self, n: int) -> None:
         """Account for `n` tokens that were decoded from position `n_past` on."""
