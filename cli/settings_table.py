@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from textwrap import TextWrapper
+from collections.abc import Mapping
 
 from scope_cpp.printable import printable
 
-from .terminal import table
+from .terminal import broken, table
+
+WIDTH = 80
 
 
-def settings_table(values: Mapping[str, object]) -> str:
+def settings_table(values: Mapping[str, object], width: int = WIDTH) -> str:
     """Return a table of settings.
 
     Parameters
     ----------
     values
         As `scope_cpp.engine.in_force` has them, and others.
+    width
+        Of the lines, `WIDTH` at most.
     """
     shown = dict(values) | {"budget": f"{values['budget']} cells"}
     if shown["flash_attn"] == "auto":
@@ -24,15 +27,7 @@ def settings_table(values: Mapping[str, object]) -> str:
     for name in {"ctx_size", "n_predict"} & shown.keys():
         shown[name] = shown[name] or "no limit"
     rows = ((name.replace("_", "-"), value(item)) for name, item in shown.items())
-    return table(part for row in rows for part in _broken(*row)).rstrip("\n")
-
-
-def _broken(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """Yield a row, and further ones for what is too long for a line of a terminal."""
-    wrapper = TextWrapper(60, break_long_words=False, break_on_hyphens=False)
-    for line in wrapper.wrap(text) or [""]:
-        yield name, line
-        name = ""
+    return broken(table(rows).rstrip("\n"), min(width, WIDTH))
 
 
 def value(item: object) -> str:

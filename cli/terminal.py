@@ -6,6 +6,7 @@ Whatever is not a text that a model writes is printed harmless, wherever its wor
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -101,16 +102,37 @@ def _print(text: str, colour: str) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Break lines that are wider than the terminal at spaces; the terminal would break words."""
+    """Break lines that are wider than the terminal; the terminal would break words."""
     try:
         width = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):  # says it is a terminal, and has no size
         return text
-    if width < 1:
-        return text
-    wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
-    lines = text.split("\n")
-    return "\n".join(line if len(line) <= width else wrap.fill(line) for line in lines)
+    return broken(text, width) if width > 0 else text
+
+
+def broken(text: str, width: int) -> str:
+    """Break lines that are wider than `width` between words.
+
+    What follows the first gap of two spaces, as in a table of names and values, goes on below
+    itself. Only a word that is wider than a line is left to the terminal.
+    """
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    gap = re.match(r"\s*\S.*?\s{2,}(?=\S)|\s+", line)
+    indent = gap.end() if gap and 2 * gap.end() <= width else 0
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=" " * indent,
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:

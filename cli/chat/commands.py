@@ -94,14 +94,9 @@ def _help(chat: Chat, rest: str) -> None:
         wide = max(map(len, heads.values()))
         chat.say("\n".join(f"{heads[n]:<{wide}}  {c.help}" for n, c in COMMANDS.items()))
     chat.say(
-        "\n"
-        "Enter sends, Alt-Enter begins a line; a text between triple quotes may have many, and so\n"
-        "may one that is pasted. //text sends /text. Ctrl-C stops an answer, a second one leaves;\n"
-        "so does Ctrl-D."
-        if chat.width() >= 90
-        else "\nEnter sends, Alt-Enter begins a line; a text between triple quotes may have many, "
-        "and so may one that is pasted. //text sends /text. Ctrl-C stops an answer, a second one "
-        "leaves; so does Ctrl-D."
+        "\nEnter sends, Alt-Enter begins a new line. A text between triple quotes may have many "
+        "lines, and so may one that is pasted. //text sends /text. Ctrl-C stops an answer, a "
+        "second one leaves; so does Ctrl-D."
     )
 
 
@@ -181,7 +176,7 @@ def _show(chat: Chat, rest: str) -> None:
     topic, _, text = rest.partition(" ")
     conversation = chat.conversation
     if topic in ("", "settings"):
-        chat.say(views.settings(conversation))
+        chat.say(views.settings(conversation, chat.width()))
     elif topic == "sampling":
         chat.say(views.sampling(conversation))
     elif topic == "system":

@@ -290,7 +290,10 @@ class Chat:
     def say(self, text: str | Text) -> None:
         """Show what a command has to say, on stderr."""
         if isinstance(text, str):
-            print(printable(text), file=sys.stderr, flush=True)
+            text = printable(text)
+            if terminal.is_terminal():
+                text = terminal.broken(text, self.width())
+            print(text, file=sys.stderr, flush=True)
         elif self.plain or not terminal.is_terminal():
             print(text.plain, file=sys.stderr, flush=True)
         else:

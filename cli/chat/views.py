@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from scope_cpp.engine.budget import format_bytes
 from scope_cpp.printable import printable
 
-from ..settings_table import settings_table, value
+from ..settings_table import WIDTH, settings_table, value
 from ..terminal import table
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def _of_memory(values: Stats) -> list[tuple[str, str]]:
     ]
 
 
-def settings(conversation: Conversation) -> str:
+def settings(conversation: Conversation, width: int = WIDTH) -> str:
     """The settings in force."""
     own = {"n_predict": conversation.n_predict, "stop": list(conversation.stop)}
-    return settings_table(_in_force(conversation) | own)
+    return settings_table(_in_force(conversation) | own, width)
 
 
 def policy(conversation: Conversation) -> str:

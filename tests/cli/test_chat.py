@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scope_cli import terminal
 from scope_cli.chat import commands, heatmap, lines
 from scope_cli.chat.editor import is_open, whole
 from scope_cli.chat.files import MOST_BYTES, read_text_file
@@ -228,6 +229,38 @@ def test_an_unknown_command_names_the_nearest(typed: str, near: str) -> None:
 def test_every_command_has_help(talk: Talk) -> None:
     _, _, err = talk("/help")
     assert all(f"/{name}" in err for name in commands.COMMANDS)
+
+
+SHOWN = (
+    "/help", "/help policy", "/policy", "/policy streaming-llm", "/show", "/show sampling",
+    "/show messages", "/show template", "/show tokens", "/show system", "/set", "/budget", "/cache",
+    "/stats", "/undo",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [30, 45, 59, 60, 61, 72, 80, 100, 120, 200])
+def test_no_word_is_broken(talk: Talk, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Lines end between words, whatever a command shows and however wide the terminal is."""
+    talk("The state-of-the-art option=value/other words of a message, " + "and so on " * 20)
+    monkeypatch.setattr("scope_cli.terminal.is_terminal", lambda: True)
+    monkeypatch.setattr(Chat, "width", lambda self: width)
+    for line in SHOWN:
+        _, _, err = talk(line)
+        shown = re.sub(r"\x1b\[\d+m", "", err)
+        assert len(shown.split()) > 3, line
+        for shown_line in shown.splitlines():
+            assert len(shown_line) <= width or len(shown_line.split()) <= 2, shown_line
+
+
+@pytest.mark.parametrize("width", [30, 60, 100])
+def test_what_is_broken_between_words_is_all_there(width: int) -> None:
+    """At hyphens and slashes, too, nothing is broken; a table's values stay in their column."""
+    text = "name-of-it  how much new cells that are unlike others count/weigh, all in all\n\nnext"
+    lines = terminal.broken(text, width).splitlines()
+    assert " ".join(lines).split() == text.split()
+    assert max(map(len, lines)) <= width
+    assert {line[:12].strip() for line in lines[1:-2]} <= {""}, "the column of the values"
+    assert terminal.broken("x" * 200 + " y", width).splitlines() == ["x" * 200, "y"]
 
 
 def test_turns_are_taken_back_and_written_anew(talk: Talk, conversation: Conversation) -> None:
