@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from scope_cpp.engine import budget as dial
@@ -16,11 +16,12 @@ from scope_cpp.engine.memory import free_memory
 from scope_cpp.engine.settings import CHAT_CELLS, Settings, require_even
 from scope_cpp.errors import TooLong, UsageError
 from scope_cpp.policies import DecodePolicy, PrefillPolicy, make_prefill
+from scope_cpp.policies.sizes import TooSmall
 
 if TYPE_CHECKING:
     from scope_cpp.engine.model import Model
 
-# Budgets above the prompt that are tried to name the smallest; no policy needs more by itself
+# Budgets that are tried to name the least; no policy needs more by itself
 MOST_TRIED = 10_000
 
 # Prefill policy that is named to those whose prompt has no room
@@ -75,22 +76,39 @@ def resolve(
     if decode.name == "full" and n_predict is None:
         raise UsageError("--policy full needs the longest output: give -n or -c")
     n_cells = _budget_cells(settings, model, n_prompt, n_predict, decode, free)
+    divide = partial(_divide, decode, prefill, n_prompt, n_predict)
+    try:
+        return divide(n_cells, given=settings.budget is not None)
+    except ValueError as err:
+        remedy = _remedy(err, divide, n_cells, n_prompt, n_predict)
+        if not remedy:
+            raise UsageError(str(err)) from None
+        thinned = _or_thinned(decode, prefill, n_prompt, n_predict, n_cells)
+        raise TooLong(f"{err}: {', or '.join([*remedy, *thinned])}") from None
+
+
+def _divide(
+    decode: DecodePolicy,
+    prefill: PrefillPolicy,
+    n_prompt: int,
+    n_predict: int | None,
+    n_cells: int,
+    *,
+    given: bool = True,
+) -> Sizes:
+    """Divide cells, which are `given` or the default's; ValueError if they are too few."""
     fits = n_predict is not None and n_prompt + n_predict <= n_cells
     if n_predict and fits and not _bound_by_options(decode, prefill, n_prompt, n_predict):
         return Sizes(n_prompt + n_predict, False, decode, prefill, ())
-    prefill = _attempt(lambda: prefill.resolve(n_cells, n_prompt))
+    prefill = prefill.resolve(n_cells, n_prompt)
     kept = prefill.cells(n_prompt)
     if kept >= n_cells:
-        advised = _advised_budget(decode, kept, n_predict)
-        raise TooLong(
-            f"the prompt keeps {kept} cells, the budget is {n_cells}: give --budget {advised} or "
-            "more" + _or_thinned(decode, n_cells, n_prompt, n_predict)
-        )
-    if settings.budget is None:
+        raise TooSmall(f"the prompt keeps {kept} cells, the budget is {n_cells}", kept + 1)
+    if given:
+        decode = decode.resolve(n_cells, kept, n_predict)
+    else:
         decode = _resolve_default(decode, n_cells, kept, n_predict)
         n_cells = max(n_cells, decode.capacity(kept, n_predict))
-    else:
-        decode = _resolve_within(decode, n_cells, kept, n_predict)
     capacity = min(n_cells, max(decode.capacity(kept, n_predict), kept + 1))
     return Sizes(capacity, True, decode, prefill, decode.warnings() + prefill.warnings())
 
@@ -110,44 +128,65 @@ def _bound_by_options(
     return held < n_prompt + n_predict
 
 
-def _resolve_within(
-    decode: DecodePolicy, n_cells: int, kept: int, n_predict: int | None
-) -> DecodePolicy:
-    """Divide a budget that was given; one that is too small is answered with one that is not."""
-    try:
-        return decode.resolve(n_cells, kept, n_predict)
-    except ValueError as err:
-        advised = _advised_budget(decode, kept, n_predict)
+def _remedy(
+    err: ValueError,
+    divide: Callable[[int], Sizes],
+    n_cells: int,
+    n_prompt: int,
+    n_predict: int | None,
+) -> list[str]:
+    """Return what helps where `n_cells` were refused: the least budget that is not, or less.
+
+    The budget that leaves room for the usual output is named beside it. Nothing if none helps.
+    """
+    whole = n_prompt + (n_predict or 0)
+    least = _least_budget(divide, n_cells, whole)
+    if least is None:
+        return []
+    usual = n_prompt + dial.usual_room(n_predict)
+    ways = [f"give --budget {least} or more"]
+    if usual > least and _least_budget(divide, usual - 1, whole) == usual:
+        ways = [f"{ways[0]}, such as {usual}"]
+    if isinstance(err, TooSmall) and err.options:
+        ways.append(f"a smaller {' or '.join(f'-o {name}' for name in err.options)}")
+    return ways
+
+
+def _least_budget(divide: Callable[[int], Sizes], refused: int, whole: int) -> int | None:
+    """Return the least budget above one that was refused with which all have their sizes.
+
+    `whole` is the full length, which may need none.
+    """
+    n_cells = refused
+    for _ in range(MOST_TRIED):
+        n_cells += 1
         try:
-            decode.resolve(advised, kept, n_predict)
+            divide(n_cells)
+        except TooSmall as err:
+            least = err.minimum if n_cells >= whole else min(err.minimum, whole)
+            n_cells = max(n_cells, least - 1)
         except ValueError:
-            raise UsageError(str(err)) from None
-        raise TooLong(f"{err}: give --budget {advised} or more") from None
-
-
-def _or_thinned(decode: DecodePolicy, n_cells: int, n_prompt: int, n_predict: int | None) -> str:
-    """Return the other remedy for a long prompt, where it is one within this budget."""
-    try:
-        prefill = make_prefill(THINS, {}).resolve(n_cells, n_prompt)
-        decode.resolve(n_cells, prefill.cells(n_prompt), n_predict)
-    except ValueError:
-        return ""
-    return f", or a prefill policy that drops part of the prompt (--prefill {THINS})"
-
-
-def _advised_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:
-    """Budget with which the policy writes well after a prompt of `kept` cells."""
-    return max(_least_budget(decode, kept, n_predict), kept + dial.usual_room(n_predict))
-
-
-def _least_budget(decode: DecodePolicy, kept: int, n_predict: int | None) -> int:
-    """Smallest budget with which the policy can write after a prompt of `kept` cells."""
-    enough = kept + (MOST_TRIED if n_predict is None else n_predict)
-    for n_cells in range(kept + 1, min(enough, kept + MOST_TRIED)):
-        with contextlib.suppress(ValueError):
-            decode.resolve(n_cells, kept, n_predict)
+            continue
+        else:
             return n_cells
-    return enough
+    return None
+
+
+def _or_thinned(
+    decode: DecodePolicy,
+    prefill: PrefillPolicy,
+    n_prompt: int,
+    n_predict: int | None,
+    n_cells: int,
+) -> list[str]:
+    """Return the other remedy for a long prompt, where it is one within this budget."""
+    if prefill.name != "full":
+        return []
+    try:
+        _divide(decode, make_prefill(THINS, {}), n_prompt, n_predict, n_cells)
+    except ValueError:
+        return []
+    return [f"a prefill policy that drops part of the prompt (--prefill {THINS})"]
 
 
 def _budget_cells(

@@ -44,8 +44,9 @@ class HeavyPrefill(PrefillPolicy):
     def resolve(self, budget: int | None, n_prompt: int) -> Self:
         """Derive α1; see the class. One cell of a budget is left for the first output token."""
         minimum = (self.alpha1 or 0) + self.last() + 1
-        parts = f"alpha1 + {self.last()} last prompt tokens + 1 to decode into"
-        check_budget(self.name, budget, min(n_prompt + 1, minimum), parts)
+        heavy = f"alpha1 {self.alpha1} + " if self.alpha1 else ""
+        parts = f"{heavy}{self.last()} last prompt tokens + 1 to decode into"
+        check_budget(self.name, budget, min(n_prompt + 1, minimum), parts, alpha1=self.alpha1)
         if self.alpha1 is not None:
             return self
         return replace(self, alpha1=max(0, derived_size(budget, n_prompt) - self.last()))

@@ -79,7 +79,9 @@ class PyramidPrefill(HeavyPrefill):
         """Derive α1; see the class."""
         first = largest(self.alpha1 or 0, self.beta)
         parts = f"{first} in the first layer + {self.last()} last prompt tokens + 1 to decode into"
-        check_budget(self.name, budget, min(n_prompt, first + self.last()) + 1, parts)
+        check_budget(
+            self.name, budget, min(n_prompt, first + self.last()) + 1, parts, alpha1=self.alpha1
+        )
         if self.alpha1 is not None:
             return self
         size = derived_size(budget, n_prompt)

@@ -21,7 +21,7 @@ from scope_cpp.policies.scored import preset
 from scope_cpp.policies.scores.ordering import in_order
 from scope_cpp.policies.scores.ranking import mixed
 from scope_cpp.policies.select import finite
-from scope_cpp.policies.sizes import check_budget, least
+from scope_cpp.policies.sizes import check_budget, least, sum_of
 from scope_cpp.policies.unified import Unified
 
 
@@ -77,10 +77,9 @@ class PyramidInfer(Unified):
         """Divide the budget as if every layer were the largest; the mean follows."""
         given = None if self.heavy is None else largest(self.heavy, self.beta)
         minimum = max(n_prompt_cells, least(given, self.recent) + self.interval)
-        parts = (
-            f"prompt {n_prompt_cells}, or the first layer's {given or 0} heavy + recent + interval"
-        )
-        check_budget(self.name, budget, minimum, parts)
+        pool = sum_of(heavy=given, recent=self.recent or 1, interval=self.interval)
+        parts = f"prompt {n_prompt_cells}, or the first layer's {pool}"
+        check_budget(self.name, budget, minimum, parts, heavy=self.heavy, recent=self.recent)
         most = super(PyramidInfer, replace(self, heavy=given)).resolve(
             budget, n_prompt_cells, n_predict
         )

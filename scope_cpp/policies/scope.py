@@ -11,7 +11,7 @@ from typing_extensions import Self
 from scope_cpp.policies.base import BoolArray, View, option
 from scope_cpp.policies.scored import ScoredDecodePolicy
 from scope_cpp.policies.select import count, keep_best
-from scope_cpp.policies.sizes import check_budget, least, split
+from scope_cpp.policies.sizes import check_budget, least, split, sum_of
 
 SAFE_RECENT = 128
 """Below this β2 the paper saw the adaptive and discontinuous strategies collapse."""
@@ -53,8 +53,10 @@ class Scope(ScoredDecodePolicy):
         slack = self.slack_cells()
         paid = min(slack, self.beta1 or 0) if self.beta2 is not None else 0
         minimum = n_prompt_cells + least(self.beta1, self.beta2) + slack - paid
-        parts = f"prompt {n_prompt_cells} + beta1 + beta2 + {slack - paid} between selections"
-        check_budget(self.name, budget, minimum, parts)
+        given = {"beta1": self.beta1, "beta2": self.beta2}
+        parts = sum_of(prompt=n_prompt_cells, **given | {"beta2": self.beta2 or 1})
+        parts += f" + {slack - paid} between selections" if slack > paid else ""
+        check_budget(self.name, budget, minimum, parts, **given)
         room = None if budget is None else budget - n_prompt_cells - slack
         beta1, beta2 = split(room, self.beta1, self.beta2)
         if room is not None:

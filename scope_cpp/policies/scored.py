@@ -14,6 +14,7 @@ from scope_cpp.policies.scores.foresight import unlikeness
 from scope_cpp.policies.scores.ordering import in_order
 from scope_cpp.policies.scores.redundancy import less_redundant
 from scope_cpp.policies.select import finite
+from scope_cpp.policies.sizes import TooSmall
 
 WINDOWED = tuple(name for name, rule in RULES.items() if rule.queries == "window")
 
@@ -104,13 +105,12 @@ class ScoredDecodePolicy(DecodePolicy):
 
         Raises
         ------
-        ValueError
+        TooSmall
             A windowed score with more queries than recent tokens.
         """
         if self.score in WINDOWED and self.window > recent:
-            raise ValueError(
-                f"{self.name}: window={self.window} is more than the {recent} recent tokens"
-            )
+            reason = f"window={self.window} is more than the {recent} recent tokens"
+            raise TooSmall(f"{self.name}: {reason}", 0, ["window"])
 
     def n_queries(self, since: int) -> int:
         """All queries since the last fold, the window, or the last query."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DEFAULT_POOL = 512
 """Cells for heavy hitters and recent tokens when no budget is given: the paper's β1 + β2."""
 
@@ -28,15 +30,52 @@ def least(heavy: int | None, recent: int | None) -> int:
     return (heavy or 0) + (1 if recent is None else recent)
 
 
-def check_budget(name: str, budget: int | None, minimum: int, parts: str) -> None:
+class TooSmall(ValueError):
+    """A budget is too small; there is none below `minimum` that is not.
+
+    Parameters
+    ----------
+    message
+        What is wrong, in one line.
+    minimum
+        A larger budget may be too small as well, if sizes are derived from it.
+    options
+        Those that were given, and would need less if they were smaller.
+    """
+
+    def __init__(self, message: str, minimum: int, options: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.minimum, self.options = minimum, options
+
+
+def check_budget(
+    name: str, budget: int | None, minimum: int, parts: str, **given: int | None
+) -> None:
     """Refuse a budget below `minimum`, in one line that says what the minimum is made of.
+
+    Parameters
+    ----------
+    name, budget, minimum, parts
+    given
+        Options that the minimum is made of, where they are given.
 
     Raises
     ------
-    ValueError
+    TooSmall
         The budget is too small.
     """
     if budget is not None and budget < minimum:
-        raise ValueError(
-            f"{name}: budget {budget} is below the minimum of {minimum} cells ({parts})"
+        raise TooSmall(
+            f"{name}: budget {budget} is below the minimum of {minimum} cells ({parts})",
+            minimum,
+            [option for option, value in given.items() if value],
         )
+
+
+def sum_of(**parts: int | None) -> str:
+    """Return parts of a minimum as a sum, without those that are none.
+
+    >>> sum_of(prompt=33, beta1=256, beta2=1, slack=0)
+    'prompt 33 + beta1 256 + beta2 1'
+    """
+    return " + ".join(f"{name} {n}" for name, n in parts.items() if n)

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from scope_cpp.policies.base import BoolArray, DecodePolicy, Step, View, option
 from scope_cpp.policies.select import first_and_last
-from scope_cpp.policies.sizes import DEFAULT_POOL, check_budget
+from scope_cpp.policies.sizes import DEFAULT_POOL, check_budget, sum_of
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class StreamingLLM(DecodePolicy):
         """Give the recent tokens what sinks and one cell to decode into leave."""
         sinks = self.sinks or 0
         minimum = max(n_prompt_cells, sinks + (self.recent or 1) + 1)
-        parts = f"prompt {n_prompt_cells}, or sinks {sinks} + recent + 1 to decode into"
-        check_budget(self.name, budget, minimum, parts)
+        given = {"sinks": self.sinks, "recent": self.recent}
+        pool = sum_of(sinks=sinks, recent=self.recent or 1)
+        parts = f"prompt {n_prompt_cells}, or {pool} + 1 to decode into"
+        check_budget(self.name, budget, minimum, parts, **given)
         room = n_prompt_cells + DEFAULT_POOL if budget is None else budget - 1
         if self.sinks is None:
             recent = self.recent or max(1, (room - n_prompt_cells) // 2)

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from scope_cpp.policies.base import BoolArray, DecodePolicy, Step, View, option
 from scope_cpp.policies.scored import ScoredDecodePolicy
 from scope_cpp.policies.select import keep_best
-from scope_cpp.policies.sizes import DEFAULT_POOL, check_budget, least
+from scope_cpp.policies.sizes import DEFAULT_POOL, check_budget, least, sum_of
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class OneBudget(DecodePolicy):
         """Divide the budget, less `interval`; what is given stays."""
         interval = self.interval or self._derive_interval(budget, n_prompt_cells)
         minimum = max(n_prompt_cells, least(self.heavy, self.recent) + interval)
-        parts = f"prompt {n_prompt_cells}, or heavy + recent + interval {interval}"
-        check_budget(self.name, budget, minimum, parts)
+        given = {"heavy": self.heavy, "recent": self.recent, "interval": self.interval}
+        pool = sum_of(heavy=self.heavy, recent=self.recent or 1, interval=interval)
+        check_budget(self.name, budget, minimum, f"prompt {n_prompt_cells}, or {pool}", **given)
         whole = n_prompt_cells + DEFAULT_POOL if budget is None else budget - interval
         heavy, recent = self._divide(whole, n_prompt_cells, budget is None)
         return replace(self, heavy=heavy, recent=recent, interval=interval)

@@ -244,7 +244,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(
 def test_a_prompt_larger_than_the_budget_names_both_ways_out(run: Run, tiny: Path) -> None:
     result = run("generate", tiny, "--raw", "-p", "x" * 50, "-n", 20, "--budget", 40)
     assert_refused(result, 2, "--prefill snapkv")
-    assert "--budget 71 or more, or a prefill policy" in result.stderr
+    assert "--budget 52 or more, such as 71, or a prefill policy" in result.stderr
 
 
 def test_no_model(run: Run) -> None:

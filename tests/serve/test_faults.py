@@ -228,15 +228,16 @@ def test_a_prompt_beyond_the_budget(
     assert error["code"] == "context_length_exceeded"
     assert error["param"] == ("prompt" if path == COMPLETIONS else "messages")
     told = re.fullmatch(
-        rf"the prompt keeps (\d+) cells, the budget is {budget}: give budget (\d+) or more"
-        r"(, or a prefill policy that drops part of the prompt \(prefill snapkv\))?",
+        rf"the prompt keeps (\d+) cells, the budget is {budget}: give budget (\d+) or more, such "
+        r"as (\d+)(, or a prefill policy that drops part of the prompt \(prefill snapkv\))?",
         error["message"],
     )
     assert told is not None, error["message"]
-    n_prompt, advised = int(told[1]), int(told[2])
-    assert advised == n_prompt + 9
-    asked = json.dumps(body | {"budget": advised}).encode()
-    assert send(server, "POST", path, asked)[0] == 200
+    n_prompt, least, advised = (int(told[n]) for n in (1, 2, 3))
+    assert (least, advised) == (n_prompt + 1, n_prompt + 9)
+    for named in (least, advised):
+        asked = json.dumps(body | {"budget": named}).encode()
+        assert send(server, "POST", path, asked)[0] == 200
     asked = json.dumps(body | {"budget": budget, "prefill": "snapkv"}).encode()
     works = send(server, "POST", path, asked)[0] == 200
     assert works == (told[3] is not None) == (budget == 90)
