@@ -139,34 +139,34 @@ def _remedy(
 
     The budget that leaves room for the usual output is named beside it. Nothing if none helps.
     """
-    whole = n_prompt + (n_predict or 0)
+    whole = None if n_predict is None else n_prompt + n_predict
     least = _least_budget(divide, n_cells, whole)
-    if least is None:
-        return []
+    ways = [] if least is None else [f"give --budget {least} or more"]
     usual = n_prompt + dial.usual_room(n_predict)
-    ways = [f"give --budget {least} or more"]
-    if usual > least and _least_budget(divide, usual - 1, whole) == usual:
+    if least is not None and usual > least and _least_budget(divide, usual - 1, whole) == usual:
         ways = [f"{ways[0]}, such as {usual}"]
     if isinstance(err, TooSmall) and err.options:
-        ways.append(f"a smaller {' or '.join(f'-o {name}' for name in err.options)}")
+        smaller = " or ".join(f"-o {name}" for name in err.options)
+        ways.append(f"a smaller {smaller}" if ways else f"give a smaller {smaller}")
     return ways
 
 
-def _least_budget(divide: Callable[[int], Sizes], refused: int, whole: int) -> int | None:
+def _least_budget(divide: Callable[[int], Sizes], refused: int, whole: int | None) -> int | None:
     """Return the least budget above one that was refused with which all have their sizes.
 
-    `whole` is the full length, which may need none.
+    None is more than the full length, `whole`, which may need no sizes.
     """
-    n_cells = refused
+    n_cells = refused + 1
     for _ in range(MOST_TRIED):
-        n_cells += 1
+        if whole is not None and n_cells > whole:
+            return None
         try:
             divide(n_cells)
-        except TooSmall as err:
-            least = err.minimum if n_cells >= whole else min(err.minimum, whole)
-            n_cells = max(n_cells, least - 1)
-        except ValueError:
-            continue
+        except ValueError as err:
+            n_cells += 1
+            if isinstance(err, TooSmall):
+                least = max(n_cells, err.minimum)
+                n_cells = least if whole is None else max(n_cells, min(least, whole))
         else:
             return n_cells
     return None

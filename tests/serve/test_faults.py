@@ -240,7 +240,7 @@ def test_a_prompt_beyond_the_budget(
         assert send(server, "POST", path, asked)[0] == 200
     asked = json.dumps(body | {"budget": budget, "prefill": "snapkv"}).encode()
     works = send(server, "POST", path, asked)[0] == 200
-    assert works == (told[3] is not None) == (budget == 90)
+    assert works == (told[4] is not None) == (budget == 90)
 
 
 @pytest.mark.parametrize(
