@@ -16,11 +16,12 @@ from typer.core import TyperCommand, TyperGroup
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.near import nearest
 
-from . import completion, help_page, terminal
+from . import completion, help_page, terminal, variables
 from .groups import as_command
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
+_EXTRA = re.compile(r"unexpected extra argument(?:s|\(s\))? \((.*)\)", re.DOTALL)
 _SHORT = re.compile(r"-[A-Za-z].+")
 # what typer says of a value, and what we say
 _REMEDIES = (
@@ -76,7 +77,10 @@ class ScopeCommand(TyperCommand):
         """Check the short flags, then parse as usual."""
         if not ctx.resilient_parsing:
             self._check_short_flags(ctx, args)
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            variables.warn_of_unknown(ctx)
+        return left
 
     def _check_short_flags(self, ctx: Any, args: Sequence[str]) -> None:
         takes_value = {
@@ -198,7 +202,17 @@ def _message(err: Any) -> str:
             return f"{source.rstrip('.')} is missing{what}; see '{ctx.command_path} --help'"
         return f"{source}: {_remedy(err.message)}"
     message = str(err.format_message()).rstrip(".")
+    extra = _EXTRA.search(message)
+    if ctx is not None and extra is not None:
+        return _unexpected(extra[1], ctx)
     return message if ctx is None else f"{message}; see '{ctx.command_path} --help'"
+
+
+def _unexpected(words: str, ctx: Any) -> str:
+    """Say where words belong that are no argument."""
+    takes_prompt = any(param.name == "prompt" for param in ctx.command.params)
+    way = f'give a prompt with -p "{words}"' if takes_prompt else f"see '{ctx.command_path} --help'"
+    return f"{ctx.command_path} takes no argument {words!r} here: {way}"
 
 
 def _source(param: Any, ctx: Any) -> str:

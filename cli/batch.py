@@ -48,6 +48,7 @@ def batch(
     """
     import sys
 
+    from scope_cpp.batch.asked import check
     from scope_cpp.batch.job import Job
 
     from . import convert, process, ray_flags, terminal
@@ -57,6 +58,7 @@ def batch(
 
     asked = asked_of(files, rows, at_once)
     defaults = defaults_of(budget, policy, compute, sampling, length, template)
+    check(asked)  # before the model is loaded
     path = convert.model_path(model, ctx)
     process.prepare(verbose=output.verbose)
     with exit_at_once():

@@ -26,22 +26,26 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
     if path is None or ctx.resilient_parsing:
         return path
     from scope_cpp.errors import UsageError
+    from scope_cpp.near import did_you_mean
 
     values = {key.replace("-", "_"): value for key, value in _load(path).items()}
-    known = {key for command in _commands(ctx.find_root().command) for key in _keys(command)}
+    known = {key for command in commands(ctx.find_root().command) for key in _keys(command)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise UsageError(f"{path}: unknown key {unknown[0]!r}; valid are {_listed(known)}")
+        key = unknown[0].replace("_", "-")
+        valid = sorted(name.replace("_", "-") for name in known)
+        meant = did_you_mean(key, valid) or f"; valid are {', '.join(valid)}"
+        raise UsageError(f"{path}: unknown key {key!r}{meant}")
     names = _keys(ctx.command)
     ctx.default_map = {names[key]: _value(values[key]) for key in values if key in names}
     return path
 
 
-def _commands(group: Any) -> Iterator[Any]:
+def commands(group: Any) -> Iterator[Any]:
     """Yield all commands of a group, those of groups in it too."""
     for command in getattr(group, "commands", {}).values():
         yield command
-        yield from _commands(command)
+        yield from commands(command)
 
 
 def _keys(command: Any) -> dict[str, str]:
@@ -89,7 +93,3 @@ def _value(value: Any) -> Any:
     if isinstance(value, dict):
         return [f"{key}={item}" for key, item in value.items()]
     return value
-
-
-def _listed(keys: set[str]) -> str:
-    return ", ".join(sorted(key.replace("_", "-") for key in keys))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -73,6 +74,8 @@ def model_path(
     (path,) = names.values()
     if find(path) is None:
         require_file(path)
+        if not Path(path).exists():
+            raise UsageError(f"{path} does not exist: give the path of a GGUF file")
         return path
     return known_model(path, offline=flags.offline)
 

@@ -12,19 +12,45 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from scope_cpp.errors import ScopeError
+from scope_cpp.errors import ScopeError, UsageError
 
 FORMAT = 1
 
 _OWN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
+def cannot_begin(path: Path, err: OSError) -> NoReturn:
+    """Raise the error of a file that can't be opened for writing: nothing was done yet."""
+    raise ScopeError(
+        f"{path} cannot be written: {err.strerror or err}; name another place"
+    ) from None
+
+
 def cannot_write(path: Path, err: OSError) -> NoReturn:
-    """Raise the error of a file that can't be written."""
+    """Raise the error of a file that can't be written on."""
     raise ScopeError(
         f"{path} cannot be written: {err.strerror or err}; what is finished stays, the same "
         "command goes on from there"
     ) from None
+
+
+def check_named(flag: str, path: str | Path) -> Path:
+    """Refuse a file that a flag names and that can't be written, before hours are spent on it.
+
+    Raises
+    ------
+    UsageError
+        With the reason; nothing is written.
+    """
+    file = Path(path)
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise UsageError(f"{flag} {path} is a folder: name a file in it")
+    if not folder.is_dir():
+        raise UsageError(f"{flag} {path}: the folder {file.parent} does not exist; make it first")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise UsageError(f"{flag} {path} can't be written there: choose another place")
+    return file
 
 
 def lock(descriptor: int) -> bool:

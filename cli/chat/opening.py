@@ -194,7 +194,7 @@ def _require_writable(session: Path) -> None:
         check_writable(session)
     except ScopeError as err:
         if not os.path.isfile(session) or not isinstance(err, UsageError):
-            raise ScopeError(f"--session: {err}") from None
+            raise type(err)(f"--session: {err}") from None
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

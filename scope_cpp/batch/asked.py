@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scope_cpp.engine.budget import OF_NO_LENGTH, Budget, parse_budget
 from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.files import check_named
 
 # Rows at once, if nothing is said and as many fit
 MOST_ROWS = 8
@@ -78,8 +79,8 @@ def check(asked: Asked) -> None:
         raise UsageError(f"-i {source}: there is no such file")
     if source is not None and source.is_dir():
         raise UsageError(f"-i {source} is a folder: give a file")
-    if output is not None and output.is_dir():
-        raise UsageError(f"-o {output} is a folder: give a file")
+    if output is not None:
+        check_named("-o", output)
     if source is not None and output is not None and output.exists() and source.samefile(output):
         raise UsageError(f"-i and -o are both {output}: write to another file")
     if asked.shuffle and (source is None or not source.is_file()):

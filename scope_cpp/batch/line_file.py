@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scope_cpp.errors import ScopeError
-from scope_cpp.files import behind_links, cannot_write, lock, open_own, sync_folder
+from scope_cpp.files import behind_links, cannot_begin, cannot_write, lock, open_own, sync_folder
 
 
 class LineFile:
@@ -35,7 +35,7 @@ class LineFile:
         try:
             self._descriptor = open_own(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as err:
-            cannot_write(path, err)
+            cannot_begin(path, err)
         if not lock(self._descriptor):
             os.close(self._descriptor)
             raise ScopeError(f"{path}: another process writes to it: let it finish")

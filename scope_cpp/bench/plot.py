@@ -9,7 +9,7 @@ from typing import Any
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.extras import install
-from scope_cpp.files import behind_links, replacing
+from scope_cpp.files import behind_links, check_named, replacing
 
 PANELS = (
     ("tokens_per_second", "tokens per second"),
@@ -29,12 +29,11 @@ def check(path: str) -> None:
     ScopeError
         If matplotlib is missing.
     """
-    figure = _figure_class()
+    _figure_class()
     formats = import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
     if _form(path) not in formats:
         raise UsageError(f"--plot {path}: name it *.png, or one of {', '.join(sorted(formats))}")
-    if not Path(path).absolute().parent.is_dir() or figure is None:
-        raise UsageError(f"--plot {path}: there is no such folder")
+    check_named("--plot", path)
 
 
 def save(records: Sequence[Record], path: str) -> None:

@@ -22,7 +22,16 @@ from typing import Any, NoReturn
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.record import Prediction
-from scope_cpp.files import FORMAT, cannot_write, dump, lock, open_own, read_json, replace
+from scope_cpp.files import (
+    FORMAT,
+    cannot_begin,
+    cannot_write,
+    dump,
+    lock,
+    open_own,
+    read_json,
+    replace,
+)
 
 _NEEDED = ("model", "task", "items", "seed", "template", "temp", "rows", "versions")
 
@@ -88,7 +97,7 @@ class RunFolder:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{path} is no folder: name a new one (--out)") from None
         except OSError as err:
-            cannot_write(folder, err)
+            cannot_begin(folder, err)
         return run
 
     @staticmethod

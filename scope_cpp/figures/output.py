@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.figures import style
 from scope_cpp.figures.figure import Figure
 from scope_cpp.figures.marks import Marks
-from scope_cpp.files import behind_links, replacing
+from scope_cpp.files import behind_links, check_named, replacing
 from scope_cpp.json_text import json_text
 
 WIDTH = 80
@@ -63,15 +62,15 @@ def target(name: str, out: str | None, csv: str | None, text: bool) -> Target:
     if out is None and not text:
         text, out = not style.has_matplotlib(), f"scope-{name}.png"
     if text or out is None:
-        return Target(None, None if csv is None else _writable("--csv", csv))
+        return Target(None, None if csv is None else check_named("--csv", csv))
     if not style.has_matplotlib():
         raise ScopeError(f"-o {out} needs matplotlib: {style.INSTALL}, or give --text")
-    picture = _writable("-o", out)
+    picture = check_named("-o", out)
     if _form(picture) not in style.FORMATS:
         raise UsageError(f"-o {out}: name it *.{', *.'.join(style.FORMATS)}, or - for the terminal")
     if csv is None:
-        return Target(picture, _writable("--csv", str(picture.with_suffix(".csv"))))
-    return Target(picture, _writable("--csv", csv))
+        return Target(picture, check_named("--csv", str(picture.with_suffix(".csv"))))
+    return Target(picture, check_named("--csv", csv))
 
 
 def write(figure: Figure, to: Target) -> list[Path]:
@@ -130,14 +129,3 @@ def _heading(figure: Figure, width: int) -> str:
 
 def _form(path: Path) -> str:
     return path.suffix.lstrip(".").lower()
-
-
-def _writable(flag: str, path: str) -> Path:
-    file = Path(path)
-    if file.is_dir():
-        raise UsageError(f"{flag} {path}: that is a folder, name a file")
-    if not file.absolute().parent.is_dir():
-        raise UsageError(f"{flag} {path}: there is no folder {file.parent}")
-    if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
-        raise UsageError(f"{flag} {path}: it can't be written there, choose another place")
-    return file

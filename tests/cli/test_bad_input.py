@@ -386,3 +386,82 @@ def test_a_missing_argument_is_named_and_told(run: Run, command: str, phrase: st
     result = run(*command.split())
     assert_refused(result, 2, phrase)
     assert "; see 'scope " in result.stderr and " --help'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "phrase"),
+    [
+        ("generate MODEL hello world", "takes no argument 'hello world' here: give a prompt "
+         'with -p "hello world"'),
+        ("chat MODEL hello", 'give a prompt with -p "hello"'),
+        ("plot drift MODEL hello", 'give a prompt with -p "hello"'),
+        ("inspect MODEL hello", "takes no argument 'hello' here: see 'scope inspect --help'"),
+        ("eval compare a b c", "takes no argument 'c' here: see 'scope eval compare --help'"),
+    ],
+)  # fmt: skip
+def test_words_that_are_no_argument(run: Run, tiny: Path, command: str, phrase: str) -> None:
+    words = [str(tiny) if word == "MODEL" else word for word in command.split()]
+    assert_refused(run(*words), 2, phrase)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate", "chat", "chat --session F", "batch -i - -o -", "serve", "inspect",
+     "bench", "eval run", "plot drift"],
+)  # fmt: skip
+def test_a_model_that_does_not_exist_is_the_error(run: Run, command: str) -> None:
+    name, *rest = command.split()
+    words = [name, rest.pop(0)] if name in ("eval", "plot") else [name]
+    phrase = "/nosuch.gguf does not exist: give the path of a GGUF file"
+    assert_refused(run(*words, "/nosuch.gguf", *rest), 2, phrase)
+
+
+def test_a_variable_that_nothing_reads_is_told(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCOPE_CELLS", "5")  # of another command
+    assert run("inspect", tiny).stderr == ""
+    monkeypatch.setenv("SCOPE_BUGDET", "2k")
+    monkeypatch.setenv("SCOPE_XYZ", "1")
+    assert run("inspect", tiny).stderr.splitlines() == [
+        "warning: the environment variable SCOPE_BUGDET is not known (did you mean SCOPE_BUDGET?): "
+        "nothing reads it",
+        "warning: the environment variable SCOPE_XYZ is not known: nothing reads it",
+    ]
+
+
+WRITTEN = [
+    ("batch", "-i - -o", "-o"),
+    ("bench", "--plot", "--plot"),
+    ("plot heatmap", "-p x -o", "-o"),
+    ("plot heatmap", "-p x --text --csv", "--csv"),
+    ("chat", "-p x --session", "--session:"),
+]
+
+
+@pytest.mark.parametrize(("command", "flags", "named"), WRITTEN)
+def test_a_file_to_write_is_refused_before_the_model_is_loaded(
+    run: Run, tmp_path: Path, command: str, flags: str, named: str
+) -> None:
+    if "plot" in command or "plot" in flags:
+        pytest.importorskip("matplotlib")
+    (tmp_path / "empty.gguf").touch()
+    file = tmp_path / "missing" / "x.png"
+    result = run(*command.split(), tmp_path / "empty.gguf", *flags.split(), file)
+    assert_refused(result, 2, "does not exist; make it first")
+    assert result.stderr.startswith(f"error: {named} {file}")
+
+
+def test_nothing_is_finished_where_a_file_could_not_be_opened(run: Run, tiny: Path) -> None:
+    rows = '{"prompt": "a"}'
+    result = run("batch", tiny, "-i", "-", "-o", "/proc/x.jsonl", stdin=rows)
+    assert result.exit_code == 1
+    assert "goes on from there" not in result.stderr
+    assert "/proc/x.jsonl cannot be written: " in result.stderr
+
+
+def test_a_run_whose_folder_cannot_be_made(run: Run, tiny: Path) -> None:
+    result = run("eval", "run", tiny, "--task", "reference", "--limit", 1, "--out", "/proc/x")
+    assert result.exit_code == 1
+    assert "/proc/x cannot be written: " in result.stderr
+    assert "name another place" in result.stderr

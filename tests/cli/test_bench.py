@@ -240,7 +240,7 @@ USAGE = [
     (["-o", "xml"], "--output"),
     (["--stock", "missing"], "--stock missing"),
     (["--stock", "."], "no libllama"),
-    (["--plot", "missing/x.png"], "no such folder"),
+    (["--plot", "missing/x.png"], "--plot missing/x.png: the folder missing does not exist; make"),
     (["--plot", "x.txt"], "name it *.png"),
 ]
 

@@ -122,28 +122,29 @@ def test_a_session_is_taken_up(run: Run, tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("path", "exit_code", "reason"),
     [
-        ("missing/s.scope", "its folder does not exist; make it first"),
-        ("folder", "is a directory: name a file in it"),
-        ("/dev/null", "is no regular file"),
-        ("x" * 300, "File name too long"),
-        ("/proc/s.scope", "cannot be written"),
+        ("missing/s.scope", 2, "its folder does not exist; make it first"),
+        ("folder", 2, "is a directory: name a file in it"),
+        ("/dev/null", 2, "is no regular file"),
+        ("x" * 300, 2, "File name too long"),
+        ("/proc/s.scope", 1, "cannot be written"),
     ],
 )
 def test_a_session_that_cannot_be_saved_is_refused_before_an_answer(
-    run: Run, tmp_path: Path, path: str, reason: str
+    run: Run, tmp_path: Path, path: str, exit_code: int, reason: str
 ) -> None:
-    """Before the model is loaded, even: there is none here."""
+    """Before the model is loaded, even: it is none."""
     (tmp_path / "folder").mkdir()
+    (tmp_path / "none.gguf").touch()
     result = run("chat", tmp_path / "none.gguf", "--session", tmp_path / path, "-p", "Hi")
-    assert_refused(result, 1, reason)
+    assert_refused(result, exit_code, reason)
 
 
 def test_a_session_with_a_nul_in_its_name(run: Run, tiny: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text('session = "a\\u0000b"')
-    assert_refused(run("chat", tiny, "--config", config, "-p", "Hi"), 1, "null byte")
+    assert_refused(run("chat", tiny, "--config", config, "-p", "Hi"), 2, "null byte")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")

@@ -136,8 +136,16 @@ WRONG = {
     "no prefill rows": (("prefill", "run"), 2, "no prefill method was run with two sizes"),
     "no such row": (("questions", "run", "--only", "x"), 2, "rows are full, h2o"),
     "format": (("cost", "run", "-o", "a.bmp"), 2, "-o a.bmp: name it *.png"),
-    "folder": (("cost", "run", "-o", "no/a.png"), 2, "-o no/a.png: there is no folder no"),
-    "csv": (("cost", "run", "--text", "--csv", "no/a"), 2, "--csv no/a: there is no folder no"),
+    "folder": (
+        ("cost", "run", "-o", "no/a.png"),
+        2,
+        "-o no/a.png: the folder no does not exist; make it first",
+    ),
+    "csv": (
+        ("cost", "run", "--text", "--csv", "no/a"),
+        2,
+        "--csv no/a: the folder no does not exist; make it first",
+    ),
     "no file": (("cost", "a.json"), 2, "a.json holds no run of 'scope eval run'"),
 }
 
@@ -171,7 +179,7 @@ def test_wrong_requests_of_a_live_run(run: Run, tiny: Path, name: str) -> None:
 def test_no_figure_is_drawn_for_what_can_not_be_written(run: Run, here: Path, tiny: Path) -> None:
     pytest.importorskip("matplotlib")
     result = run("plot", "drift", tiny, "-p", "one", "-n", 20, "-o", "no/d.png")
-    assert_refused(result, 2, "-o no/d.png: there is no folder no")
+    assert_refused(result, 2, "-o no/d.png: the folder no does not exist")
 
 
 def test_a_damaged_run(run: Run, folder: Path) -> None:

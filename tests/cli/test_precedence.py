@@ -112,6 +112,8 @@ def test_the_models_own_values_that_cannot_be(run: Run, tmp_path: Path, command:
     [
         ("colour = 1", "unknown key 'colour'"),
         ("config = 'x'", "unknown key 'config'"),
+        ("bugdet = 3", "unknown key 'bugdet' (did you mean budget?)"),
+        ("N_Predict = 3", "unknown key 'N-Predict' (did you mean n-predict"),
         ("temp = ", "not valid TOML"),
         ("temp = 'warm'", "--temp"),
         ("budget = true", "budget 'True'"),
