@@ -25,7 +25,7 @@ from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import ENDLESS, never_ends, why_no_text
 from scope_cpp.engine.sizes import resolve
 from scope_cpp.engine.text import TextStream
-from scope_cpp.errors import ScopeError, Warn
+from scope_cpp.errors import ScopeError, TooLong, Warn
 from scope_cpp.native.lifetime import Closable
 
 
@@ -314,7 +314,13 @@ class Generation(Closable):
         self.model, self.settings, self.warn = model, settings, warn
         self.tokens, ends = read_prompt(model, prompt, template, parse_special)
         self.n_predict = longest_output(settings, model, len(self.tokens), n_predict)
-        self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
+        try:
+            self.sizes = resolve(settings, model, len(self.tokens), self.n_predict)
+        except TooLong:  # a larger budget is no remedy for what can't be bounded
+            if settings.policy != "full":
+                kinds = settings.type_k, settings.type_v, settings.flash_attn
+                capability.require(model.path, model.arch, *kinds)
+            raise
         settings = attention.resolve(settings, model, bounded=self.sizes.bounded)
         if self.sizes.bounded:
             kinds = settings.type_k, settings.type_v, settings.flash_attn

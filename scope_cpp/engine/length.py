@@ -109,7 +109,7 @@ def past_training(model: Model) -> str:
         return f"the text ends here: {_learned(model)}"
     return (
         f"position {model.n_ctx_train} is the last that {model.path.name} was trained on: "
-        "a bounded cache saves memory, but what the model writes from here on may degrade"
+        "what it writes from here on may degrade"
     )
 
 

@@ -355,6 +355,30 @@ def test_architectures_whose_cache_cannot_be_bounded(run: Run, tmp_path: Path, n
     assert_refused(result, 1 if name == "bert" else 2, f"{name}.gguf")
 
 
+@pytest.mark.parametrize("n", [1, 100])
+@pytest.mark.parametrize("flags", [("--budget", 30), ("--policy", "h2o", "--budget", 60)])
+def test_a_recurrent_model_is_told_before_a_budget_is_advised(
+    run: Run, tmp_path: Path, n: int, flags: tuple[object, ...]
+) -> None:
+    from tests.architectures.maker import write_architecture
+
+    path = write_architecture(tmp_path / "m.gguf", "mamba")
+    result = run("generate", path, "--raw", "-p", "word " * n, "-n", 100, *flags)
+    assert_refused(result, 2, "m.gguf (mamba) can't be run with a bounded cache: the model is rec")
+    assert "give --budget" not in result.stderr
+
+
+def test_a_recurrent_model_reads_more_than_it_was_trained_on(run: Run, tmp_path: Path) -> None:
+    from tests.architectures.maker import write_architecture
+
+    path = write_architecture(tmp_path / "m.gguf", "mamba")
+    result = run("generate", path, "--raw", "-p", "word " * 300, "-n", 4)
+    assert result.exit_code == 0
+    line = "warning: position 512 is the last that m.gguf was trained on: what it writes from here"
+    assert line in result.stderr
+    assert "bounded" not in result.stderr
+
+
 def test_an_unexpected_error_is_one_line_too(
     run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
