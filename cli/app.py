@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.near import nearest
+from scope_cpp.wording import speak_of_flags
 
 from . import completion, help_page, terminal, variables
 from .groups import as_command
@@ -157,6 +158,7 @@ class ScopeGroup(Commands):
         """Run and exit with 0, 1, 2 or 130; never shows a traceback without ``-v``."""
         given = args[0] if args else kwargs.get("args")
         kwargs["standalone_mode"] = False
+        speak_of_flags()
         try:
             with completion.in_bash(os.environ):
                 code = super().main(*args, **kwargs)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from scope_cpp.printable import one_line
+from scope_cpp.wording import in_use
 
 Warn = Callable[[str], None]
 """Takes one line that the user should know."""
@@ -25,6 +26,10 @@ class ScopeError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(str(message)))
+
+    def __str__(self) -> str:
+        """Return the message in the words of the interface in use."""
+        return in_use(super().__str__())
 
 
 class UsageError(ScopeError):

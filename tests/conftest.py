@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from scope_cpp.reference.tiny_model import write_tiny_model
+from scope_cpp.wording import speak_of_flags
 from tests.hub_stand_in import Hub, serve
 
 # no deadline: a slow machine is not a bug
@@ -39,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C, as processes that tests start must: a shell's background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    speak_of_flags()  # as most of what is tested does; tests/engine/test_python_words.py doesn't
     n_devices = N_DEVICES[config.getoption("backend")]
     if n_devices:
         from tests.backends import rpc

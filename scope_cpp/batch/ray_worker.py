@@ -16,6 +16,7 @@ from scope_cpp.batch.runner import EngineRunner, Plan, Status
 from scope_cpp.engine.session_model import identify
 from scope_cpp.engine.threads import default_threads
 from scope_cpp.errors import ScopeError
+from scope_cpp.wording import speak_of_flags
 
 # How long a worker works without an answer: then there is news for the progress line, and Ctrl-C
 # and new rows are not kept waiting
@@ -84,6 +85,7 @@ class Worker:
         n_sharing
             Workers that share this machine's cores, where the plan leaves the threads open.
         """
+        speak_of_flags()
         settings = plan.defaults.settings
         threads = settings.n_threads or max(1, default_threads() // n_sharing)
         settings = replace(

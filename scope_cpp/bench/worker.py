@@ -22,6 +22,7 @@ from typing import IO, Any, Protocol
 from scope_cpp.bench.memory import anonymous_rss, peak_rss
 from scope_cpp.bench.row import Compute, Row
 from scope_cpp.errors import ScopeError
+from scope_cpp.wording import speak_of_flags
 
 
 class Subject(Protocol):
@@ -112,6 +113,7 @@ def serve(requests: queue.Queue[str], answers: IO[str]) -> None:
         answers.write(json.dumps({kind: value}) + "\n")
         answers.flush()
 
+    speak_of_flags()
     asked = json.loads(requests.get())
     row = Row.from_json(asked["row"])
     try:

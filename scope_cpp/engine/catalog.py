@@ -130,6 +130,13 @@ def find(name: str) -> KnownModel | None:
     return None if Path(name).exists() else KNOWN.get(name.lower())
 
 
+def named(path: str) -> str:
+    """Say how to get the file of a model that the command knows by this name, if it knows one."""
+    if find(path) is None:
+        return ""
+    return f"; 'scope inspect {path}' downloads the model of that name and tells its path"
+
+
 def require_file(path: str) -> None:
     """Refuse what looks like a name, and is neither a file nor a model of the catalogue.
 

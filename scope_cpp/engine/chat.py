@@ -84,8 +84,8 @@ def format_chat(
     own = model.chat_template
     if own is None:
         raise UsageError(
-            f"{model.path} has no chat template: give one (--chat-template, in Python template=; "
-            f"{PLAIN!r} is the simplest) or a raw prompt"
+            f"{model.path} has no chat template: give a --chat-template ({PLAIN!r} is the "
+            "simplest) or a raw prompt"
         )
     try:
         return _format(model, messages, own, add_generation_prompt)

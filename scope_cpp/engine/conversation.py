@@ -48,6 +48,7 @@ from scope_cpp.errors import UsageError
 from scope_cpp.native.lifetime import Closable
 from scope_cpp.near import valid_are
 from scope_cpp.policies import DecodePolicy
+from scope_cpp.wording import worded
 
 # Fields of Settings that may change while a conversation is held
 CHANGEABLE = ("policy", "prefill", "granularity", "options")
@@ -106,6 +107,7 @@ class Conversation(Closable):
     ) -> None:
         self._open: Answer | None = None
         super().__init__("the conversation", "open another one", model)
+        warn = worded(warn)
         settings, sampling = settings or Settings(), sampling or recommended(model, warn)
         _check_longest(n_predict)
         self.model, self.warn = model, warn

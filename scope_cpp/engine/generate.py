@@ -27,6 +27,7 @@ from scope_cpp.engine.sizes import resolve
 from scope_cpp.engine.text import TextStream
 from scope_cpp.errors import ScopeError, TooLong, Warn
 from scope_cpp.native.lifetime import Closable
+from scope_cpp.wording import worded
 
 
 @dataclass(frozen=True)
@@ -310,6 +311,7 @@ class Generation(Closable):
         warn: Warn = warnings.warn,
     ) -> None:
         super().__init__("the generation", "make another one", model)
+        warn = worded(warn)
         settings, sampling = settings or Settings(), sampling or recommended(model, warn)
         self.model, self.settings, self.warn = model, settings, warn
         self.tokens, ends = read_prompt(model, prompt, template, parse_special)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from scope_cpp.engine.catalog import named
 from scope_cpp.engine.gguf_kinds import DRAFT, not_a_model
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.printable import other_start
@@ -191,7 +192,9 @@ def _read(path: Path, read: Callable[[_Reader], T]) -> T:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return read(_Reader(path, data))
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: give the path of a GGUF file") from None
+        raise UsageError(
+            f"{path} does not exist: give the path of a GGUF file{named(str(path))}"
+        ) from None
     except (OSError, ValueError) as err:  # ValueError: a NUL character in the path
         raise UsageError(f"{path} cannot be read: {getattr(err, 'strerror', err)}") from None
 

@@ -59,7 +59,7 @@ def prompt_tokens(model: Model, prompt: str | Sequence[int], parse_special: bool
     if isinstance(prompt, str):
         tokens = model.tokenize(prompt, parse_special=parse_special) if prompt else []
         if not tokens:
-            raise UsageError("the prompt is empty: give a text (-p, -f)")
+            raise UsageError("the prompt is empty: give a text")
         return tokens
     if not len(prompt):
         raise UsageError("the prompt is empty: give at least one token")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from scope_cpp.engine.budget import parse_budget
 from scope_cpp.engine.context_params import FLASH_ATTN, ContextParams
 from scope_cpp.engine.kv_types import kv_type, needs_flash
 from scope_cpp.engine.ranges import INT32_MAX, Range
-from scope_cpp.errors import UsageError
+from scope_cpp.errors import UsageError, WrongValue
 from scope_cpp.near import valid_are
 from scope_cpp.policies import (
     decode_policies,
@@ -84,6 +85,9 @@ class Settings:
         """Check what needs no model."""
         for name, allowed in _NUMBERS.items():
             object.__setattr__(self, name, allowed.check(name, getattr(self, name)))
+        if isinstance(self.options, (str, Mapping)):
+            given = repr(self.options)[:60]
+            raise WrongValue("options", f"is {given}: give a list of texts, such as ['beta1=48']")
         check_fields(self, but=(*_NUMBERS, "budget"))
         parse_budget(self.budget)
         kv_type(self.type_k), kv_type(self.type_v)

@@ -6,10 +6,9 @@ field of a request is named by that, and of the rest it is said that it belongs 
 
 from __future__ import annotations
 
-import re
-
 from scope_cpp.errors import ScopeError, TooLong, UsageError
 from scope_cpp.serve.errors import ApiError, bad_request
+from scope_cpp.wording import FLAG
 
 FIELDS = {
     "--policy": "policy",
@@ -24,8 +23,6 @@ OF_THE_SERVER = (
     *("-c", "-fa", "-b", "-ub", "-ctk", "-ctv", "-np"),
 )
 
-_FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
-
 
 def for_clients(text: str) -> str:
     """Return an error of the engine in the words of the interface.
@@ -33,8 +30,8 @@ def for_clients(text: str) -> str:
     >>> for_clients("give --budget 2048 or more, or a larger -c")
     'give budget 2048 or more, or a larger -c (only the server is started with -c)'
     """
-    named = [flag for flag in dict.fromkeys(_FLAG.findall(text)) if flag in OF_THE_SERVER]
-    text = _FLAG.sub(lambda found: FIELDS.get(found[0], found[0]), text)
+    named = [flag for flag in dict.fromkeys(FLAG.findall(text)) if flag in OF_THE_SERVER]
+    text = FLAG.sub(lambda found: FIELDS.get(found[0], found[0]), text)
     return f"{text} (only the server is started with {', '.join(named)})" if named else text
 
 

@@ -156,7 +156,7 @@ def test_messages_alone_need_a_template(
 ) -> None:
     monkeypatch.setattr(Model, "chat_template", None)
     source = write_rows(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "x"}]}])
-    with pytest.raises(UsageError, match="has no chat template: give one"):
+    with pytest.raises(UsageError, match="has no chat template: give a --chat-template"):
         batch(model, source, tmp_path / "out.jsonl")
 
 

@@ -347,7 +347,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("zero budget", {"budget": 0}, "more than 0"),
     ("negative budget", {"budget": "-5"}, "not understood"),
     ("odd budget", {"budget": "lots"}, "not understood"),
-    ("small budget", {"budget": 2, "prompt": [5] * 30}, "--budget 230"),
+    ("small budget", {"budget": 2, "prompt": [5] * 30}, "such as 230"),
     ("share of nothing", {"budget": "50%", "n_predict": None}, "no limit"),
     ("full without an end", {"policy": "full", "n_predict": None}, "-n or -c"),
     ("full in little", {"policy": "full", "budget": 40}, "full"),
@@ -421,7 +421,7 @@ def test_without_flash_attention(model: Model, budget: int | None) -> None:
     _, responses = run(model, **fields)
     assert len(responses) == 100
     assert (responses[-1].stats.evicted > 0) == (budget is not None)
-    with pytest.raises(ScopeError, match="quantized V cache requires flash_attn"):
+    with pytest.raises(ScopeError, match="-ctv q8_0 needs flash attention"):
         run(model, type_v="q8_0", **fields)
 
 
