@@ -88,11 +88,14 @@ def _write(generation: Generation, report: Report) -> tuple[str, str | None]:
     from scope_cpp.engine.silence import INTERRUPTED as interrupted
     from scope_cpp.errors import ScopeError
 
+    from .reading import reading
+
     reason = no_text = None
     try:
-        for response in generation:
-            report.write(response.text)
-            reason, no_text = response.finish_reason, response.no_text
+        with reading(generation):
+            for response in generation:
+                report.write(response.text)
+                reason, no_text = response.finish_reason, response.no_text
     except KeyboardInterrupt:
         reason = "interrupted"
         no_text = None if report.shows_text else interrupted

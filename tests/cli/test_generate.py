@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -320,3 +322,34 @@ def test_an_error_in_the_middle_has_a_line_of_its_own(
     assert result.stdout.endswith("\n")
     written = result.stdout.removesuffix("\n")
     assert written and whole.startswith(written)
+
+
+LONG = ("--raw", "-p", "x" * 399, "-ub", 100, "-n", 4, "--temp", 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+@pytest.mark.parametrize("bounded", [(), ("--budget", 420, "-n", "40")])
+def test_a_terminal_shows_how_far_the_prompt_is_read(tiny: Path, bounded: tuple[Any, ...]) -> None:
+    from .pty_screen import Terminal
+
+    with Terminal("generate", tiny, *LONG, *bounded, columns=100) as terminal:
+        assert terminal.exit_code() == 0
+        told = re.findall(rb"reading the prompt: (\d+) of (\d+) tokens", terminal.raw)
+        done = [int(n) for n, _ in told]
+        assert {int(n_all) for _, n_all in told} == {400}
+        assert done == sorted(set(done)) and done[0] == 0 and len(done) >= 4
+        assert "reading" not in terminal.text()
+        assert "400" in terminal.text()  # of the statistics
+
+
+def test_nothing_of_the_reading_is_told_in_a_pipe(run: Run, tiny: Path) -> None:
+    assert "reading" not in run("generate", tiny, *LONG).stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX")
+def test_a_short_prompt_is_read_without_a_word(tiny: Path) -> None:
+    from .pty_screen import Terminal
+
+    with Terminal("generate", tiny, *PROMPT, "-n", 4) as terminal:
+        assert terminal.exit_code() == 0
+        assert b"reading" not in terminal.raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -186,20 +187,26 @@ def test_the_number_that_the_message_names_has_room_for_the_output(
     tiny: Tiny, policy: str | None, n_predict: int | None
 ) -> None:
     chosen = POLICIES.get(policy or "", ())
-    with open_context(tiny(), 512) as context:
 
-        def make(budget: int) -> BoundedCache:
-            fields = {"policy": policy, "options": chosen, "budget": budget}
-            return make_cache(context, N_PROMPT, n_predict, **fields)
+    def make(context: Context, budget: int) -> BoundedCache:
+        fields = {"policy": policy, "options": chosen, "budget": budget}
+        return make_cache(context, N_PROMPT, n_predict, **fields)
 
-        with pytest.raises(UsageError, match="--budget") as caught:
-            make(CAPACITY)
-        named = int(str(caught.value).partition("--budget ")[2].split()[0])
-        cache = make(named)
-        cache.prefill(random_tokens(N_PROMPT))
-        for _ in greedy(cache, n_predict or 50):
-            assert kv_evict.n_used(context.ptr) <= named
-        assert named >= N_PROMPT + min(n_predict or 1024, 1024)
+    with (
+        open_context(tiny(), 512) as context,
+        pytest.raises(UsageError, match="--budget") as caught,
+    ):
+        make(context, CAPACITY)
+    told = re.search(r"give --budget (\d+) or more(?:, such as (\d+))?", str(caught.value))
+    assert told is not None
+    named = [int(number) for number in told.groups() if number]
+    for budget in named:
+        with open_context(tiny(), 512) as context:
+            cache = make(context, budget)
+            cache.prefill(random_tokens(N_PROMPT))
+            for _ in greedy(cache, n_predict or 50):
+                assert kv_evict.n_used(context.ptr) <= budget
+    assert named[-1] >= N_PROMPT + min(n_predict or 1024, 1024)
 
 
 @pytest.mark.parametrize("n_predict", [100, 1000])

@@ -97,8 +97,10 @@ class BoundedCache(HeldCells):
             If the prompt has no room and the prefill policy keeps all of it.
         """
         self.begin_prompt(tokens)
+        size = self.context.n_ubatch  # as llama.cpp cuts it itself: `computed` is told of each part
         while chunk := self.next_chunk():
-            self._decode(chunk)
+            for start in range(0, len(chunk), size):
+                self._decode(chunk[start : start + size])
 
     def begin_prompt(self, tokens: Sequence[int]) -> None:
         """Begin to read the prompt; `next_chunk` tells what to decode. Raises as `prefill` does.
