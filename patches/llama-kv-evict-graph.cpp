@@ -17,8 +17,10 @@ static constexpr uint32_t n_layer_nodes = 32;
 
 // ggml aborts where a graph has no room for a node, or a scheduler none for a node or a leaf. so there is room for
 // what the builders can come to: layer by layer, and inputs
-void llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2) {
-    const size_t n_nodes = n_readers()*(n_layer_nodes + sum_blocks_n_nodes(n_gqa*n_block_scores_max)) + 64;
+void llama_kv_evict::graph_begin(llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2, size_t n_nodes) {
+    if (n_nodes == 0) {
+        n_nodes = n_readers()*(n_layer_nodes + sum_blocks_n_nodes(n_gqa*n_block_scores_max)) + 64;
+    }
 
     if (!g.sched) {
         g.sched.reset(ggml_backend_sched_new(lctx.backend_ptrs.data(), lctx.backend_buft.data(), lctx.backend_ptrs.size(), n_nodes, false, false));
@@ -166,6 +168,9 @@ bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
     }
 
     for (const auto & place : g.places) {
+        if (!place.in->buffer) {
+            continue; // none of its layers is looked at
+        }
         ggml_backend_tensor_set(place.in, g.given.data(), 0, g.given.size());
     }
 
@@ -181,7 +186,7 @@ bool llama_kv_evict::graph_compute(llama_kv_evict_graph & g) {
     }
 
     for (auto & place : g.places) {
-        if (place.out && status == GGML_STATUS_SUCCESS) {
+        if (place.out && place.n_outs > 0 && status == GGML_STATUS_SUCCESS) {
             ggml_backend_tensor_get(place.out, place.data.data(), 0, place.n_outs*place.out->nb[1]);
         }
     }

@@ -7,6 +7,7 @@
 #include "llama-kv-cache.h"
 
 #include <map>
+#include <memory>
 #include <vector>
 
 struct llama_context;
@@ -20,6 +21,11 @@ static constexpr int32_t n_block_queries  = 16;
 static constexpr int32_t n_block_rows     = 64;
 static constexpr int64_t n_block_likeness = 1024; // cells, and new ones that they are compared to
 static constexpr int32_t n_block_new      = 32;
+
+// on devices: cells of the prompt, new ones at most, and blocks of cells in one graph
+static constexpr int32_t n_block_prompt   = 256;
+static constexpr int32_t n_new_ahead      = 64;
+static constexpr int64_t n_block_ahead    = 8;
 
 // tokens of a batch whose weights are added up in the graph of llama_decode() at most: room for their nodes is reserved
 static constexpr uint32_t n_sum_max = 16;
@@ -205,6 +211,14 @@ struct llama_kv_evict {
     int32_t scores(llama_seq_id seq, int32_t n_query, const int32_t * ids, int32_t n_ids, bool by_head, float * out);
     int32_t queries(llama_seq_id seq, int32_t n_query, llama_pos pos, float * out);
     int32_t likeness(llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * looked_at, float value_weight, float * out);
+
+    // on devices: queries that are asked again, and what they and the likeness say of new cells
+    int32_t ahead_set   (llama_seq_id seq, int32_t n_query, const uint16_t * queries, const float * prompt, const float * output);
+    int32_t ahead_get   (llama_seq_id seq, float * prompt, float * output) const;
+    int32_t ahead_prompt(llama_seq_id seq, const int32_t * ids, int32_t n_ids, const int8_t * others, const int8_t * looked_at);
+    int32_t ahead       (llama_seq_id seq, const int32_t * ids, int32_t n_ids, int32_t n_new, const int8_t * looked_at,
+            bool by_head, float value_weight, float * weights, float * like);
+
     static int32_t zero_free(llama_context & lctx);
     static void    zero_free(llama_kv_cache & kv);
     static void    zero_free(llama_memory_recurrent & state);
@@ -311,10 +325,48 @@ private:
     llama_kv_evict_graph g_queries;
     llama_kv_evict_graph g_likeness;
 
+    // queries of a sequence that are asked again, in the memory of the cells
+    struct asked {
+        struct part {
+            std::vector<uint32_t>   ikvs;
+            ggml_context_ptr        ctx;
+            ggml_backend_buffer_ptr buf;
+            ggml_tensor           * all  = nullptr; // what follows, one after the other
+            size_t                  logs = 0;       // where the logarithms begin
+        };
+        struct one {
+            ggml_tensor * q      = nullptr; // F16 [n_embd_head_k, n_query*own n_gqa, own n_head_kv]
+            ggml_tensor * prompt = nullptr; // F32 [1, n_query*own n_gqa, own n_head_kv], logarithms of sums over the prompt's cells
+            ggml_tensor * output = nullptr; // likewise over those of the output
+        };
+        int64_t           n_query = 0;
+        std::vector<part> parts;
+        std::vector<one>  of_layer;
+    };
+    std::map<llama_seq_id, std::unique_ptr<asked>> all_asked;
+
+    // what the graph that weighs new cells was built for, beside its shape
+    struct ahead_kind {
+        std::vector<uint32_t> wanted; // layers
+        bool  by_head      = false;
+        bool  compares     = false;
+        bool  weighs       = false;
+        float value_weight = 0.0f;
+
+        bool operator==(const ahead_kind & other) const {
+            return wanted == other.wanted && by_head == other.by_head && compares == other.compares && weighs == other.weighs && value_weight == other.value_weight;
+        }
+    };
+    llama_kv_evict_graph  g_ahead[2]; // goes through the prompt, weighs new cells
+    std::vector<uint32_t> ahead_layers[2];
+    ahead_kind            ahead_how;
+    bool                  ahead_dead = false;
+    llama_seq_id          ahead_seq  = -1; // whose queries are in the graphs
+
     std::vector<uint32_t> likeness_layers; // of its graph
     ggml_tensor         * queries_rot = nullptr;
 
-    void         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2);
+    void         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2, size_t n_nodes = 0);
     void         graph_inputs (llama_kv_evict_graph & g, const std::vector<llama_kv_evict_graph::input> & inputs, int64_t n_out);
     void         graph_output (llama_kv_evict_graph & g, uint32_t ikv, ggml_tensor * cur);
     const float * graph_result(const llama_kv_evict_graph & g, size_t i) const;
@@ -336,6 +388,19 @@ private:
     int32_t      find_lengths (llama_seq_id seq, const int32_t * ids, int32_t n_ids);
     void         forget_lengths(uint32_t cell);
     void         move_lengths (const int32_t * src, const int32_t * dst, int32_t n_move);
+    std::vector<uint32_t> wanted_layers(const int8_t * looked_at) const;
+    int64_t      n_ahead_blocks() const;
+    uint32_t     n_ahead_nodes () const;
+    std::unique_ptr<asked> make_asked(int64_t n_query) const;
+    template <typename F>
+    void         each_own_head(uint32_t ikv, const F & f) const;
+    ggml_tensor * build_floats (llama_kv_evict_graph & g, uint32_t ikv, bool values, ggml_tensor * ids);
+    ggml_tensor * build_columns(llama_kv_evict_graph & g, uint32_t ikv, int64_t first, int64_t n, ggml_tensor * ids);
+    bool         build_ahead_prompt(const asked & mine, int64_t n, const std::vector<uint32_t> & wanted);
+    bool         build_ahead  (const asked * mine, int64_t first, int64_t n_old, int64_t n_new, const ahead_kind & how);
+    void         set_ahead    (const int32_t * ids, int32_t n_ids, const std::vector<int32_t> & own, int64_t first);
+    void         take_ahead   (llama_seq_id seq, int kind);
+    bool         reserve_ahead(int64_t n_query, bool compares);
     bool         is_host      () const; // all cells are in main memory
     bool         build_read   (bool values, int64_t n_ids);
     int32_t      read_rows    (bool values, const int32_t * ids, int32_t n, int32_t n_ids, float * out);

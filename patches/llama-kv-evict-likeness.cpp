@@ -230,12 +230,7 @@ int32_t llama_kv_evict::likeness(llama_seq_id seq, const int32_t * ids, int32_t 
 
     std::fill_n(out, n_layer()*n_head_kv*n_new, -1.0f);
 
-    std::vector<uint32_t> wanted;
-    for (uint32_t ikv = 0; ikv < n_layer(); ++ikv) {
-        if (!looked_at || looked_at[ikv]) {
-            wanted.push_back(ikv);
-        }
-    }
+    const std::vector<uint32_t> wanted = wanted_layers(looked_at);
     if (wanted.empty()) {
         return LLAMA_KV_EVICT_OK;
     }

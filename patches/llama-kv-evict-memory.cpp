@@ -27,7 +27,7 @@ bool llama_kv_evict::graph_reserve(llama_kv_evict_graph & g) {
 }
 
 int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
-    if (needs.n_scores < 0 || needs.n_queries < 0 || needs.n_move < 0 || needs.n_move > (int64_t) kv.get_size()) {
+    if (needs.n_scores < 0 || needs.n_queries < 0 || needs.n_asked < 0 || needs.n_move < 0 || needs.n_move > (int64_t) kv.get_size()) {
         return LLAMA_KV_EVICT_ARGUMENT;
     }
 
@@ -77,7 +77,9 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
             ok = ok && build_read(values, n_block_rows);
         }
     }
-    if (needs.likeness) {
+    if (!is_host()) {
+        ok = ok && ((needs.n_asked == 0 && !needs.likeness) || reserve_ahead(needs.n_asked, needs.likeness));
+    } else if (needs.likeness) {
         std::vector<uint32_t> all(n_layer());
         std::iota(all.begin(), all.end(), 0);
         ok = ok && build_likeness(0, std::min(n_kv, n_block_likeness), n_block_new, false, all);
@@ -85,7 +87,7 @@ int32_t llama_kv_evict::reserve(const llama_kv_evict_needs & needs) {
     }
 
     may_die   |= needs.dead;
-    may_match |= needs.likeness;
+    may_match |= needs.likeness && is_host();
 
     return ok ? LLAMA_KV_EVICT_OK : LLAMA_KV_EVICT_ALLOC;
 }
@@ -124,7 +126,12 @@ void llama_kv_evict::memory(const llama_context & lctx, size_t * out) {
         add(LLAMA_KV_EVICT_MEMORY_QUERIES, buft,
                 no_alloc ? ggml_backend_alloc_ctx_tensors_from_buft_size(ctx.get(), buft) : ggml_backend_buffer_get_size(buf.get()));
     }
-    for (const auto * g : { &ke->g_scores, &ke->g_moves, &ke->g_rows[0], &ke->g_rows[1], &ke->g_queries, &ke->g_likeness }) {
+    for (const auto & [seq, asked] : ke->all_asked) {
+        for (const auto & part : asked->parts) {
+            add(LLAMA_KV_EVICT_MEMORY_QUERIES, ggml_backend_buffer_get_type(part.buf.get()), ggml_backend_buffer_get_size(part.buf.get()));
+        }
+    }
+    for (const auto * g : { &ke->g_scores, &ke->g_moves, &ke->g_rows[0], &ke->g_rows[1], &ke->g_queries, &ke->g_likeness, &ke->g_ahead[0], &ke->g_ahead[1] }) {
         for (size_t i = 0; g->sched && i < lctx.backend_ptrs.size(); ++i) {
             add(LLAMA_KV_EVICT_MEMORY_SCRATCH, lctx.backend_buft[i],
                     no_alloc ? (g->sizes.empty() ? 0 : g->sizes[i]) : ggml_backend_sched_get_buffer_size(g->sched.get(), lctx.backend_ptrs[i]));

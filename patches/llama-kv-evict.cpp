@@ -739,6 +739,27 @@ int32_t llama_kv_evict_likeness(llama_context * ctx, llama_seq_id seq,
     return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.likeness(seq, cells, n_cells, n_new, layers, value_weight, out); });
 }
 
+int32_t llama_kv_evict_ahead_set(llama_context * ctx, llama_seq_id seq, int32_t n_query,
+        const uint16_t * queries, const float * prompt, const float * output) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.ahead_set(seq, n_query, queries, prompt, output); });
+}
+
+int32_t llama_kv_evict_ahead_get(llama_context * ctx, llama_seq_id seq, float * prompt, float * output) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.ahead_get(seq, prompt, output); });
+}
+
+int32_t llama_kv_evict_ahead_prompt(llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, const int8_t * others, const int8_t * layers) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.ahead_prompt(seq, cells, n_cells, others, layers); });
+}
+
+int32_t llama_kv_evict_ahead(llama_context * ctx, llama_seq_id seq, const int32_t * cells, int32_t n_cells,
+        int32_t n_new, const int8_t * layers, bool by_head, float value_weight, float * weights, float * like) {
+    return with_state(ctx, seq, [&](llama_kv_evict & ke) {
+        return ke.ahead(seq, cells, n_cells, n_new, layers, by_head, value_weight, weights, like);
+    });
+}
+
 int32_t llama_kv_evict_apply(llama_context * ctx, llama_seq_id seq,
         const int32_t * src, const int32_t * dst, int32_t n_move, const int32_t * rm, int32_t n_rm) {
     return with_state(ctx, seq, [&](llama_kv_evict & ke) { return ke.apply(seq, src, dst, n_move, rm, n_rm); });

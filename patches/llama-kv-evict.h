@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 // increased whenever a signature or the meaning of an argument changes
-#define LLAMA_KV_EVICT_ABI 8
+#define LLAMA_KV_EVICT_ABI 9
 
 enum llama_kv_evict_status {
     LLAMA_KV_EVICT_OK           =   0,
@@ -88,6 +88,7 @@ struct llama_kv_evict_needs {
     bool    by_head;
     bool    dead;      // set_dead()
     int32_t n_queries; // of queries()
+    int32_t n_asked;   // of ahead_set()
     int32_t n_move;    // of apply()
     bool    keys;      // rows()
     bool    values;
@@ -149,6 +150,25 @@ LLAMA_API int32_t llama_kv_evict_zero_free(struct llama_context * ctx);
 // out[n_layer][n_head_kv][n_new]
 LLAMA_API int32_t llama_kv_evict_likeness(struct llama_context * ctx, llama_seq_id seq,
         const int32_t * cells, int32_t n_cells, int32_t n_new, const int8_t * layers, float value_weight, float * out);
+
+// the same of new cells, and what queries of the prompt would find in them, without a row of K or V that leaves its device:
+// for caches of which a part is on a device. queries(), turned behind the prompt, are asked again about each new cell.
+// set(): keep n_query of them beside the cells: queries[n_layer][n_head][n_query][head_size] as float16, and the logarithms of
+// the sums of exponentials of their products with the prompt's cells, and with those of the output so far, -inf for none:
+// prompt, output[n_layer][n_head][n_query]. 0 = forget them. get() reads the logarithms
+LLAMA_API int32_t llama_kv_evict_ahead_set(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
+        const uint16_t * queries, const float * prompt, const float * output);
+LLAMA_API int32_t llama_kv_evict_ahead_get(struct llama_context * ctx, llama_seq_id seq, float * prompt, float * output);
+
+// go through cells of the prompt, in these layers (as for likeness()); others[n_layer][n_head_kv][n_cells]: 1 = leave the row out
+LLAMA_API int32_t llama_kv_evict_ahead_prompt(struct llama_context * ctx, llama_seq_id seq,
+        const int32_t * cells, int32_t n_cells, const int8_t * others, const int8_t * layers);
+
+// weigh the last n_new of these cells, 64 at most, which the output has from now on. weights[n_layer][n_head_kv][n_new], by_head
+// [n_layer][n_head][n_new]: the most that a query of the head, or of its KV group, gives to the cell, as a share of what it gives
+// to the output plus a share of what it gives to all; 0 in other layers. like: as likeness(). each may be NULL
+LLAMA_API int32_t llama_kv_evict_ahead(struct llama_context * ctx, llama_seq_id seq, const int32_t * cells, int32_t n_cells,
+        int32_t n_new, const int8_t * layers, bool by_head, float value_weight, float * weights, float * like);
 
 // first, for each layer and KV head, copy the K and V rows of cell src[i] over those of cell dst[i], i < n_move, all
 // reads before all writes (src[i] == dst[i] does nothing); then take the cells rm[0..n_rm) from the sequence.

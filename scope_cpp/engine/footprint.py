@@ -105,15 +105,16 @@ class Use:
         """Both."""
         return self.decode, self.prefill
 
-    def needs(self, n_cells: int) -> kv_evict.Needs:
-        """What the native side will be asked at most, of a context with so many cells."""
+    def needs(self, context: Context) -> kv_evict.Needs:
+        """What the native side will be asked at most, of this context."""
         ahead, unlike = self.decode.ahead, bool(self.decode.unlike)
         return kv_evict.Needs(
             n_scores=self.n_recorded if any(p.needs_scores for p in self.policies) else 0,
             by_head=self.whole_cells,
             dead=any(p.uneven for p in self.policies),
             n_queries=min(ahead, self.n_recorded),
-            n_move=0 if self.whole_cells else min(MOVES_AT_ONCE, n_cells),
+            n_asked=queries_kept(context.ptr, ahead),
+            n_move=0 if self.whole_cells else min(MOVES_AT_ONCE, context.n_cells),
             keys=bool(ahead) or unlike or any(p.needs_keys for p in self.policies),
             values=unlike or any(p.needs_values for p in self.policies),
             likeness=unlike,
@@ -135,19 +136,23 @@ def measure(context: Context, use: Use | None, *, asked: bool = True) -> Footpri
     held = kv_evict.memory(context.ptr)
     bytes_of = {kind: host + device for kind, (host, device) in held.items()}
     queries, selection = bytes_of["queries"], bytes_of["scratch"]
+    device = sum(device for _, device in held.values())
     if use is not None:
         selection += _selection_bytes(context, use)
         if context.params.n_seq_max > 1 and use.decode.ranks_prompt:
             n_copied = min(COPIED_CELLS, context.n_cells)
             selection += bytes_of["cells"] * n_copied // max(1, context.n_cells)
-        queries += use.n_rows * _asked_bytes(context, use) if asked else 0
+        asked_bytes = use.n_rows * _asked_bytes(context, use) if asked else 0
+        queries += asked_bytes
+        if held["cells"][1]:  # which a device has too
+            queries, device = queries + asked_bytes, device + asked_bytes
     return Footprint(
         kv=bytes_of["cells"],
         fixed=bytes_of["beside"],
         compute=bytes_of["compute"] + bytes_of["output"] + _ggml_bytes(context),
         queries=queries,
         selection=selection,
-        device=sum(device for _, device in held.values()),
+        device=device,
     )
 
 

@@ -179,7 +179,7 @@ class Forecast:
                 # what can't be bounded is refused by name elsewhere
                 with suppress(kv_evict.NativeError):
                     context.record_queries(use.n_recorded)
-                    kv_evict.reserve(context.ptr, use.needs(context.n_cells))
+                    kv_evict.reserve(context.ptr, use.needs(context))
             return measure(context, use)
 
     def _beyond(self, params: ContextParams, use: Use | None) -> Footprint:

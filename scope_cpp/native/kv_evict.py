@@ -16,7 +16,7 @@ from scope_cpp.native.finite import require_finite
 from scope_cpp.native.library import library_path, llama_cpp
 from scope_cpp.native.lifetime import Pointer
 
-ABI = 8
+ABI = 9
 # STATE_FORM of llama-kv-evict-state.cpp: what a saved sequence looks like
 STATE_FORM = 4
 # enum llama_kv_evict_beside
@@ -67,6 +67,8 @@ class Needs(ctypes.Structure):
         Whether rows are hidden (`set_dead`).
     n_queries
         Queries that `queries` reads.
+    n_asked
+        Queries that `ahead_set` keeps.
     n_move
         Moves of a head in one `apply`.
     keys, values
@@ -80,6 +82,7 @@ class Needs(ctypes.Structure):
         ("by_head", ctypes.c_bool),
         ("dead", ctypes.c_bool),
         ("n_queries", _i32),
+        ("n_asked", _i32),
         ("n_move", _i32),
         ("keys", ctypes.c_bool),
         ("values", ctypes.c_bool),
@@ -148,6 +151,12 @@ _queries = _bind("queries", _i32, _ctx, _i32, _i32, _i32, _ptr)
 _rows = _bind("rows", _i32, _ctx, _i32, ctypes.c_bool, _ptr, _i32, _ptr)
 _zero_free = _bind("zero_free", _i32, _ctx)
 _likeness = _bind("likeness", _i32, _ctx, _i32, _ptr, _i32, _i32, _ptr, ctypes.c_float, _ptr)
+_ahead_set = _bind("ahead_set", _i32, _ctx, _i32, _i32, _ptr, _ptr, _ptr)
+_ahead_get = _bind("ahead_get", _i32, _ctx, _i32, _ptr, _ptr)
+_ahead_prompt = _bind("ahead_prompt", _i32, _ctx, _i32, _ptr, _i32, _ptr, _ptr)
+_ahead = _bind(
+    "ahead", _i32, _ctx, _i32, _ptr, *[_i32] * 2, _ptr, ctypes.c_bool, ctypes.c_float, _ptr, _ptr
+)
 _apply = _bind("apply", _i32, _ctx, _i32, _ptr, _ptr, _i32, _ptr, _i32)
 _set_dead = _bind("set_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
 _get_dead = _bind("get_dead", _i32, _ctx, _i32, _ptr, _i32, _ptr)
@@ -171,8 +180,8 @@ def _check(what: str, status: int) -> int:
 
 
 def _address(array: NDArray[Any]) -> int:
-    if not array.flags.c_contiguous or array.itemsize not in (1, 4):
-        raise ValueError("the array is not C-contiguous, or not of 32 bits (or bytes)")
+    if not array.flags.c_contiguous or array.itemsize not in (1, 2, 4):
+        raise ValueError("the array is not C-contiguous, or of more than 32 bits")
     return array.ctypes.data
 
 
@@ -399,6 +408,113 @@ def likeness(
     )
     _check("likeness of rows", status)
     return require_finite(out, "cosines of rows", ctx)
+
+
+# int32_t llama_kv_evict_ahead_set(struct llama_context * ctx, llama_seq_id seq, int32_t n_query,
+#         const uint16_t * queries, const float * prompt, const float * output);
+def ahead_set(
+    ctx: Any,
+    seq: int,
+    queries: NDArray[np.float16],
+    prompt: NDArray[np.float32],
+    output: NDArray[np.float32],
+) -> None:
+    """Keep queries beside the cells, to be asked again about new ones (`ahead`); without any: none.
+
+    Parameters
+    ----------
+    queries
+        float16 (layer, query head, query, head size), as `queries` returns them.
+    prompt, output
+        float32 (layer, query head, query): logarithms of the sums of exponentials over the cells of
+        the prompt, and of the output so far; -inf for none.
+    """
+    shape = n_layer(ctx), n_head(ctx), queries.shape[2]
+    if not prompt.shape == output.shape == queries.shape[:3] == shape:
+        raise ValueError(f"queries {queries.shape[:3]} must be {shape}, and their logarithms")
+    if queries.shape[2] and queries.shape[3] != head_size(ctx):
+        raise ValueError(f"queries have {queries.shape[3]} numbers, not {head_size(ctx)}")
+    addresses = _address(queries), _address(prompt), _address(output)
+    _check("queries that are asked again", _ahead_set(ctx, seq, queries.shape[2], *addresses))
+
+
+# int32_t llama_kv_evict_ahead_get(struct llama_context * ctx, llama_seq_id seq,
+#         float * prompt, float * output);
+def ahead_get(ctx: Any, seq: int, n_query: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the logarithms of `ahead_set`, of its `n_query` queries, as they are by now."""
+    shape = n_layer(ctx), n_head(ctx), n_query
+    prompt, output = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    status = _ahead_get(ctx, seq, _address(prompt), _address(output))
+    _check("queries that are asked again", status)
+    return prompt, output
+
+
+# int32_t llama_kv_evict_ahead_prompt(struct llama_context * ctx, llama_seq_id seq,
+#         const int32_t * cells, int32_t n_cells, const int8_t * others, const int8_t * layers);
+def ahead_prompt(
+    ctx: Any, seq: int, ids: Int32, others: NDArray[np.bool_], layers: NDArray[np.bool_]
+) -> None:
+    """Let the queries of `ahead_set` go through cells of the prompt.
+
+    `others`, bool (layer, KV head, cell), are left out; `layers`, bool (layer,), are gone through.
+    """
+    shape = n_layer(ctx), n_head_kv(ctx), ids.size
+    if others.shape != shape or layers.shape != shape[:1]:
+        raise ValueError(f"others {others.shape} must be {shape}, layers {layers.shape}")
+    addresses = _address(others), _address(layers)
+    _check("cells of the prompt", _ahead_prompt(ctx, seq, _address(ids), ids.size, *addresses))
+
+
+# int32_t llama_kv_evict_ahead(struct llama_context * ctx, llama_seq_id seq,
+#         const int32_t * cells, int32_t n_cells, int32_t n_new, const int8_t * layers,
+#         bool by_head, float value_weight, float * weights, float * like);
+def ahead(
+    ctx: Any,
+    seq: int,
+    ids: Int32,
+    n_new: int,
+    layers: NDArray[np.bool_],
+    *,
+    weighs: bool,
+    by_head: bool,
+    value_weight: float | None,
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Weigh new cells where they lie, and compare them with those before them.
+
+    Parameters
+    ----------
+    ids, n_new, layers
+        As for `likeness`; 64 new cells at most.
+    weighs
+        Whether the queries of `ahead_set` weigh them, which then have gone through these cells.
+    by_head
+        For each query head, not the most of a KV head's.
+    value_weight
+        As for `likeness`; ``None``: they are not compared.
+
+    Returns
+    -------
+    weights
+        float32 (layer, KV head or query head, n_new), as `scores.foresight` defines them; 0 in
+        other layers.
+    likeness
+        float32 (layer, KV head, n_new), as `likeness` returns it.
+    """
+    if layers.shape != (n_layer(ctx),):
+        raise ValueError(f"layers {layers.shape} must be {(n_layer(ctx),)}")
+    n_out = n_head(ctx) if by_head else n_head_kv(ctx)
+    weights = np.empty((n_layer(ctx), n_out, n_new), np.float32) if weighs else None
+    like = None
+    if value_weight is not None:
+        like = np.empty((n_layer(ctx), n_head_kv(ctx), n_new), np.float32)
+    results = [None if array is None else _address(array) for array in (weights, like)]
+    numbers = by_head, value_weight or 0.0
+    status = _ahead(ctx, seq, _address(ids), ids.size, n_new, _address(layers), *numbers, *results)
+    _check("new cells can't be weighed", status)
+    for array in (weights, like):
+        if array is not None:
+            require_finite(array, "keys and values", ctx)
+    return weights, like
 
 
 # int32_t llama_kv_evict_apply(struct llama_context * ctx, llama_seq_id seq,

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.device_only
 
 N, MORE, BUDGET = 64, 40, 96
 
-# uploads and downloads of a selection at most, for one device: what is scored, what is looked up of
-# new rows (K for foresight, K and V for likeness, and the likeness itself), what is moved
+# uploads and downloads of a selection at most, for one device: what is scored, what is said of new
+# rows, what is moved
 POLICIES: dict[str, tuple[tuple[str, ...], int, int]] = {
     "scope-slide": ((), 2, 1),
     "scope-discontinuous": ((), 2, 1),
     "h2o": (("interval=3",), 2, 1),
     "streaming-llm": ((), 0, 0),
-    "scope-retrieval": ((), 6, 5),
+    "scope-retrieval": ((), 3, 2),
 }
 
 # inputs of the decode graph beside stock llama.cpp's: where queries are recorded; without flash
@@ -60,6 +60,36 @@ def test_selections(tiny: Tiny, n_devices: int, policy: str, flash: str) -> None
         for took in watch(tiny(n_layer=n_layer), policy, flash)[0]:
             assert took.uploads <= n_up * n_devices
             assert took.downloads <= n_down * n_devices
+
+
+# an 8B model's numbers of layers, KV heads and their size, which decide how much goes to and fro
+LARGE = {"n_layer": 32, "n_head": 8, "n_head_kv": 8, "head_dim": 128, "n_embd": 64}
+CELLS, PROMPT, LARGE_MORE = 1024, 900, 230
+MOST_BYTES = 3 * 2**19
+
+
+@pytest.mark.parametrize("flash", ["on", "off"])
+def test_bytes_of_the_default(tiny: Tiny, n_devices: int, flash: str) -> None:
+    """Attention comes back, and a few numbers for each new row: no rows."""
+    path = tiny(**LARGE, n_ctx_train=4096)
+    found = []
+    with bounded(
+        path, PROMPT, None, CELLS, flash_attn=flash, policy="scope-retrieval",
+        options=("interval=32",),
+    ) as cache:  # fmt: skip
+        cache.prefill(random_tokens(PROMPT))
+        for token in random_tokens(LARGE_MORE, seed=3):
+            n, before = cache.stats.selections, rpc.traffic()
+            cache.make_room()
+            if cache.stats.selections > n:
+                found.append(rpc.traffic() - before)
+            cache.compute([token])
+            cache.decoded(1)
+    # at the first one the queries are handed over, and go through the prompt
+    assert len(found) > 2
+    assert found[-1].uploads <= 3 * n_devices
+    assert found[-1].downloads <= 2 * n_devices
+    assert found[-1].up_bytes + found[-1].down_bytes <= MOST_BYTES
 
 
 @pytest.mark.parametrize("flash", ["on", "off"])

@@ -228,7 +228,7 @@ class BoundedCache(HeldCells):
         self.context.record_queries(n)
         if n:
             kv_evict.bind(self.context.ptr, self.seq)
-            kv_evict.reserve(self.context.ptr, self.use.needs(self.context.n_cells))
+            kv_evict.reserve(self.context.ptr, self.use.needs(self.context))
         self.footprint = measure(self.context, self.use if self.bounded else None, asked=False)
 
     @property

@@ -25,17 +25,39 @@ MOST = np.float32(65504)
 class Foresight:
     """What weighs the new cells of one sequence.
 
-    Attributes
-    ----------
-    asked
-        Queries of the prompt that weigh new cells; ``None`` if the policy wants none.
+    In main memory NumPy does it. Where cells lie on a device it is done there, so that no rows go
+    to and fro: the queries are handed over once, and what competed for them is read when someone
+    asks for it.
     """
 
     def __init__(self, context: Context, seq: int) -> None:
         self.context, self.seq = context, seq
-        self.asked: Asked | None = None
+        self.on_device = kv_evict.memory(context.ptr)["cells"][1] > 0
+        self._asked: Asked | None = None
+        # whether a device has these queries, and went through more cells since
+        self._handed_over = self._goes_on = False
         self._collected: NDArray[np.float16] | None = None
         self._n_asked = self._n_end = self._pos = 0
+
+    @property
+    def asked(self) -> Asked | None:
+        """Queries of the prompt that weigh new cells; ``None`` if the policy wants none."""
+        if self._asked is not None and self._goes_on:
+            n_query = self._asked.queries.shape[2]
+            prompt, output = kv_evict.ahead_get(self.context.ptr, self.seq, n_query)
+            self._asked = replace(self._asked, prompt=prompt, output=output)
+            self._goes_on = False
+        return self._asked
+
+    @asked.setter
+    def asked(self, asked: Asked | None) -> None:
+        self._asked = asked
+        self._handed_over = self._goes_on = False
+
+    @property
+    def weighs(self) -> bool:
+        """Whether there is something that weighs new cells."""
+        return self._asked is not None
 
     def begin_prompt(self, ahead: int, n_read: int, n_end: int, pos: int) -> None:
         """Collect queries of a prompt of which `n_read` tokens are read, up to position `n_end`.
@@ -70,11 +92,10 @@ class Foresight:
 
     def begin(self) -> None:
         """End the prompt: the queries that were collected weigh what comes now."""
-        ptr = self.context.ptr
         queries, self._collected = self._collected, None
-        if queries is None or not self._n_asked:
-            queries = np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16)
-        self.asked = Asked.anew(queries)
+        self.asked = self._none()
+        if queries is not None and self._n_asked:
+            self.asked = Asked.anew(queries)
 
     def read_prompt(
         self,
@@ -96,52 +117,100 @@ class Foresight:
         layers
             bool (layer,).
         """
-        assert self.asked is not None
-        asked = self.asked
-        new = layers & ~asked.read
-        if not new.any() or not asked.prompt.size:
+        assert self._asked is not None
+        new = layers & ~self._asked.read
+        if not new.any() or not self._asked.prompt.size:
             return
         others = (pos < 0) | (pos >= n_prompt)
         columns = np.flatnonzero(~others[new].all(axis=(0, 1)))
+        if self.on_device:
+            self._hand_over()
+            left_out = np.ascontiguousarray(others[:, :, columns])
+            kv_evict.ahead_prompt(self.context.ptr, self.seq, ids[columns], left_out, new)
+            self._asked = replace(self._asked, read=self._asked.read | new)
+            return
+        asked = self._asked
         for first in range(0, columns.size, CHUNK):
             at = columns[first : first + CHUNK]
             keys = kv_evict.rows(self.context.ptr, self.seq, ids[at])
             asked = asked.with_prompt(keys, others[:, :, at], self._each(asked, keys), new)
-        self.asked = replace(asked, read=asked.read | new)
+        self._asked = replace(asked, read=asked.read | new)
 
     @property
     def n_bytes(self) -> int:
         """Bytes that are kept for the output."""
-        return 0 if self.asked is None else sum(part.nbytes for part in vars(self.asked).values())
+        return 0 if self._asked is None else sum(part.nbytes for part in vars(self._asked).values())
 
     def end(self) -> None:
         """Forget all queries."""
+        if self._handed_over:
+            none = self._none()
+            kv_evict.ahead_set(self.context.ptr, self.seq, none.queries, none.prompt, none.output)
         self.asked = self._collected = None
 
     def weigh(
-        self, ids: NDArray[np.int32], n_new: int, by_head: bool, layers: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Weigh the last `n_new` of the cells `ids` in some layers; see `Asked.weigh`.
+        self,
+        ids: NDArray[np.int32],
+        n_new: int,
+        by_head: bool,
+        layers: NDArray[np.bool_],
+        compares: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Weigh the last `n_new` of the cells `ids` in some layers, and compare them with others.
 
         Returns
         -------
-        float32 (layer, query head, n_new), or the highest of a KV group.
+        weights
+            float32 (layer, query head, n_new), or the highest of a KV group; see `Asked.weigh`.
+        likeness
+            As `kv_evict.likeness` returns it, or ``None``.
         """
-        assert self.asked is not None
-        ptr = self.context.ptr
+        assert self._asked is not None
+        ptr, value_weight = self.context.ptr, VALUE_WEIGHT if compares else None
+        if self.on_device:
+            weighs = self._hand_over()
+            found, likeness = kv_evict.ahead(
+                ptr,
+                self.seq,
+                ids,
+                n_new,
+                layers,
+                weighs=weighs,
+                by_head=by_head,
+                value_weight=value_weight,
+            )
+            self._goes_on |= weighs
+            if found is None:  # without queries
+                n_out = kv_evict.n_head(ptr) if by_head else kv_evict.n_head_kv(ptr)
+                found = np.zeros((layers.size, n_out, n_new), np.float32)
+                found[layers] = 1
+            return found, likeness
         keys = kv_evict.rows(ptr, self.seq, ids[-n_new:].copy())  # those of all layers at once
-        weights, self.asked = self.asked.weigh(keys, self._each(self.asked, keys), layers)
+        weights, self._asked = self._asked.weigh(keys, self._each(self._asked, keys), layers)
         if not by_head:
             n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
             weights = weights.reshape(n_layer, n_head_kv, -1, n_new).max(axis=2)
-        return weights
+        if value_weight is None:
+            return weights, None
+        return weights, kv_evict.likeness(
+            ptr, self.seq, ids, n_new, value_weight=value_weight, layers=layers
+        )
 
-    def likeness(
-        self, ids: NDArray[np.int32], n_new: int, layers: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """How alike the last `n_new` cells are to one before them; see `kv_evict.likeness`."""
-        ptr, weight = self.context.ptr, VALUE_WEIGHT
-        return kv_evict.likeness(ptr, self.seq, ids, n_new, value_weight=weight, layers=layers)
+    def _hand_over(self) -> bool:
+        """Let the device have the queries, if there are any; return whether there are."""
+        asked = self._asked
+        if asked is None or not asked.prompt.size:
+            return False
+        if not self._handed_over:
+            parts = map(np.ascontiguousarray, (asked.queries, asked.prompt, asked.output))
+            kv_evict.ahead_set(self.context.ptr, self.seq, *parts)
+            self._handed_over = True
+        return True
+
+    def _none(self) -> Asked:
+        """No queries."""
+        ptr = self.context.ptr
+        return Asked.anew(np.empty((kv_evict.n_layer(ptr), kv_evict.n_head(ptr), 0, 1), np.float16))
 
     def _each(self, asked: Asked, keys: NDArray[np.float32]) -> EachLayer:
         """How to go through the layers: on several threads where there is much to do."""

@@ -77,7 +77,7 @@ class Scorer:
         if n > 0:
             self.observed = self._scores(n, ids)
             ledger.scores = policy.fold(ledger.scores, self.observed, n)
-        weighs = self.foresight.asked is not None
+        weighs = self.foresight.weighs
         if n > 0 or weighs:
             self.unscored = 0
         if not weighs:
@@ -101,8 +101,8 @@ class Scorer:
             layers = policy.looks_ahead(new)
             self.foresight.read_prompt(ledger.pos, ids, n_prompt, layers)
             there = ids[: first + n]
-            weights = self.foresight.weigh(there, n, self.by_head, layers)
-            likeness = self.foresight.likeness(there, n, layers) if policy.unlike else None
+            unlike = bool(policy.unlike)
+            weights, likeness = self.foresight.weigh(there, n, self.by_head, layers, unlike)
             ledger.scores[..., first : first + n] = policy.foresee(new, weights, likeness, n_cells)
 
     @np.errstate(all="ignore")

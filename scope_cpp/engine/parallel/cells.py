@@ -113,7 +113,7 @@ class Cells:
             with suppress(kv_evict.NativeError):  # a bounded row is refused by name
                 if use is not None:
                     self.context.record_queries(use.n_recorded)
-                    kv_evict.reserve(self.context.ptr, use.needs(self.context.n_cells))
+                    kv_evict.reserve(self.context.ptr, use.needs(self.context))
         self._free = list(range(n_seqs))[::-1]
         self._prefixes = Prefixes()
         self._come_back = come_back
