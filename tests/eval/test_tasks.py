@@ -195,6 +195,23 @@ def test_longgenbench_has_8k_sets_by_their_number_of_questions(tmp_path: Path) -
     assert (len(item.gold["answers"]), item.gold["first"], item.n_predict) == (80, 6, 7950)
 
 
+def test_longgenbench_asks_the_first_questions_only() -> None:
+    of = source("longgenbench-mmlu", options=("questions=1", "format=plain"))
+    [whole] = find("longgenbench-mmlu").items(
+        source("longgenbench-mmlu", options=("format=plain",))
+    )
+
+    [item] = find("longgenbench-mmlu").items(of)
+
+    assert whole.prompt.startswith(item.prompt)
+    assert item.prompt.endswith("(E) in books\n") and "Question_3:" not in item.prompt
+    assert item.gold == {"answers": ["B"], "first": 2}
+    assert item.n_predict == 2048
+    assert find("longgenbench-mmlu").items(
+        source("longgenbench-mmlu", options=("questions=2", "format=plain"))
+    ) == [whole]
+
+
 def test_worked_examples_are_not_asked() -> None:
     items = find("gsm8k").items(source("gsm8k"))
 

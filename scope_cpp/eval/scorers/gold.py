@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scope_cpp.eval.scorers.numbers import first_number
@@ -50,6 +50,13 @@ class Gold:
         if len(ends) < n or any(first_number(end) is None for end in ends):
             raise ValueError(f"an answer is neither {'/'.join(CHOICES)} nor ends with #### NUMBER")
         return cls(ends, asked[0])
+
+    def first_of(self, n: int, prompt: str) -> tuple[Gold, str]:
+        """Return the first n answers, and the prompt without the questions after them."""
+        end = next(
+            found.start() for found in _QUESTION.finditer(prompt) if int(found[1]) == self.first + n
+        )
+        return replace(self, answers=self.answers[:n]), prompt[:end]
 
     @property
     def kind(self) -> str:

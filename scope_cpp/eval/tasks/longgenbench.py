@@ -8,7 +8,8 @@ with ++) are the same task. Prompts are framed as in the authors' runs, see `FOR
 The authors' MMLU prompts break off before the subject ("... (with answers) about "), and their
 runs left out the prompts 22, 31, 32 and 49 of the file (57 in all) for memory; these are here.
 Outputs may have 4096 tokens, for 8K sets 7950, as the authors' had; their script gave 7950 to
-CSQA+ too (it looks for 30 questions).
+CSQA+ too (it looks for 30 questions). Of a prompt that is cut (`questions`) an output may have the
+same share.
 """
 
 from __future__ import annotations
@@ -62,22 +63,28 @@ class LongGenBench(Task):
     scorers: ClassVar[tuple[str, ...]] = ("strict", "authors")
     options: ClassVar[dict[str, Option]] = {
         "format": Option("llama-3", "how the authors frame prompts", choices=tuple(FORMATS)),
+        "questions": Option(0, "ask only this many of a prompt's first questions; 0 for all"),
     }
     kind: ClassVar[str] = "choices"
     system: ClassVar[str] = INSTRUCTION
 
     def items(self, source: Source) -> list[Item]:
         """Read the authors' file."""
-        frame = FORMATS[read_options(self, source)["format"]]
+        values = read_options(self, source)
+        frame, most = FORMATS[values["format"]], values["questions"]
 
         def make(name: str, row: Row) -> Item:
-            gold = self.gold(row)
-            few = len(gold.answers) <= _MOST_QUESTIONS_4K
-            user = {"role": "user", "content": row["prompt"]}
+            gold, prompt = self.gold(row), row["prompt"]
+            n_questions = len(gold.answers)
+            length = _LENGTH_4K if n_questions <= _MOST_QUESTIONS_4K else _LENGTH_8K
+            if 0 < most < n_questions:
+                gold, prompt = gold.first_of(most, prompt)
+                length = -(-length * most // n_questions)
+            user = {"role": "user", "content": prompt}
             return Item(
                 id=name,
-                prompt=frame.format(system=self.system, prompt=row["prompt"]),
-                n_predict=_LENGTH_4K if few else _LENGTH_8K,
+                prompt=frame.format(system=self.system, prompt=prompt),
+                n_predict=length,
                 gold=gold.to_json(),
                 group=str(row.get("task", "")),
                 messages=({"role": "system", "content": self.system}, user),
