@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from . import terminal
 from .interrupt import INTERRUPTED
+from .time_left import duration
 
 if TYPE_CHECKING:
     from scope_cpp.batch.job import Progress
@@ -138,13 +139,7 @@ class Rate:
             parts.append(f"{(status.n_generated - self._began[2]) / seconds:.1f} t/s")
             rows = ended - self._began[1]
             if total is not None and rows:
-                parts.append(f"{_time((total - outcome.n_done) * seconds / rows)} left")
+                parts.append(f"{duration((total - outcome.n_done) * seconds / rows)} left")
         parts.append(f"cells {status.cells_used}/{status.n_cells}")
         parts.append(f"{status.n_running} running")
         return ", ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from scope_cpp.engine.model import Model
@@ -21,15 +22,15 @@ from scope_cpp.eval.folder import PREDICTIONS
 from scope_cpp.eval.grid import Grid
 from scope_cpp.eval.metrics import summarize
 from scope_cpp.eval.prepare import check_scorer, choose_folder, make_rows, read_items, settle
+from scope_cpp.eval.progress import Progress, Tracker
 from scope_cpp.eval.record import Prediction, item_digest
 from scope_cpp.eval.result import Result, metrics_of
 from scope_cpp.eval.rows import Row
-from scope_cpp.eval.sample import Aborted, Counts, Reading, Stop, read_item, write_output
+from scope_cpp.eval.sample import Aborted, Counts, Reading, Stop, Watch, read_item, write_output
 from scope_cpp.eval.task import Item, Output, Score
 from scope_cpp.eval.tasks import find
 
 Line = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 class Evaluation:
@@ -105,7 +106,7 @@ class Evaluation:
             self._warned.add(line)
         self._warn(line)
 
-    def run(self, stop: Stop, progress: Progress = lambda done, total: None) -> Result:
+    def run(self, stop: Stop, progress: Progress = lambda status: None) -> Result:
         """Run what is not finished yet, and sum up.
 
         Parameters
@@ -113,7 +114,7 @@ class Evaluation:
         stop
             May be changed from elsewhere at any time.
         progress
-            Called with the samples that are done and all there are.
+            Called at each token and at each sample's end, by one thread at a time.
 
         Raises
         ------
@@ -128,13 +129,13 @@ class Evaluation:
             done = {k for k, p in found.items() if p.error is None and p.row in asked}
             already = f", {len(done)} of {total} samples are there already" if done else ""
             self.note(f"results go to {self.folder.path}{already}")
-            progress(len(done), total)
-            with contextlib.closing(self._all(done, stop)) as predictions:
+            tracker = Tracker(progress, len(done), total)
+            with contextlib.closing(self._all(done, stop, tracker)) as predictions:
                 for prediction in predictions:
                     writer.append(prediction)
                     found[prediction.key] = prediction
                     done.add(prediction.key)
-                    progress(len(done), total)
+                    tracker.ended(prediction.row, prediction.item, len(done))
         rows = [Row.from_json(values) for values in self.folder.config["rows"]]
         records = summarize(
             self.task,
@@ -179,7 +180,9 @@ class Evaluation:
     def _scores(self, item: Item, output: Output) -> dict[str, Score]:
         return {name: self.task.score(item, output, name) for name in self.task.scorers}
 
-    def _all(self, done: set[tuple[str, str]], stop: Stop) -> Generator[Prediction, None, None]:
+    def _all(
+        self, done: set[tuple[str, str]], stop: Stop, tracker: Tracker
+    ) -> Generator[Prediction, None, None]:
         """Run item by item, so that the rows of a run that is stopped share their items."""
         pending = iter(
             [(i, row) for i in self.items for row in self.rows if (row.name, i.id) not in done]
@@ -192,7 +195,9 @@ class Evaluation:
                         following = next(pending, None)
                         if following is None:
                             break
-                        running.add(pool.submit(self._one, *following, stop))
+                        item, row = following
+                        watch = Watch(stop, partial(tracker.written, row.name, item.id))
+                        running.add(pool.submit(self._one, item, row, watch))
                     if not running:
                         return
                     ended, running = wait(running, return_when=FIRST_COMPLETED)
@@ -201,7 +206,7 @@ class Evaluation:
                 if running:
                     stop.asked = 2  # a failure: the others' work can't be kept either
 
-    def _one(self, item: Item, row: Row, stop: Stop) -> Prediction | None:
+    def _one(self, item: Item, row: Row, watch: Watch) -> Prediction | None:
         """Run one sample; None if it was given up."""
         blank = Prediction(
             row.name,
@@ -214,7 +219,7 @@ class Evaluation:
             with self._lock:  # templates are rendered by a process of which there is one
                 reading = read_item(self.model, item, self.asked.template)
             sampling = self._sampling[self._seeds[item.id]]
-            output, counts, loop = self._write(item, reading, row, sampling, stop, self.warn)
+            output, counts, loop = self._write(item, reading, row, sampling, watch, self.warn)
             scores = self._scores(item, output)
         except Aborted:
             return None
@@ -237,11 +242,11 @@ class Evaluation:
         reading: Reading,
         row: Row,
         sampling: SamplingParams,
-        stop: Stop,
+        watch: Watch,
         warn: Line,
     ) -> tuple[Output, Counts, int | None]:
         """Let the model write, see `write_output`."""
-        return write_output(self.model, reading, item.n_predict, row, sampling, stop, warn)
+        return write_output(self.model, reading, item.n_predict, row, sampling, watch, warn)
 
 
 def _sampling(asked: Asked, seed: int) -> SamplingParams:

@@ -40,6 +40,27 @@ class Stop:
         self.asked = 0
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Whoever waits for a sample: is told of each token, and may not want it any more.
+
+    Attributes
+    ----------
+    stop
+    tell
+        Called with the tokens of the output so far and those that it has at most.
+    """
+
+    stop: Stop
+    tell: Callable[[int, int], None] = lambda n_tokens, n_most: None
+
+    def tick(self, n_tokens: int, n_most: int) -> None:
+        """Take note of a token; raise `Aborted` if the sample is not wanted any more."""
+        self.tell(n_tokens, n_most)
+        if self.stop.asked > 1:
+            raise Aborted
+
+
 class Aborted(Exception):
     """A sample was given up because the user wants that."""
 
@@ -113,7 +134,7 @@ def write_output(
     n_predict: int,
     row: Row,
     sampling: SamplingParams,
-    stop: Stop,
+    watch: Watch,
     warn: Warn,
     see: See | None = None,
 ) -> tuple[Output, Counts, int | None]:
@@ -127,7 +148,7 @@ def write_output(
     ScopeError
         If prompt or output do not fit into the row's budget, or more cells than that were used.
     Aborted
-        If `stop` says so.
+        If `watch` says so.
     """
     n_prompt, n_forced = len(reading.prompt), len(reading.forced)
     longest = n_forced + n_predict
@@ -146,7 +167,7 @@ def write_output(
         budget = generation.sizes.capacity
         if row.beta is not None and not row.is_full and budget > n_prompt + row.beside(longest):
             raise ScopeError(f"{budget} cells for a budget of {n_prompt + row.beside(longest)}")
-        clock, nll = _Clock(generation, stop), list[float]()
+        clock, nll = _Clock(generation, watch, longest), list[float]()
         clock.read(reading, see or _likelihoods(nll))
         text, kept, finish = "", [], "forced"
         if n_predict:
@@ -187,8 +208,8 @@ def _too_long(model: Model, what: str) -> str:
 class _Clock:
     """Times a generation, and asks llama.cpp after each token how many cells are used."""
 
-    def __init__(self, generation: Generation, stop: Stop) -> None:
-        self._generation, self._stop = generation, stop
+    def __init__(self, generation: Generation, watch: Watch, longest: int) -> None:
+        self._generation, self._watch, self._longest = generation, watch, longest
         self._started = time.perf_counter()
         self._prompt_seconds = 0.0
         self._n = 0
@@ -197,6 +218,7 @@ class _Clock:
     def read(self, reading: Reading, see: See) -> None:
         """Read the prompt and what is forced, and show the tokens of that."""
         generation = self._generation
+        self._watch.tick(0, self._longest)
         generation.cache.prefill(reading.prompt)
         self._prompt_seconds = time.perf_counter() - self._started
         self._count()
@@ -210,8 +232,7 @@ class _Clock:
         """Take note of a token."""
         self._n += 1
         self._count()
-        if self._stop.asked > 1:
-            raise Aborted
+        self._watch.tick(self._n, self._longest)
 
     def _count(self) -> None:
         used, budget = (

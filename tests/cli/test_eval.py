@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scope_cli.eval_screen import Lines
 from typer.testing import Result
 
 from scope_cpp.eval.folder import RunFolder
+from scope_cpp.eval.progress import Running, Status
 from scope_cpp.eval.tasks import tasks
 
 from .conftest import Run, assert_refused, spawn
@@ -94,11 +96,27 @@ def test_a_terminal_gets_progress_and_drawn_tables(tiny: Path, tmp_path: Path) -
     with Terminal(*args, columns=120) as terminal:
         assert terminal.exit_code() == 0
         text = terminal.text()
-        assert "4/4" in strip(terminal.raw)
+        assert "4/4 samples" in strip(terminal.raw)
     assert "| --- |" not in text
     assert "4/4" not in text  # the bar is gone
     for word in ("score", "vs full", "1st quarter", "attention loss", "h2o"):
         assert word in text
+
+
+def test_without_a_terminal_a_line_says_how_far_a_sample_is() -> None:
+    written: list[str] = []
+    times = iter([0.0, 10.0, 10.0, 31.0, 31.0, 40.0, 40.0, 3640.0, 3640.0])
+    show = Lines(written.append, lambda: next(times))
+
+    show(Status(2, 12, (Running("h2o", "a", 0, 400),)))
+    show(Status(2, 12, (Running("h2o", "a", 0, 400), Running("full", "b", 0, 80))))
+    show(Status(2, 12, (Running("h2o", "a", 200, 400), Running("full", "b", 40, 80))))
+    show(Status(7, 12, (Running("full", "c", 1200, 2400),)))
+
+    assert written == [
+        "2/12 samples, a with h2o: reading its prompt (and 1 more at once)",
+        "7/12 samples, c with full: 1,200 of at most 2,400 tokens, about 49:30 left",
+    ]
 
 
 def test_samples_come_from_a_file_and_are_logged(

@@ -39,11 +39,12 @@ from scope_cpp.eval.fidelity.reference import (
 )
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.grid import Grid
+from scope_cpp.eval.progress import Status
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.report import render
 from scope_cpp.eval.result import Result, read_result
 from scope_cpp.eval.run import Evaluation
-from scope_cpp.eval.sample import Aborted, Stop, read_item
+from scope_cpp.eval.sample import Aborted, Stop, Watch, read_item
 from scope_cpp.eval.task import Item, Output, Score, Source
 from scope_cpp.eval.tasks.fidelity import Fidelity
 
@@ -359,8 +360,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_texts_that_are_there(
 ) -> None:
     stop = Stop()
 
-    def after_three(done: int, total: int) -> None:
-        stop.asked = int(done >= 3)
+    def after_three(status: Status) -> None:
+        stop.asked = int(status.n_done >= 3)
 
     part = evaluation(model, prompts, out=tmp_path / "part").run(stop, after_three)
     assert (part.n_finished, part.interrupted) == (3, True)
@@ -389,7 +390,7 @@ def test_a_text_that_is_not_finished_is_not_kept(
     [row, *_] = Grid(("full",), base=Settings(n_threads=1)).rows(8)
     reading = read_item(model, item, template=False)
     with pytest.raises(Aborted):
-        full.compare(item, reading, row, SamplingParams(seed=1), stop, print)
+        full.compare(item, reading, row, SamplingParams(seed=1), Watch(stop), print)
     assert not (tmp_path / "texts").exists()
 
 

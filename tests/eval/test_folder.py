@@ -18,6 +18,7 @@ from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval import folder as folder_module
 from scope_cpp.eval.folder import RunFolder
+from scope_cpp.eval.progress import Status
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.run import Evaluation
 from scope_cpp.eval.sample import Stop
@@ -161,8 +162,8 @@ def test_what_was_left_by_an_earlier_command_is_unfinished(
 ) -> None:
     stop = Stop()
 
-    def after_two(done: int, total: int) -> None:
-        stop.asked = int(done >= 2)
+    def after_two(status: Status) -> None:
+        stop.asked = int(status.n_done >= 2)
 
     evaluation(model, tmp_path / "run").run(stop, after_two)
     later = run(model, tmp_path / "run", names=("full", "tova"))

@@ -12,6 +12,7 @@ import pytest
 from scope_cpp.engine.model import Model
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.eval.overview import markdown, tables
+from scope_cpp.eval.progress import Status
 from scope_cpp.eval.result import Result, read_result
 from scope_cpp.eval.sample import Stop
 from tests.eval.counting import Counting, evaluation, run
@@ -66,8 +67,8 @@ def test_a_folder_is_read_as_it_was_left(model: Model, tmp_path: Path, grid: Res
     assert read_result(grid.folder) == grid
     stop = Stop()
 
-    def after_two(done: int, total: int) -> None:
-        stop.asked = int(done >= 2)
+    def after_two(status: Status) -> None:
+        stop.asked = int(status.n_done >= 2)
 
     part = evaluation(model, tmp_path / "part").run(stop, after_two)
     read = read_result(part.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from scope_cpp.eval.config import model_identity
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.grid import DEFAULT_ROWS, Grid
 from scope_cpp.eval.metrics import quarter
+from scope_cpp.eval.progress import Status
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.report import COSTS, LEGEND, flat_records, render, tables
 from scope_cpp.eval.rows import Row
 from scope_cpp.eval.run import Evaluation
-from scope_cpp.eval.sample import Aborted, Reading, Stop, read_item, write_output
+from scope_cpp.eval.sample import Aborted, Reading, Stop, Watch, read_item, write_output
 from scope_cpp.eval.task import Item, Source
 from scope_cpp.reference.shipped import model_path
 from tests.eval.counting import N_PREDICT, PROMPTS, Counting, evaluation, run
@@ -42,7 +44,7 @@ def row_of(policy: str, beta: int | None = 16, **fields: Any) -> Row:
 
 def written(model: Model, item: Item, row: Row, warn: Callable[[str], None] = print) -> Any:
     reading = read_item(model, item, template=False)
-    return write_output(model, reading, item.n_predict, row, GREEDY, Stop(), warn)
+    return write_output(model, reading, item.n_predict, row, GREEDY, Watch(Stop()), warn)
 
 
 def outputs(folder: Path) -> dict[tuple[str, str], str]:
@@ -221,9 +223,9 @@ def test_a_finished_run_is_not_run_again(
 def test_stopping_keeps_what_is_finished(model: Model, tmp_path: Path, finished: Path) -> None:
     stop = Stop()
 
-    def after_two(done: int, total: int) -> None:
-        assert total == 3 * len(PROMPTS)
-        stop.asked = int(done >= 2)
+    def after_two(status: Status) -> None:
+        assert status.n_all == 3 * len(PROMPTS)
+        stop.asked = int(status.n_done >= 2)
 
     part = evaluation(model, tmp_path / "part").run(stop, after_two)
     assert (part.n_finished, part.interrupted) == (2, True)
@@ -238,7 +240,7 @@ def test_stopping_at_once_gives_a_sample_up(model: Model) -> None:
     stop.asked = 2
     reading = read_item(model, Item("0", TEXT, 5, None), template=False)
     with pytest.raises(Aborted):
-        write_output(model, reading, 5, row_of("h2o"), GREEDY, stop, print)
+        write_output(model, reading, 5, row_of("h2o"), GREEDY, Watch(stop), print)
 
 
 def test_a_sample_that_fails_is_told_and_the_rest_goes_on(
@@ -281,7 +283,7 @@ def test_what_is_read_beyond_the_trained_positions_is_told_before_the_sample_run
     stop = Stop()
     stop.asked = 2  # at the first token
     with pytest.raises(Aborted):
-        write_output(model, reading, 50, row_of("h2o"), GREEDY, stop, lines.append)
+        write_output(model, reading, 50, row_of("h2o"), GREEDY, Watch(stop), lines.append)
     [line] = [line for line in lines if f"{n_ctx_train} positions" in line]
     assert line.startswith("a prompt is" if n_ctx_train < 8 else "prompt and output are")
 
@@ -406,3 +408,18 @@ def test_a_model_that_cannot_be_bounded_is_refused_first(
         run(model, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert run(model, tmp_path / "run", names=("full",)).n_finished == len(PROMPTS)
+
+
+def test_each_token_is_told_while_a_sample_is_written(
+    model: Model, tmp_path: Path, counting: Counting
+) -> None:
+    told: list[Status] = []
+
+    result = evaluation(model, tmp_path / "run", names=("full", "h2o")).run(Stop(), told.append)
+
+    tokens = [s.running[0].n_tokens for s in told if s.n_done == 0 and s.running]
+    first = RunFolder.open(result.folder).predictions()[0]
+    assert first.output is not None
+    assert tokens == list(range(first.output.n_tokens + 1))
+    assert told[-1] == Status(result.n_all, result.n_all, ())
+    assert all(a.done <= b.done for a, b in pairwise(told) if a.n_done == b.n_done)

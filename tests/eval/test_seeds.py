@@ -13,6 +13,7 @@ from scope_cpp.eval.asked import Asked
 from scope_cpp.eval.config import differences
 from scope_cpp.eval.folder import RunFolder
 from scope_cpp.eval.prepare import read_items
+from scope_cpp.eval.progress import Status
 from scope_cpp.eval.record import Prediction
 from scope_cpp.eval.report import render, tables
 from scope_cpp.eval.sample import Stop
@@ -71,9 +72,9 @@ def test_results_are_grouped_by_seed(model: Model, tmp_path: Path, seeded: None)
 def test_a_run_of_several_seeds_goes_on(model: Model, tmp_path: Path, seeded: None) -> None:
     stop = Stop()
 
-    def after_five(done: int, total: int) -> None:
-        assert total == 2 * 2 * 3
-        stop.asked = int(done >= 5)
+    def after_five(status: Status) -> None:
+        assert status.n_all == 2 * 2 * 3
+        stop.asked = int(status.n_done >= 5)
 
     folder = tmp_path / "part"
     part = evaluation(model, folder, **asked(3, 5)).run(stop, after_five)

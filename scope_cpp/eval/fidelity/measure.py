@@ -27,7 +27,7 @@ from scope_cpp.eval.fidelity.reference import (
     save,
 )
 from scope_cpp.eval.rows import Row
-from scope_cpp.eval.sample import Counts, Reading, Stop, read_item, write_output
+from scope_cpp.eval.sample import Counts, Reading, Watch, read_item, write_output
 from scope_cpp.eval.task import Item, Output
 
 FOLDER = "reference"
@@ -138,7 +138,7 @@ class FullCache:
         reading: Reading,
         row: Row,
         sampling: SamplingParams,
-        stop: Stop,
+        watch: Watch,
         warn: Warn,
     ) -> tuple[Output, Counts, int | None]:
         """Return a row's divergence from the full cache, as `write_output` returns an output.
@@ -149,11 +149,11 @@ class FullCache:
             As of `write_output`, and of `load`.
         """
         with self._lock(item.id):
-            reference = self._reference(item, reading, sampling, stop, warn)
+            reference = self._reference(item, reading, sampling, watch, warn)
         forced = replace(reading, forced=tuple(map(int, reference.tokens)))
         comparison = Comparison(reference)
         output, counts, loop = write_output(
-            self._model, forced, 0, row, sampling, stop, warn, comparison.see
+            self._model, forced, 0, row, sampling, watch, warn, comparison.see
         )
         room = int(counts["cells_capacity"]) - len(reading.prompt)
         if row.beta is not None:
@@ -166,7 +166,7 @@ class FullCache:
         return self._locks.setdefault(name, threading.Lock())
 
     def _reference(
-        self, item: Item, reading: Reading, sampling: SamplingParams, stop: Stop, warn: Warn
+        self, item: Item, reading: Reading, sampling: SamplingParams, watch: Watch, warn: Warn
     ) -> Reference:
         path, wanted = self._path(item), self._about(item, reading, sampling)
         found = load(path, wanted)
@@ -175,7 +175,7 @@ class FullCache:
         recorder = Recorder()
         plain = replace(reading, stop=())
         output, _, _ = write_output(
-            self._model, plain, item.n_predict, self._row, sampling, stop, warn, recorder.see
+            self._model, plain, item.n_predict, self._row, sampling, watch, warn, recorder.see
         )
         made = recorder.reference(wanted, output.text)
         save(path, made)
