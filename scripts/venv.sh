@@ -71,7 +71,7 @@ install_package() { # arguments of pip install
 # True if nothing that goes into the package changed since it was installed.
 is_installed() {
     [ -x "$venv/bin/scope" ] && [ -e "$venv/.scope-installed" ] && [ -z "$(
-        find "$root"/{scope_cpp,cli,patches,scripts,CMakeLists.txt,pyproject.toml} \
+        find "$root"/{scope_cpp,cli,patches,scripts,cmake,CMakeLists.txt,pyproject.toml} \
             -name _vendor -prune -o -type f ! -name '*.pyc' -newer "$venv/.scope-installed" -print
     )" ]
 }
