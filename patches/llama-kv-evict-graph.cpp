@@ -46,6 +46,18 @@ size_t llama_kv_evict_graph::give_size(size_t i) const {
     return ggml_type_size(inp.type)*inp.ne[0]*inp.ne[1]*inp.ne[2]*inp.ne[3];
 }
 
+// of the layer's cells. llama.cpp's last backend is the CPU
+ggml_backend_t llama_kv_evict::backend_of(const layer & layer) const {
+    auto * buft = ggml_backend_buffer_get_type(layer.k->buffer);
+
+    for (auto * cur : lctx.backend_ptrs) {
+        if (!ggml_backend_buft_is_host(buft) && ggml_backend_supports_buft(cur, buft)) {
+            return cur;
+        }
+    }
+    return lctx.backend_ptrs.back();
+}
+
 // what the graph is given, in the memory of each backend that layers lie on, and room for n_out values of each layer
 void llama_kv_evict::graph_inputs(llama_kv_evict_graph & g, const std::vector<llama_kv_evict_graph::input> & inputs, int64_t n_out) {
     auto * ctx = g.ctx.get();
@@ -60,17 +72,8 @@ void llama_kv_evict::graph_inputs(llama_kv_evict_graph & g, const std::vector<ll
     g.given.assign(size, 0);
 
     for (const auto & layer : layers) {
-        auto * buft = ggml_backend_buffer_get_type(layer.k->buffer);
-
-        // llama.cpp's last backend is the CPU
-        const bool is_host = ggml_backend_buft_is_host(buft);
-        auto     * backend = lctx.backend_ptrs.back();
-        for (auto * cur : lctx.backend_ptrs) {
-            if (!is_host && ggml_backend_supports_buft(cur, buft)) {
-                backend = cur;
-                break;
-            }
-        }
+        const bool is_host = ggml_backend_buft_is_host(ggml_backend_buffer_get_type(layer.k->buffer));
+        auto     * backend = backend_of(layer);
 
         auto it = std::find_if(g.places.begin(), g.places.end(), [backend](const auto & place) { return place.backend == backend; });
         if (it == g.places.end()) {
@@ -150,14 +153,14 @@ bool llama_kv_evict::graph_alloc(llama_kv_evict_graph & g) {
         }
     }
 
-    if (reserving) {
-        g.n0 = -1;
-        return graph_reserve(g);
-    }
+    const bool ok = reserving ? graph_reserve(g) : ggml_backend_sched_alloc_graph(g.sched.get(), g.gf);
 
-    const bool ok = ggml_backend_sched_alloc_graph(g.sched.get(), g.gf);
-    if (!ok) {
+    if (reserving || !ok) {
         g.n0 = -1;
+    }
+    if (!ok) {
+        // it would take the graph for allocated when it is asked again, and follow buffers that are not there
+        g.sched.reset();
     }
     return ok;
 }
@@ -262,6 +265,20 @@ ggml_tensor * build_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_embd_hea
     return ggml_view_3d(ctx, cur, n_embd_head, own->ne[0], n_head_kv, cur->nb[1], ggml_row_size(cur->type, n_embd_head), 0);
 }
 
+// the first n rows of a cache tensor, those of each head one after the other: [n_embd_head, n, n_head_kv], contiguous
+static ggml_tensor * build_close(ggml_context * ctx, ggml_tensor * t, int64_t n, int64_t n_embd_head, int64_t n_head_kv) {
+    ggml_tensor * words = view_words(ctx, t, n_embd_head, n_head_kv);
+
+    words = ggml_cont(ctx, ggml_view_3d(ctx, words, words->ne[0], n, n_head_kv, words->nb[1], words->nb[2], 0));
+
+    ggml_tensor * res = ggml_view_3d(ctx, words, words->ne[0], n, n_head_kv, words->nb[1], words->nb[2], 0);
+    res->type  = t->type;
+    res->ne[0] = n_embd_head;
+    res->nb[0] = ggml_type_size(t->type);
+
+    return res;
+}
+
 ggml_tensor * llama_kv_evict::build_layer_scores(
         ggml_context * ctx, const layer & layer, int64_t n_kv, int64_t n_query, int64_t n_out, ggml_tensor * rows, ggml_tensor * mask, ggml_tensor * own) const {
     ggml_tensor * k = layer.k;
@@ -269,6 +286,12 @@ ggml_tensor * llama_kv_evict::build_layer_scores(
     // [n_embd_head, n_kv, n_head_kv]
     k = own ? build_rows(ctx, k, n_embd_head_k, layer.n_head_kv, own)
             : ggml_view_3d(ctx, k, n_embd_head_k, n_kv, layer.n_head_kv, k->nb[1], ggml_row_size(k->type, n_embd_head_k), 0);
+
+    // a backend that multiplies no rows with those of other heads between them would leave it to the CPU, and send it all of K
+    auto * product = ggml_mul_mat(ctx, k, ggml_new_tensor_3d(ctx, GGML_TYPE_F32, n_embd_head_k, n_query*layer.n_gqa(), layer.n_head_kv));
+    if (!ggml_backend_supports_op(backend_of(layer), product)) {
+        k = build_close(ctx, own ? k->view_src : layer.k, n_kv, n_embd_head_k, layer.n_head_kv);
+    }
 
     ggml_tensor * sum = nullptr;
     for (const auto & reader : layer.readers) {

@@ -367,6 +367,7 @@ private:
     ggml_tensor         * queries_rot = nullptr;
 
     void         graph_begin  (llama_kv_evict_graph & g, int64_t n0, int64_t n1, int64_t n2, size_t n_nodes = 0);
+    ggml_backend_t backend_of (const layer & layer) const;
     void         graph_inputs (llama_kv_evict_graph & g, const std::vector<llama_kv_evict_graph::input> & inputs, int64_t n_out);
     void         graph_output (llama_kv_evict_graph & g, uint32_t ikv, ggml_tensor * cur);
     const float * graph_result(const llama_kv_evict_graph & g, size_t i) const;

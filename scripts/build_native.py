@@ -7,7 +7,7 @@ what ``scripts/sanitize`` runs the tests with. ``build_native.py --rpc --into bu
 backend that ``pytest --backend rpc`` runs the tests on, which goes beside any of them.
 
 All but the sanitized one build in the folder that pip builds in, where each compiles only what
-differs.
+differs. ``--apart NAME`` builds in ``build/cmake-NAME``, which remembers other options: a GPU's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run(*command: str) -> None:
         raise BuildError(f"{Path(command[0]).name} failed: the reason is in its output before this")
 
 
-def build(into: Path, kind: str, defines: list[str]) -> None:
+def build(into: Path, kind: str, defines: list[str], apart: str | None = None) -> None:
     """Configure, build and install below `into` (``llama_cpp/`` with ``lib/`` inside).
 
     Parameters
@@ -72,6 +72,8 @@ def build(into: Path, kind: str, defines: list[str]) -> None:
         library, the backend that computes in another process; else ``""``.
     defines
         CMake options, ``NAME=VALUE``.
+    apart
+        Name of a build folder of its own.
 
     Raises
     ------
@@ -79,7 +81,9 @@ def build(into: Path, kind: str, defines: list[str]) -> None:
         If a tool is missing or a step fails.
     """
     cmake = tool("cmake")
-    build_dir = ROOT / "build" / ("cmake-sanitize" if kind == "sanitize" else "cmake")
+    if kind == "sanitize":
+        apart = "sanitize"
+    build_dir = ROOT / "build" / (f"cmake-{apart}" if apart else "cmake")
     options = [
         f"-DCMAKE_BUILD_TYPE={'Sanitize' if kind == 'sanitize' else 'Release'}",
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
@@ -113,11 +117,12 @@ def main() -> int:
                        help="build with AddressSanitizer and UBSan")  # fmt: skip
     kinds.add_argument("--rpc", dest="kind", action="store_const", const="rpc",
                        help="build the backend that computes in another process")  # fmt: skip
+    parser.add_argument("--apart", metavar="NAME", help="build in a folder of its own")
     parser.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE",
                         help="CMake option, for example -D GGML_CUDA=ON")  # fmt: skip
     args = parser.parse_args()
     try:
-        build(args.into, args.kind, args.defines)
+        build(args.into, args.kind, args.defines, args.apart)
     except (BuildError, OSError) as error:
         print(f"scope-cpp: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -73,6 +74,14 @@ def _own_log() -> Iterator[None]:
     yield
     if "scope_cpp.engine.logs" in sys.modules:
         sys.modules["scope_cpp.engine.logs"].capture()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Free what a test made before the next one computes: llama.cpp's RPC server forgets graphs."""
+    yield
+    if N_DEVICES[pytestconfig.getoption("backend")]:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

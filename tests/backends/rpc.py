@@ -26,6 +26,7 @@ _PATIENCE = 60.0
 # the names of the messages that carry what a tensor holds, as the servers log them
 _TRANSFER = re.compile(rb"^\[(set|get)_tensor\] .* size: (\d+)$", re.M)
 _logs: list[Path] = []
+children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def start() -> str:
             stdout=subprocess.DEVNULL,
             stderr=out,
         )
+    children.append(child)
     atexit.register(_end, child, log)  # which keeps the child's stdin open until then
     _await(child, address)
     return address

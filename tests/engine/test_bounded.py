@@ -245,3 +245,39 @@ def test_no_row_is_kept_in_mind_where_everything_fits(tiny: Tiny, policy: str) -
         for _ in greedy(cache, 5):
             pass
         assert cache.ledger.labels.size == cache.ledger.scores.size == 0
+
+
+@pytest.mark.parametrize("what", ["_scores", "_rows", "_likeness", "_ahead", "_apply"])
+@pytest.mark.parametrize("policy", ["scope-foresight", "scope-retrieval", "h2o"])
+def test_memory_that_is_not_there_for_a_selection(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, policy: str, what: str
+) -> None:
+    """Nothing was chosen and nothing lost: asked again, the same rows stay as otherwise."""
+    real, refused = getattr(kv_evict, what), []
+
+    def refuse_some(*args: object) -> int:
+        # of `apply` only what moves something: it may be refused before anything is changed
+        if len(refused) < 3 and chosen % 2 and (what != "_apply" or args[4]):
+            refused.append(what)
+            return -25
+        return int(real(*args))
+
+    kept_of = {}
+    for fails in (False, True):
+        monkeypatch.setattr(kv_evict, what, refuse_some if fails else real)
+        chosen = 0
+        with bounded(tiny(), 40, 100, 70, policy=policy) as cache:
+            cache.prefill(random_tokens(40))
+            logits = []
+            for token in random_tokens(100, seed=9):
+                chosen += 1
+                try:
+                    cache.decode(token)
+                except kv_evict.NativeError as err:
+                    assert "out of memory" in str(err)
+                    chosen += 1
+                    cache.decode(token)
+                logits.append(cache.context.logits())
+            kept_of[fails] = kept(cache), np.stack(logits)
+    for expected, found in zip(kept_of[False], kept_of[True], strict=True):
+        assert np.array_equal(found, expected)

@@ -111,6 +111,7 @@ def child(what: str, folder: Path, path: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.host_only("its children compute in main memory, which rounds otherwise")
 def test_saved_killed_and_continued_by_another_process(
     path: Path, model: Model, tmp_path: Path
 ) -> None:

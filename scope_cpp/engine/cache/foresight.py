@@ -185,16 +185,18 @@ class Foresight:
                 found = np.zeros((layers.size, n_out, n_new), np.float32)
                 found[layers] = 1
             return found, likeness
+        likeness = None
+        if value_weight is not None:
+            likeness = kv_evict.likeness(
+                ptr, self.seq, ids, n_new, value_weight=value_weight, layers=layers
+            )
         keys = kv_evict.rows(ptr, self.seq, ids[-n_new:].copy())  # those of all layers at once
+        # last, when nothing can fail any more: these cells have been gone through then
         weights, self._asked = self._asked.weigh(keys, self._each(self._asked, keys), layers)
         if not by_head:
             n_layer, n_head_kv = kv_evict.n_layer(ptr), kv_evict.n_head_kv(ptr)
             weights = weights.reshape(n_layer, n_head_kv, -1, n_new).max(axis=2)
-        if value_weight is None:
-            return weights, None
-        return weights, kv_evict.likeness(
-            ptr, self.seq, ids, n_new, value_weight=value_weight, layers=layers
-        )
+        return weights, likeness
 
     def _hand_over(self) -> bool:
         """Let the device have the queries, if there are any; return whether there are."""

@@ -92,11 +92,14 @@ class Scorer:
     def _weigh(
         self, policy: Policy, ledger: Ledger, ids: NDArray[np.int32], n_prompt: int, n_cells: int
     ) -> None:
-        """Weigh the cells that wait for it ahead of their use, some at a time."""
-        n_left, self.unweighed = min(self.unweighed, ids.size), 0
-        while n_left:
-            n = min(n_left, AHEAD_QUERIES)
-            first, n_left = ids.size - n_left, n_left - n
+        """Weigh the cells that wait for it ahead of their use, some at a time.
+
+        If that fails, those that are left still wait.
+        """
+        self.unweighed = min(self.unweighed, ids.size)
+        while self.unweighed:
+            n = min(self.unweighed, AHEAD_QUERIES)
+            first = ids.size - self.unweighed
             new = ledger.scores[..., first : first + n]
             layers = policy.looks_ahead(new)
             self.foresight.read_prompt(ledger.pos, ids, n_prompt, layers)
@@ -104,6 +107,7 @@ class Scorer:
             unlike = bool(policy.unlike)
             weights, likeness = self.foresight.weigh(there, n, self.by_head, layers, unlike)
             ledger.scores[..., first : first + n] = policy.foresee(new, weights, likeness, n_cells)
+            self.unweighed -= n
 
     @np.errstate(all="ignore")
     def folded(
