@@ -36,6 +36,8 @@ class Examination:
         functions in it; ``None`` if the library does not load.
     devices, cpu
         Devices of ggml, and the features of the CPU that it uses.
+    left_out
+        Libraries of backends that are there and not in use.
     checks
         The self-test.
     """
@@ -49,6 +51,7 @@ class Examination:
     abi: int | None = None
     devices: tuple[Device, ...] = ()
     cpu: str | None = None
+    left_out: tuple[str, ...] = ()
     checks: tuple[Check, ...] = field(default=())
 
     @property
@@ -89,6 +92,8 @@ def describe(found: Examination) -> list[tuple[str, str]]:
         rows.append(("llama.cpp", f"{found.commit}, bindings {found.bindings}, ABI {found.abi}"))
         rows += [("device", f"{item.name}: {item.description}") for item in found.devices]
         rows.append(("CPU", found.cpu or "-"))
+        why = "not in use: of another version than libllama, or its driver is missing"
+        rows += [("left out", f"{name}: {why}") for name in found.left_out]
     mark = {True: "ok", False: "FAILED"}
     return rows + [(mark[check.ok], f"{check.name}: {check.detail}") for check in found.checks]
 
@@ -110,7 +115,7 @@ def native_facts(verbose: bool = False) -> dict[str, Any]:
     """
     from scope_cpp.engine import logs
     from scope_cpp.engine.devices import devices
-    from scope_cpp.native import kv_evict
+    from scope_cpp.native import backends, kv_evict
     from scope_cpp.native.library import library_path, llama_cpp
 
     logs.capture(verbose=verbose)
@@ -122,6 +127,7 @@ def native_facts(verbose: bool = False) -> dict[str, Any]:
         "commit": llama_commit(),
         "abi": kv_evict.ABI,
         "devices": tuple(devices()),
+        "left_out": tuple(backends.left_out(llama_cpp.llama_cpp._lib, library_path())),
         "cpu": " ".join(llama_cpp.llama_print_system_info().decode().split()),
     }
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from scope_cpp.errors import ScopeError
+
+# what backends call themselves, where that is not the name of their library
+_OTHER_NAMES = {"hip": "rocm", "metal": "mtl"}
 
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -51,3 +55,27 @@ def load(lib: Any, folder: str | Path) -> None:
     lib.ggml_log_set(None, None)
     if lib.ggml_backend_dev_by_type(0) is None:  # GGML_BACKEND_DEVICE_TYPE_CPU
         raise ScopeError(f"no library libggml-cpu-* in {folder} runs on this CPU")
+
+
+def left_out(lib: Any, folder: str | Path) -> list[str]:
+    """Return the names of modules in `folder` whose backend is not in use.
+
+    ggml loads none of another version than its own, and none whose driver is missing, without a
+    word; those of the CPU that are not the best one are no matter.
+    """
+    lib.ggml_backend_reg_count.restype = ctypes.c_size_t
+    lib.ggml_backend_reg_get.restype = ctypes.c_void_p
+    lib.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
+    lib.ggml_backend_reg_name.restype = ctypes.c_char_p
+    lib.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+    in_use = {
+        lib.ggml_backend_reg_name(lib.ggml_backend_reg_get(i)).decode().lower()
+        for i in range(lib.ggml_backend_reg_count())
+    }
+    names = []
+    for path in sorted(Path(folder).glob("*ggml-*")):
+        found = re.match(r"(?:lib)?ggml-([a-z]+)\W", path.name)
+        kind = found[1] if found else "base"
+        if kind not in ("base", "cpu") and _OTHER_NAMES.get(kind, kind) not in in_use:
+            names.append(path.name)
+    return names

@@ -18,6 +18,12 @@ from scope_cpp.errors import ScopeError
 from scope_cpp.native import backends
 from scope_cpp.native.library import library_path, llama_cpp
 
+OTHER_VERSION = """
+int registry[64] = { 999 }; // which begins with the version of the interface
+
+void * ggml_backend_init(void) { return registry; }
+"""
+
 MODULE = """
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +79,28 @@ def test_the_best_module_of_a_folder_is_taken_and_none_that_the_cpu_can_not_run(
         "backends.load(llama_cpp.llama_cpp._lib, sys.argv[1])\n"
     )
     assert taken(code, tmp_path, tmp_path / "log", modules) == ["best"]
+
+
+def test_a_module_of_another_version_is_not_taken_and_named(tmp_path):
+    """As is one that is none, whose driver may be missing; those of the CPU are no matter."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("the module is built with cc, under its name on Linux")
+    source = tmp_path / "module.c"
+    source.write_text(OTHER_VERSION)
+    module = tmp_path / "libggml-vulkan.so"
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", module], check=True)
+    for name in ("libggml-cuda.so", "libggml-base.so", "libggml-cpu-sse42.so", "libggml.so"):
+        (tmp_path / name).write_text("")
+    code = (
+        "import sys\n"
+        "from scope_cpp.native import backends\n"
+        "from scope_cpp.native.library import llama_cpp\n"
+        "lib = llama_cpp.llama_cpp._lib\n"
+        "backends.load(lib, sys.argv[1])\n"
+        "assert backends.left_out(lib, sys.argv[1]) == ['libggml-cuda.so', 'libggml-vulkan.so']\n"
+    )
+    assert taken(code, tmp_path, tmp_path / "log", tmp_path) == []
 
 
 def test_no_module_of_the_current_folder_is_taken(modules, tmp_path):
