@@ -24,7 +24,7 @@ settings.load_profile("scope")
 Tiny = Callable[..., Path]
 
 # devices of each --backend beside the CPU
-N_DEVICES = {"cpu": 0, "rpc": 1, "two-rpc": 2}
+N_DEVICES = {"cpu": 0, "own": 1, "rpc": 1, "two-rpc": 2}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=list(N_DEVICES),
         default="cpu",
         help="rpc: load models into a child process, whose memory the CPU can't reach;"
-        " two-rpc: into two of them, half of the layers each",
+        " two-rpc: into two of them, half of the layers each;"
+        " own: into the device that libllama was built for (LLAMA_CPP_LIB_PATH)",
     )
 
 
@@ -42,11 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C, as processes that tests start must: a shell's background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     speak_of_flags()  # as most of what is tested does; tests/engine/test_python_words.py doesn't
-    n_devices = N_DEVICES[config.getoption("backend")]
-    if n_devices:
+    if config.getoption("backend").endswith("rpc"):
         from tests.backends import rpc
 
-        for _ in range(n_devices):
+        for _ in range(N_DEVICES[config.getoption("backend")]):
             rpc.add_device()
 
 

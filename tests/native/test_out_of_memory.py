@@ -29,6 +29,8 @@ def no_memory(n_devices: int) -> Iterator[None]:
     """Let this process, or those that serve the devices, allocate next to nothing."""
     from tests.backends import rpc
 
+    if n_devices and not rpc.children:
+        pytest.skip("the memory of this device can't be limited")
     pids = [child.pid for child in rpc.children] if n_devices else [os.getpid()]
     before = {}
     for pid in pids:
