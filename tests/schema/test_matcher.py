@@ -86,6 +86,7 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
         ["[" + "1," * 300 + "1]"],
     ),
     ({"type": "string", "maxLength": 300}, ['"' + "é" * 300 + '"'], ['"' + "x" * 301 + '"']),
+    ({"type": "string", "maxLength": 1e10}, ['"ab"'], ["1"]),
     ({"type": "string", "minLength": 2, "maxLength": 2}, ['"😀\\n"'], ['"a"', '"abc"', '"😀"']),
     (LINKED, ['{"v":1,"next":{"v":2,"next":null}}'], ['{"v":1}', '{"v":1,"next":3}']),
     (TWO, ['{"a":null,"b":"x"}'], ['{"a":null,"b":null}']),

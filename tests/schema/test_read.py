@@ -99,7 +99,13 @@ def test_a_misspelt_keyword_is_named(model: Model, keyword: str, meant: str) -> 
         ({"multipleOf": 100_003}, "remainders"),
         ({"allOf": [{"multipleOf": 97}, {"multipleOf": 101}, {"multipleOf": 103}]}, "remainders"),
         ({"minLength": -1}, "#/minLength: give a whole number"),
+        ({"minLength": 2**32}, "#/minLength: at most 4294967295"),
         ({"maxItems": 1.5}, "#/maxItems: give a whole number"),
+        (
+            {"properties": {"a": {"pattern": "\\p{Foo}"}}},
+            "#/properties/a: Unicode property not found",
+        ),
+        ({"minimum": 1e-320}, "#: exceed the maximum number of nested"),
         ({"pattern": 3}, "#/pattern: a pattern is a text"),
         ({"pattern": "("}, "#/pattern: bad pattern: "),
         ({"pattern": "\\bx"}, "#/pattern: bad pattern: \\b cannot"),

@@ -56,6 +56,8 @@ def test_a_pattern_matches_what_it_does_in_both_languages(
         ("(?<!a)b", "looks around"),
         ("(a)\\1", "\\1 cannot"),
         ("\\bword", "\\b cannot"),
+        ("a{4294967296}", "{4294967296} repeats more than 4294967295 times"),
+        ("[\\x7a-a]", "'z-a' is no range"),
         ("\\Aab", "is not known"),
         ("(?i)a", "is not known"),
         ("[]a]", "begins with ]"),

@@ -33,6 +33,7 @@ _MOST_BLAMED = 200  # subschemas that are tried one by one to find the wrong one
 _SPECIAL = b"\xff"  # begins what is no text
 _NO_TOKEN = "NoExtensionBias"
 _CAUSE = re.compile(r"(?:at \d+\(\d+\): )?(?:failed to compile JSON schema: )?([^\n]*)")
+_EXPRESSION = re.compile(r"regex parse error:\n.*?\nerror: ([^\n]*)", re.DOTALL)
 
 
 class Vocabulary:
@@ -224,6 +225,7 @@ def _blamed(tokens: LLTokenizer, schema: str, cause: str) -> str:
 
 
 def _cause(matcher: LLMatcher) -> str:
-    """Return the first line of what llguidance says, without what it says about its own input."""
-    found = _CAUSE.match(matcher.get_error())
+    """Return what llguidance says is wrong, without what it says about its own input."""
+    error = matcher.get_error()
+    found = _EXPRESSION.search(error) or _CAUSE.match(error)
     return " ".join(found[1].split())[:200] if found else ""

@@ -223,6 +223,10 @@ class _Reading:
     def count(self, key: str, value: Node, out: Node, below: _Below) -> None:
         """Numbers of items, characters and properties."""
         out[key] = count(value[key], inside(below.place, key))
+        if key == "maxLength":  # no text is longer than what the engine counts to
+            out[key] = min(out[key], regex.MOST_REPEATS)
+        elif key == "minLength" and out[key] > regex.MOST_REPEATS:
+            raise refusal(inside(below.place, key), f"at most {regex.MOST_REPEATS} can be kept to")
         required = value.get("required")
         named = len(set(map(str, required))) if isinstance(required, list) else 0
         if key == "minProperties" and out[key] > named + 1:

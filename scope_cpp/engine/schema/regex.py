@@ -27,6 +27,8 @@ _ESCAPE = re.compile(
     | (?P<word>[bB]) | (?P<itself>[^A-Za-z0-9]))""",
     re.VERBOSE | re.DOTALL,
 )
+MOST_REPEATS = 2**32 - 1  # the engine counts in 32 bits
+
 _NAMED = {"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"}
 
 # what both languages take for white space, and what either of them does
@@ -138,8 +140,11 @@ class _Translation:
                 continue
             self._at += 1
             last = self._member(wide)
-            hyphen = "-" if _single(first) and _single(last) else r"\x{2D}"
-            yield first + hyphen + last
+            is_range = _single(first) and _single(last)
+            if is_range and _code(first) > _code(last):
+                runs = f"{chr(_code(first))}-{chr(_code(last))}"
+                raise ValueError(f"{runs!r} is no range: turn it round")
+            yield first + ("-" if is_range else r"\x{2D}") + last
         self._at += 1
 
     def _member(self, wide: bool) -> str:
@@ -161,6 +166,8 @@ def _repetition(token: re.Match[str]) -> str:
     low, high = int(token["low"]), int(token["high"] or 0)
     if token["high"] and high < low:
         raise ValueError(f"{token[0]} repeats at most fewer times than at least")
+    if max(low, high) > MOST_REPEATS:
+        raise ValueError(f"{token[0]} repeats more than {MOST_REPEATS} times")
     return f"{{{low}{token['comma']}{high if token['high'] else ''}}}"
 
 
@@ -183,6 +190,11 @@ def _character(token: re.Match[str]) -> str:
 def _single(member: str) -> bool:
     """Whether a member is one character, not a set."""
     return member.startswith("\\x{") or len(member) == 1
+
+
+def _code(member: str) -> int:
+    """Return the code point of a member that is one character, see `_literal`."""
+    return ord(member) if len(member) == 1 else int(member[3:-1], 16)
 
 
 def _literal(char: str) -> str:
