@@ -96,7 +96,8 @@ def test_bytes_of_the_default(tiny: Tiny, n_devices: int, flash: str) -> None:
     assert len(found) > 2
     assert found[-1].uploads <= 3 * n_devices
     assert found[-1].downloads <= 2 * n_devices
-    assert found[-1].up_bytes + found[-1].down_bytes <= MOST_BYTES
+    # each device is given what its layers are, and the cells of all
+    assert found[-1].up_bytes / n_devices + found[-1].down_bytes <= MOST_BYTES
 
 
 @pytest.mark.parametrize("flash", ["on", "off"])
