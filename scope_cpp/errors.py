@@ -42,6 +42,10 @@ class TooLong(UsageError):
     """A prompt, or a prompt and its output, that there is no room for."""
 
 
+class NoRoom(ScopeError):
+    """A turn of a conversation that there is no room for; the conversation goes on without it."""
+
+
 class WrongValue(UsageError):
     """A setting has a value that it can't have.
 

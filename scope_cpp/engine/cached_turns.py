@@ -1,7 +1,4 @@
-"""The turns of a conversation as they lie in its cache: read, written, and gone back over.
-
-All turns lie in one sequence of llama.cpp, at their true positions, and nothing is read twice: a
-turn reads what the chat template adds to the rendering before.
+"""A conversation that has a context of its own, and goes back over its turns.
 
 Going back returns to a mark by removing the cells after it, if nothing before it was evicted or
 moved since. If it was, the turns are read anew: prompts in batches, answers token by token through
@@ -11,21 +8,20 @@ was left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from scope_cpp.engine import room, transcript
 from scope_cpp.engine.cache import rewind
 from scope_cpp.engine.cache.bounded import BoundedCache
 from scope_cpp.engine.cache.state import restore, snapshot
-from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.context import Context
-from scope_cpp.engine.length import longest_answer
+from scope_cpp.engine.held_turns import HeldTurns, evicts
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.regions import Piece, find_regions
+from scope_cpp.engine.rendering import Rendering
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.sizes import CHAT_QUERIES, conversation_policies
-from scope_cpp.engine.turns import Region, Turn, common_prefix, match_answer
+from scope_cpp.engine.turns import Turn, common_prefix
 from scope_cpp.errors import ScopeError
 from scope_cpp.native.lifetime import Closable
 from scope_cpp.policies import DecodePolicy, PrefillPolicy
@@ -33,8 +29,8 @@ from scope_cpp.policies import DecodePolicy, PrefillPolicy
 Watch = Callable[[int, int, bool], None]
 
 
-class CachedTurns(Closable):
-    """The context and cache of a conversation, and the turns that they hold.
+class CachedTurns(HeldTurns, Closable):
+    """The context and cache of a conversation alone, and the turns that they hold.
 
     Parameters
     ----------
@@ -49,8 +45,6 @@ class CachedTurns(Closable):
 
     Attributes
     ----------
-    turns
-        In order.
     watch
         Called while turns are read: the tokens that are done, how many they are, and whether they
         were there before and are read again.
@@ -65,27 +59,12 @@ class CachedTurns(Closable):
         prefill: PrefillPolicy,
         n_predict: int | None,
     ) -> None:
-        super().__init__("the conversation", "open another one", model)
-        self.model, self.settings, self.n_predict = model, settings, n_predict
-        self.turns: list[Turn] = []
+        HeldTurns.__init__(self, model, settings, n_predict)
+        Closable.__init__(self, "the conversation", "open another one", model)
         self.watch: Watch = lambda done, total, again: None
         self._applied = settings
         self._lost = False
         self._open_context(capacity, decode, prefill, settings)
-
-    @property
-    def last(self) -> Turn | None:
-        """The last turn, if there is one."""
-        return self.turns[-1] if self.turns else None
-
-    def tail(self, n: int) -> list[int]:
-        """The last `n` tokens of the conversation, or some more."""
-        tokens: list[int] = []
-        for turn in reversed(self.turns):
-            tokens = [*turn.tokens, *turn.answer[: turn.n_decoded], *tokens]
-            if len(tokens) >= n:
-                break
-        return tokens
 
     # -- settings -------------------------------------------------------------------------
 
@@ -132,94 +111,16 @@ class CachedTurns(Closable):
 
     # -- reading --------------------------------------------------------------------------
 
-    def read(
-        self,
-        rendered: str,
-        at: int,
-        unread: list[int],
-        index: int,
-        messages: Sequence[dict[str, str]],
-        template: str | None,
-    ) -> Turn:
-        """Read what a rendering has after what is read, as a turn of its own.
+    def run(self, rendering: Rendering, at: int) -> int:
+        """Read what a rendering has after what is read; return how many tokens that were.
 
-        Parameters
-        ----------
-        rendered, at, unread
-            The rendering of `messages`, and what of it is read; see `reconcile`.
-        index
-            The user message that it ends with.
-        messages, template
-            Of the conversation.
-
-        Raises
-        ------
-        ScopeError
-            If there is no room; the turns before are there then, or found again later.
+        Raises as `read` does.
         """
-        text = rendered[at:]
-        after_special = not self.turns or not self._is_plain_end()
-        fresh = transcript.tokenize(self.model, text, at == 0, after_special)
-        piece = Piece(text, fresh, at == 0, after_special)
-        start = self.cache.n_past
-        regions = []
-        if unread:
-            regions.append(Region("answer", self.turns[-1].index, start, start + len(unread)))
-        regions += find_regions(
-            self.model, template, messages, self.last, piece, start + len(unread)
-        )
-        turn = Turn(
-            index=index,
-            settings=self.settings,
-            start=start,
-            tokens=[*unread, *fresh],
-            n_unread=len(unread),
-            text=text,
-            regions=regions,
-        )
-        self.turns.append(turn)
-        try:
-            with self._watched(len(turn.tokens), again=False):
-                self._read_turn(turn)
-        except BaseException:
-            self.turns.remove(turn)
-            if not rewind.forget_after(self.cache, turn.start):
-                self._lose_cells()
-            raise
-        return turn
-
-    def _is_plain_end(self) -> bool:
-        """Whether the conversation ends with text, not with a control token."""
-        tail = self.tail(1)
-        return bool(tail) and self.model.token_to_piece(tail[-1]) != b""
-
-    def _read_turn(self, turn: Turn) -> None:
-        """Make room, read the tokens of a turn, and be ready for its answer."""
-        cache = self.cache
-        self._hold()
-        cache.begin_turn()
-        turn.before = rewind.mark(cache)
-        n, size = len(turn.tokens), min(self.settings.n_ubatch, self.context.n_batch)
-        pool = room.answer_pool(cache.decode_policy, self._longest(n))
-        make_room: Callable[[int], None] | None = None
-        if cache.decode_policy.ranks_prompt:
-            room.require_room(cache, self.turns, n + 1)
-            make_room, size = cache.make_room_by_policy, cache.most_at_once(cache.decode_policy)
-        elif not room.make_way(cache, self.turns, turn.start, n + pool):
-            # the prefill policy thins this prompt too, while it is read
-            size, left = min(CHAT_QUERIES, cache.prefill_policy.chunk(cache.capacity)), n
-
-            def make_room(n_next: int) -> None:
-                nonlocal left
-                left -= n_next
-                needed = n_next + (0 if left else pool)
-                if not room.make_way(cache, self.turns, turn.start, needed):
-                    room.require_room(cache, self.turns, needed)
-
-        cache.read(turn.tokens, size, make_room)
-        cache.begin_output(self._longest(0))
-        turn.n_last = cache.n_last
-        turn.after = rewind.mark(cache, cache.last_beside)
+        turns = self.plan(rendering, at)
+        n = sum(len(turn.tokens) for turn in turns)
+        with self._watched(n, again=False):
+            self.cache.run(self.read(turns))
+        return n
 
     def read_again(self) -> None:
         """Compute the logits at the end of the last prompt once more."""
@@ -228,82 +129,16 @@ class CachedTurns(Closable):
         if mark is None or not rewind.return_to(self.cache, mark, turn.tail, logits=True):
             self._read_anew(self.turns)
 
-    def _hold(self) -> None:
-        """Let no policy give up what a conversation must keep."""
-        cache = self.cache
-        keeps_messages = cache.decode_policy.keeps_messages
-        cache.held = room.to_hold(self.turns, cache.capacity, keeps_messages)
-
-    # -- writing --------------------------------------------------------------------------
-
-    def longest_answer(self) -> int | None:
-        """Longest answer from here; the last token of an answer takes no cell yet.
-
-        Raises
-        ------
-        ScopeError
-            If the longest conversation is reached.
-        """
-        longest = self._longest(0)
-        if self.cache.decode_policy.name != "full":
-            return longest
-        n_free = self.cache.capacity - self.cache.stats.cells_used + 1
-        return n_free if longest is None else min(n_free, longest)
-
-    def _longest(self, n_more: int) -> int | None:
-        """Longest answer after `n_more` tokens."""
-        n_past = self.cache.n_past + n_more
-        return longest_answer(self.settings, self.model, n_past, self.n_predict, self.turns)
-
-    def end_answer(self, text: str) -> None:
-        """Freeze the last answer, of which `text` is kept.
-
-        The tokens of a stop string after it are taken back, if no selection has weighed them.
-        """
-        turn = self.turns[-1]
-        turn.n_decoded = self.cache.n_past - turn.stop
-        n = len(turn.answer)
-        while n and not text.startswith(self._text_of(turn.answer[:n])):
-            n -= 1
-        dropped = turn.n_decoded - n
-        if dropped > 0:
-            try:
-                rewind.rollback_unselected(self.cache, dropped)
-            except ScopeError:
-                return  # the next turn reads the answer anew, without them
-            turn.trimmed = turn.answer[n : turn.n_decoded]
-            turn.n_decoded = n
-        turn.answer = turn.answer[:n]
-
-    def _text_of(self, tokens: Sequence[int]) -> str:
-        pieces = b"".join(self.model.token_to_piece(token) for token in tokens)
-        return pieces.decode("utf-8", errors="replace")
-
     # -- going back -----------------------------------------------------------------------
 
-    def reconcile(self, rendered: str) -> tuple[int, list[int]]:
-        """Go back to where the conversation and a rendering part.
-
-        Returns
-        -------
-        at, unread
-            How much of the rendering is read; sampled tokens before `at` that are not.
-        """
-        at = 0
-        for k, turn in enumerate(self.turns):
-            if not rendered.startswith(turn.text, at):
-                return self._part_in_prompt(k, rendered, at), []
-            at += len(turn.text)
-            if not turn.answer:
-                continue
-            answer = as_text(self.model, self._text_of(turn.answer))
-            end = match_answer(rendered, at, answer)
-            if end is None:
-                self.go_back(k, keep_prompt=True)
-                return at, []
-            at = end
-        unread = self.turns[-1].answer[self.turns[-1].n_decoded :] if self.turns else []
-        return at, unread
+    def reconcile(self, rendered: str) -> int:
+        """Go back to where the conversation and a rendering part; return how much of it is read."""
+        k, at, where = self.part(rendered)
+        if where == "prompt":
+            return self._part_in_prompt(k, rendered, at)
+        if where == "answer":
+            self.go_back(k, keep_prompt=True)
+        return at
 
     def _part_in_prompt(self, k: int, rendered: str, at: int) -> int:
         """Keep what turn `k` and a rendering begin with alike, if it ends with a token."""
@@ -387,7 +222,7 @@ class CachedTurns(Closable):
         self._apply(turn.settings)
         self.turns.append(turn)
         turn.start = self.cache.n_past
-        self._read_turn(turn)
+        self.cache.run(self._read_turn(turn))
         for token in [*turn.answer[: turn.n_decoded], *turn.trimmed]:
             self.cache.decode(token)
         if turn.trimmed:
@@ -443,8 +278,3 @@ class CachedTurns(Closable):
         except BaseException:
             self.context.close()
             raise
-
-
-def evicts(decode: DecodePolicy, prefill: PrefillPolicy) -> bool:
-    """Whether these policies ever evict anything."""
-    return decode.name != "full" or prefill.name != "full"

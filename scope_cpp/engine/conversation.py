@@ -31,13 +31,15 @@ from scope_cpp.engine import attention, capability, room, transcript
 from scope_cpp.engine.answer import Answer, Duties, Prompt
 from scope_cpp.engine.arguments import checked
 from scope_cpp.engine.cache.bounded import BoundedCache
-from scope_cpp.engine.cached_turns import CachedTurns, Watch, evicts
+from scope_cpp.engine.cached_turns import CachedTurns, Watch
 from scope_cpp.engine.context import Context
 from scope_cpp.engine.generate import Stats, Warn, counted
+from scope_cpp.engine.held_turns import evicts
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.length import past_training, training_ends, why_full
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.pools import Pool, find_kept, find_pools
+from scope_cpp.engine.rendering import Rendering
 from scope_cpp.engine.sampling import Sampler, SamplingParams, answer_seed, draw_seed, recommended
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.silence import ENDLESS, never_ends
@@ -472,20 +474,19 @@ class Conversation(Closable):
             if forget is not None:
                 cached.forget_message(forget)
             cached.find_cells()
-            rendered, stops = transcript.render(self.model, self._messages, self.template)
+            rendering = Rendering.of(self.model, self.messages, self.template)
             if cached.last is not None and cached.last.index == index:
                 # written anew: what was read stays, unless another policy has to make room for it
                 same = cached.last.settings == self.settings
                 cached.go_back(len(cached.turns) - 1, keep_prompt=same)
-            at, unread = cached.reconcile(rendered)
-            if at == len(rendered) and not unread and cached.turns:
+            at = cached.reconcile(rendering.text)
+            if at == len(rendering.text) and cached.turns:
                 cached.read_again()
             else:
-                turn = cached.read(rendered, at, unread, index, self._messages, self.template)
-                clock.n_prompt = len(turn.tokens)
+                clock.n_prompt = cached.run(rendering, at)
             clock.n_again = self.cache.n_computed - n_before - clock.n_prompt
             sampler.accept_prompt(cached.tail(self.sampling.penalised))
-            stop, longest = (*self.stop, *stops), cached.longest_answer()
+            stop, longest = (*self.stop, *rendering.stops), cached.longest_answer()
         except BaseException:
             sampler.close()
             raise

@@ -8,7 +8,7 @@ from scope_cpp.engine.budget import usual_room
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.turns import Turn, any_of, ways_out
-from scope_cpp.errors import ScopeError, TooLong, UsageError
+from scope_cpp.errors import NoRoom, ScopeError, TooLong, UsageError
 
 
 def longest_text(settings: Settings, model: Model) -> int | None:
@@ -58,7 +58,7 @@ def longest_answer(
 
     Raises
     ------
-    ScopeError
+    NoRoom
         If the longest conversation is reached.
     """
     left = _left(settings, model, n_past)
@@ -70,7 +70,7 @@ def longest_answer(
     else:
         why = f"-c {settings.ctx_size} is its longest length"
         ways.append("give a larger -c")
-    raise ScopeError(
+    raise NoRoom(
         f"no room for an answer is left: the conversation has {n_past} tokens with this message, "
         f"{why}: {any_of(ways)}"
     )

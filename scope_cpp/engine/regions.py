@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scope_cpp.engine import transcript
 from scope_cpp.engine.chat import as_text
 from scope_cpp.engine.model import Model
+from scope_cpp.engine.rendering import Messages, Rendering
 from scope_cpp.engine.turns import Region, Turn, common_prefix, find_answers
 
 
@@ -41,9 +41,8 @@ class Piece:
 
 
 def find_regions(
-    model: Model,
-    template: str | None,
-    messages: Sequence[dict[str, str]],
+    rendering: Rendering,
+    messages: Messages,
     last: Turn | None,
     piece: Piece,
     at: int,
@@ -52,8 +51,8 @@ def find_regions(
 
     Parameters
     ----------
-    model, template, messages
-        Of the conversation.
+    rendering, messages
+        Of what it is a piece, and the messages up to its end.
     last
         The turn before; ``None`` if there is none.
     piece
@@ -61,11 +60,11 @@ def find_regions(
     at
         Its position.
     """
+    model = rendering.model
     regions = []
     start, n = 0, len(piece.tokens)
     if piece.first:
-        openings = transcript.openings(model, messages, template)
-        start = min(common_prefix(piece.tokens, other) for other in openings)
+        start = min(common_prefix(piece.tokens, other) for other in rendering.openings)
         regions.append(Region("system", 0, at, at + start))
     turn, rest = _unread(messages, last)
     for begin, end in find_answers(piece.text, as_text(model, rest)):
@@ -79,13 +78,13 @@ def find_regions(
     return [region for region in regions if region.stop > region.start]
 
 
-def _unread(
-    messages: Sequence[dict[str, str]], last: Turn | None
-) -> tuple[int, list[dict[str, str]]]:
+def _unread(messages: Messages, last: Turn | None) -> tuple[int, Messages]:
     """The turn that what is not read yet begins in, and its messages."""
     talk = [m for m in messages if m["role"] != "system"]
     if last is None:
         return 0, talk
+    asked = [i for i, message in enumerate(talk) if message["role"] == "user"]
+    rest = talk[asked[last.index] + 1 :] if last.index < len(asked) else []
     if last.answer:
-        return last.index + 1, talk[2 * last.index + 2 :]
-    return last.index, talk[2 * last.index + 1 :]
+        return last.index + 1, rest[1:]
+    return last.index, rest

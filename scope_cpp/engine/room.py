@@ -26,7 +26,7 @@ from scope_cpp.engine.turns import (
     thin_prompts,
     ways_out,
 )
-from scope_cpp.errors import ScopeError
+from scope_cpp.errors import NoRoom
 from scope_cpp.policies import DecodePolicy
 
 
@@ -56,7 +56,7 @@ def make_way(cache: BoundedCache, turns: Sequence[Turn], start: int, needed: int
 
     Raises
     ------
-    ScopeError
+    NoRoom
         If nothing more may give way; nothing was evicted then.
     """
     missing = cache.stats.cells_used + needed - cache.capacity
@@ -86,7 +86,7 @@ def require_room(cache: BoundedCache, turns: Sequence[Turn], needed: int, n_free
 
     Raises
     ------
-    ScopeError
+    NoRoom
         If the free cells, and `n_free` more, are not enough.
     """
     there = cache.capacity - cache.stats.cells_used + n_free
@@ -97,7 +97,7 @@ def require_room(cache: BoundedCache, turns: Sequence[Turn], needed: int, n_free
         ways = [*ways_out(own, needed - there), "give a larger --budget"]
         if cache.prefill_policy.name == "full" and not cache.decode_policy.ranks_prompt:
             ways.append("let old prompts give way (--prefill snapkv)")
-        raise ScopeError(
+        raise NoRoom(
             f"this turn needs {needed} cells for its prompt and its answer, {there} of "
             f"{cache.capacity} can be had: {any_of(ways)}"
         )
@@ -150,7 +150,7 @@ def check_opening(
 
     Raises
     ------
-    ScopeError
+    NoRoom
         If it has none.
     """
     n, longest = common_prefix(*openings), max(map(len, openings))
@@ -159,7 +159,7 @@ def check_opening(
     if needed > capacity:
         advised = longest + max(pool, usual_room(n_predict))
         what = "the system prompt" if has_system else "what the template puts first"
-        raise ScopeError(
+        raise NoRoom(
             f"{what} takes {n} cells, with the shortest message and the pool of an answer "
             f"{needed}; the budget is {capacity}: give --budget {advised} or more, or a "
             "shorter text"
@@ -173,7 +173,7 @@ def check_shrink(
 
     Raises
     ------
-    ScopeError
+    NoRoom
         If it does not.
     """
     missing = cache.stats.cells_used - capacity
@@ -186,7 +186,7 @@ def check_shrink(
         n += max(0, n_rows(pos, prompts) - 1)
     if missing > n:
         stays = cache.stats.cells_used - n
-        raise ScopeError(
+        raise NoRoom(
             f"{stays} cells may not give way: give --budget {stays + usual_room(None)} or more, "
             "begin anew (/clear), or let old prompts give way (--prefill snapkv)"
         )

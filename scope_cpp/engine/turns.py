@@ -66,6 +66,8 @@ class Turn:
         How many of them lie in the cache.
     trimmed
         Tokens of a stop string, decoded after the answer and taken back.
+    shown
+        How many tokens the answer had when its text was last looked at, and that text.
     """
 
     index: int
@@ -81,6 +83,7 @@ class Turn:
     trimmed: list[int] = field(default_factory=list)
     before: Mark | None = None
     after: Mark | None = None
+    shown: tuple[int, str] = (0, "")
 
     @property
     def stop(self) -> int:
@@ -113,6 +116,7 @@ class Turn:
     def forget_answer(self) -> None:
         """Only what was read is left."""
         self.answer, self.n_decoded, self.trimmed = [], 0, []
+        self.shown = 0, ""
 
 
 @dataclass

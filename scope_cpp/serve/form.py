@@ -22,8 +22,8 @@ class Asked:
     ----------
     rows
         One for each answer.
-    n_prompt, n
-        Tokens of the prompts, each prompt counted once; answers to each.
+    n
+        Answers to each prompt.
     stream, usage
         Send the answers as they are written; and the usage at the end of that.
     scope, picture
@@ -35,7 +35,6 @@ class Asked:
     """
 
     rows: Sequence[Request]
-    n_prompt: int
     n: int
     stream: bool
     usage: bool
@@ -52,7 +51,6 @@ def asked(body: Object, rows: Sequence[Request], prompts: Sequence[object], para
     n = body.get("n") or 1
     return Asked(
         rows=rows,
-        n_prompt=sum(len(row.prompt) for row in rows[::n]),
         n=n,
         stream=bool(body.get("stream")),
         usage=bool(options.get("include_usage")),
@@ -104,11 +102,12 @@ class Form:
 def usage(asked: Asked, choices: Sequence[Choice]) -> Object:
     """Tokens of a request: each prompt counts once, however many answers it gets."""
     n_generated = sum(choice.stats.n_generated for choice in choices)
+    n_prompt = sum(choice.stats.n_prompt for choice in choices[:: asked.n])
     n_shared = sum(choice.stats.n_shared for choice in choices[:: asked.n])
     return {
-        "prompt_tokens": asked.n_prompt,
+        "prompt_tokens": n_prompt,
         "completion_tokens": n_generated,
-        "total_tokens": asked.n_prompt + n_generated,
+        "total_tokens": n_prompt + n_generated,
         "prompt_tokens_details": {"cached_tokens": n_shared},
     }
 

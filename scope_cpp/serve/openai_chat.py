@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from scope_cpp.engine import transcript
 from scope_cpp.engine.parallel import Alternative
+from scope_cpp.engine.rendering import Rendering
 from scope_cpp.errors import ScopeError, UsageError
 from scope_cpp.serve import schema
 from scope_cpp.serve.check import check
@@ -30,27 +30,29 @@ def prepare(body: Object, serving: Serving) -> Asked:
     """
     check(body, schema.chat(serving.n_predict))
     serving.require_model(body)
-    text, stops = _render(serving, body["messages"])
-    tokens = serving.tokenize(body, text, "messages", parse_special=True)
+    chat = _render(serving, body["messages"])
+    tokens = serving.tokenize(body, chat.text, "messages", parse_special=True, chat=True)
     rows = make_rows(
         serving,
         body,
         [tokens],
         param="messages",
         longest=serving.n_predict,
-        stops=stops,
+        chat=chat,
         logprobs=_logprobs(body),
     )
-    return asked(body, rows, [text], "messages")
+    return asked(body, rows, [chat.text], "messages")
 
 
-def _render(serving: Serving, messages: Sequence[Object]) -> tuple[str, list[str]]:
+def _render(serving: Serving, messages: Sequence[Object]) -> Rendering:
     plain = [
         {"role": schema.role(message["role"]), "content": _text(message["content"])}
         for message in messages
     ]
     try:
-        return transcript.render(serving.model, plain, serving.template)
+        chat = Rendering.of(serving.model, plain, serving.template)
+        chat.prepare()
+        return chat
     except UsageError as err:
         raise bad_request(for_clients(str(err)), "messages") from None
     except ScopeError as err:

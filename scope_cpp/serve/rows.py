@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scope_cpp.engine.parallel import Request
+from scope_cpp.engine.parallel.demand import can_talk
 from scope_cpp.engine.parallel.options import Options, parse_options
+from scope_cpp.engine.rendering import Rendering
 from scope_cpp.engine.sampling_params import RANDOM_SEED, SamplingParams
 from scope_cpp.errors import UsageError, WrongValue
 from scope_cpp.serve.errors import bad_request
@@ -46,7 +48,7 @@ def make_rows(
     *,
     param: str,
     longest: int,
-    stops: Sequence[str] = (),
+    chat: Rendering | None = None,
     logprobs: int | None = None,
 ) -> list[Request]:
     """Return ``n`` rows for each prompt, in order.
@@ -59,8 +61,8 @@ def make_rows(
         The field that they came from, for messages.
     longest
         Most tokens of an answer where the request does not say.
-    stops
-        Strings that end an answer, beside the request's own.
+    chat
+        What the prompt is a rendering of, if it is.
 
     Raises
     ------
@@ -83,13 +85,16 @@ def make_rows(
     except UsageError as err:
         raise refusal(err, param) from None
     for tokens in prompts:
-        _check_prompt(serving, tokens, param, whole=settings.prefill == "full")
+        whole = settings.prefill == "full" and not (chat is not None and can_talk(settings))
+        _check_prompt(serving, tokens, param, whole)
     row = Request(
         (),
         n_predict=options.n_predict or longest,
         settings=settings,
-        stop=(*stops, *(options.stop or ())),
+        stop=(*(chat.stops if chat is not None else ()), *(options.stop or ())),
         logprobs=logprobs,
+        chat=chat,
+        branches=n > 1,
     )
     return [
         replace(row, prompt=tokens, sampling=replace(sampling, seed=_seed(sampling.seed, i)))

@@ -54,11 +54,14 @@ class Serving:
     most_rows: int
     longest_piece: int
 
-    def tokenize(self, body: Body, text: str, param: str, parse_special: bool) -> tuple[int, ...]:
+    def tokenize(
+        self, body: Body, text: str, param: str, parse_special: bool, chat: bool = False
+    ) -> tuple[int, ...]:
         """Return the tokens of a prompt.
 
-        A text that can't fit, however it is read, is refused unread. So is one with very many names
-        of control tokens that stay plain text: it is tokenized in as many pieces.
+        A text that can't fit, however it is read, is refused unread, unless it is a `chat` of which
+        parts may give way. So is one with very many names of control tokens that stay plain text:
+        it is tokenized in as many pieces.
 
         Raises
         ------
@@ -66,7 +69,7 @@ class Serving:
             400.
         """
         n_bytes = len(text.encode())
-        if self._stays_whole(body) and n_bytes >= self.n_cells * self.longest_piece:
+        if self._stays_whole(body, chat) and n_bytes >= self.n_cells * self.longest_piece:
             raise bad_request(
                 f"the prompt has {n_bytes} bytes: {self.n_cells} cells can't hold that, give less",
                 param,
@@ -82,8 +85,10 @@ class Serving:
         except UsageError as err:
             raise bad_request(str(err), param) from None
 
-    def _stays_whole(self, body: Body) -> bool:
-        return (body.get("prefill") or self.settings.prefill) == "full"
+    def _stays_whole(self, body: Body, chat: bool) -> bool:
+        policy = body.get("policy") or self.settings.policies()[0].name
+        prefill = body.get("prefill") or self.settings.prefill
+        return prefill == "full" and not (chat and policy != "full")
 
     def require_model(self, body: Body) -> None:
         """Refuse a request that names another model."""

@@ -6,7 +6,9 @@ field of a request is named by that, and of the rest it is said that it belongs 
 
 from __future__ import annotations
 
-from scope_cpp.errors import ScopeError, TooLong, UsageError
+import re
+
+from scope_cpp.errors import NoRoom, ScopeError, TooLong, UsageError
 from scope_cpp.serve.errors import ApiError, bad_request
 from scope_cpp.wording import FLAG
 
@@ -23,6 +25,9 @@ OF_THE_SERVER = (
     *("-c", "-fa", "-b", "-ub", "-ctk", "-ctv", "-np"),
 )
 
+# commands of the chat, which say how a thing is done there
+_COMMAND = re.compile(r" \(/[a-z]+\)")
+
 
 def for_clients(text: str) -> str:
     """Return an error of the engine in the words of the interface.
@@ -31,6 +36,7 @@ def for_clients(text: str) -> str:
     'give budget 2048 or more, or a larger -c (only the server is started with -c)'
     """
     named = [flag for flag in dict.fromkeys(FLAG.findall(text)) if flag in OF_THE_SERVER]
+    text = _COMMAND.sub("", text)
     text = FLAG.sub(lambda found: FIELDS.get(found[0], found[0]), text)
     return f"{text} (only the server is started with {', '.join(named)})" if named else text
 
@@ -45,7 +51,7 @@ def refusal(err: ScopeError, param: str | None = None) -> ApiError:
         The field that the prompt came from.
     """
     text = for_clients(str(err))
-    if isinstance(err, TooLong):
+    if isinstance(err, (TooLong, NoRoom)):
         return bad_request(text, param, "context_length_exceeded")
     if isinstance(err, UsageError):
         return bad_request(text)

@@ -209,24 +209,14 @@ def test_the_field_that_is_wrong_is_named(
     assert error["param"].startswith(field)
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        (COMPLETIONS, {"prompt": "Hello " * 22}),
-        (CHAT, {"messages": [{"role": "user", "content": "Hello " * 22}]}),
-    ],
-)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("budget", [20, 90])
-def test_a_prompt_beyond_the_budget(
-    server: Running, path: str, body: dict[str, Any], stream: bool, budget: int
-) -> None:
+def test_a_prompt_beyond_the_budget(server: Running, stream: bool, budget: int) -> None:
     """Told in the words of the interface, with a budget that the request really runs with."""
-    body |= {"max_tokens": 9, "stream": stream}
+    path, body = COMPLETIONS, {"prompt": "Hello " * 22, "max_tokens": 9, "stream": stream}
     asked = json.dumps(body | {"budget": budget}).encode()
     error = refused(send(server, "POST", path, asked))
-    assert error["code"] == "context_length_exceeded"
-    assert error["param"] == ("prompt" if path == COMPLETIONS else "messages")
+    assert error["code"] == "context_length_exceeded" and error["param"] == "prompt"
     told = re.fullmatch(
         rf"the prompt keeps (\d+) cells, the budget is {budget}: give budget (\d+) or more, such "
         r"as (\d+)(, or a prefill policy that drops part of the prompt \(prefill snapkv\))?",
@@ -241,6 +231,24 @@ def test_a_prompt_beyond_the_budget(
     asked = json.dumps(body | {"budget": budget, "prefill": "snapkv"}).encode()
     works = send(server, "POST", path, asked)[0] == 200
     assert works == (told[4] is not None) == (budget == 90)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("policy", ["scope-retrieval", "scope-slide"])
+def test_a_message_beyond_the_budget(server: Running, stream: bool, policy: str) -> None:
+    """As in a chat, in the words of the interface."""
+    message = {"role": "user", "content": "Hello " * 22}
+    body = {"messages": [message], "max_tokens": 9, "stream": stream, "policy": policy}
+    error = refused(send(server, "POST", CHAT, json.dumps(body | {"budget": 90}).encode()))
+    assert error["code"] == "context_length_exceeded" and error["param"] == "messages"
+    ways, helps = ("send a shorter message or give a larger budget", {"budget": 200})
+    if policy == "scope-slide":
+        ways = "send a shorter message, give a larger budget or let old prompts give way"
+        ways, helps = f"{ways} (prefill snapkv)", {"prefill": "snapkv"}
+    told = r"this turn needs \d+ cells for its prompt and its answer, 90 of 90 can be had: "
+    assert re.fullmatch(told + re.escape(ways), error["message"])
+    asked = json.dumps(body | {"budget": 90} | helps).encode()
+    assert send(server, "POST", CHAT, asked)[0] == 200
 
 
 @pytest.mark.parametrize(

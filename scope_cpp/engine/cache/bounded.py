@@ -6,15 +6,17 @@ decoded, so that the cells in use never exceed the capacity, not even for a mome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scope_cpp.engine.cache.eviction import HeldCells, Keep
 from scope_cpp.engine.cache.ledger import pooled
-from scope_cpp.engine.cache.marks import Beside
+from scope_cpp.engine.cache.marks import Beside, Mark
 from scope_cpp.engine.cache.scorer import ring_size
 from scope_cpp.engine.cache.stats import CacheStats
 from scope_cpp.engine.context import Context
@@ -25,6 +27,8 @@ from scope_cpp.native import kv_evict
 from scope_cpp.policies.base import DecodePolicy, Policy, PrefillPolicy, Step
 
 Observed = NDArray[Any]
+# what is to be decoded next, one batch after the other
+Steps: TypeAlias = Generator[Sequence[int], None, None]
 
 
 class BoundedCache(HeldCells):
@@ -250,7 +254,7 @@ class BoundedCache(HeldCells):
 
     def read(
         self, tokens: Sequence[int], size: int, make_room: Callable[[int], None] | None = None
-    ) -> None:
+    ) -> Steps:
         """Read tokens of a later prompt, `size` at a time; the policy evicts nothing meanwhile.
 
         llama.cpp gets them in parts of about its physical batch: Ctrl-C waits for one of them.
@@ -263,6 +267,11 @@ class BoundedCache(HeldCells):
             Most tokens of a batch.
         make_room
             Called with the length of each batch before it is decoded; it evicts what may go.
+
+        Yields
+        ------
+        tokens
+            Of each batch. The caller decodes them, at once or in parts, and says so (`decoded`).
 
         Raises
         ------
@@ -277,22 +286,18 @@ class BoundedCache(HeldCells):
         while start < len(tokens):
             chunk = tokens[start : start + self._chunk_size(len(tokens) - start, size)]
             start += len(chunk)
-            with whole_step():
-                if make_room is not None:
-                    make_room(len(chunk))
-                if self.stats.cells_used + len(chunk) > self.capacity:
-                    raise ScopeError(f"all {self.capacity} cells are in use")
-                if reads:
-                    self._score_if_due(self.decode_policy, len(chunk))
+            if make_room is not None:
+                make_room(len(chunk))
+            if self.stats.cells_used + len(chunk) > self.capacity:
+                raise ScopeError(f"all {self.capacity} cells are in use")
+            if reads:
+                self._score_if_due(self.decode_policy, len(chunk))
             *before, last = self._parts(chunk)
-            for part in before:
-                with whole_step():
-                    self._decode(part)
-            with whole_step():
-                if start == len(tokens):
-                    self.last_beside = self.beside()
-                self._decode(last)
-                self._collect(len(chunk))
+            yield from before
+            if start == len(tokens):
+                self.last_beside = self.beside()
+            yield last
+            self._collect(len(chunk))
             self.n_last = len(last)
 
     def _parts(self, tokens: Sequence[int]) -> list[Sequence[int]]:
@@ -305,6 +310,16 @@ class BoundedCache(HeldCells):
         if len(starts) > 1:
             starts[-1] = min(starts[-1], len(tokens) - max(1, self.scorer.ring))
         return [tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True)]
+
+    def run(self, steps: Steps) -> None:
+        """Decode what `steps` wants, alone; a Ctrl-C waits for the end of a step."""
+        with closing(steps):
+            while True:
+                with whole_step():
+                    tokens = next(steps, None)
+                    if tokens is None:
+                        return
+                    self._decode(tokens)
 
     def beside(self) -> Beside | None:
         """Windows and recurrent states as they are now; ``None`` without any."""
@@ -376,9 +391,9 @@ class BoundedCache(HeldCells):
         stay, as many for each head. Of whole cells it sees one head: labels, and the maximum.
         """
         ids, shared = self.sync()
-        if shared.any():
-            raise ScopeError("cells that another sequence has can't be given up")
         keep = self.by_row(choose(*self.ledger.ranked(self.whole_cells)))
+        if not keep[:, :, shared].all():
+            raise ScopeError("cells that another sequence has can't be given up")
         return self.free(keep & (self.ledger.pos >= 0), ids)
 
     def observed(self, policy: Policy, n: int) -> Observed:
@@ -405,6 +420,23 @@ class BoundedCache(HeldCells):
         self.n_past = int(labels[-1]) + 1 if labels.size else 0
         self.n_prompt = self.n_prompt_cells = n_prompt
         self.stats.cells_used = self.stats.cells_peak = labels.size
+        kv_evict.forget(self.context.ptr, self.seq)
+
+    def take_rows(self, other: BoundedCache, n_past: int, marks: Sequence[Mark]) -> None:
+        """Take over what another cache knows of its first `n_past` tokens; copies are here."""
+        other.sync()
+        ledger = other.ledger
+        there = ledger.labels < n_past
+        self.ledger = replace(
+            ledger,
+            labels=ledger.labels[there],
+            pos=ledger.pos[:, :, there],
+            scores=ledger.scores[..., there],
+        )
+        self.counters = (n_past, *other.counters[1:4], 0, 0)
+        self.stats = replace(other.stats, cells_used=int(there.sum()))
+        self.scorer.foresight.asked = other.scorer.foresight.asked
+        self.marks.keep(marks)
         kv_evict.forget(self.context.ptr, self.seq)
 
     def decode(self, token: int) -> None:

@@ -53,9 +53,7 @@ def return_to(
         False if rows from before the mark were evicted or moved since, or if what it had is
         no longer known. Nothing is right then but to clear the cache and to read all tokens anew.
     """
-    begins_output = mark.n_past == mark.counters[1]
-    foreseen = mark.asked is not None or not cache.foresees
-    if not mark.intact or mark.scores is None or (begins_output and not foreseen):
+    if not stands(cache, mark) or mark.scores is None:
         return False
     has_logits = cache.n_past == mark.n_past == cache.logits_at
     with whole_step():
@@ -76,6 +74,13 @@ def return_to(
     return _has_window(cache)
 
 
+def stands(cache: BoundedCache, mark: Mark) -> bool:
+    """Whether rows from before a mark are as they were, and what it had is known."""
+    begins_output = mark.n_past == mark.counters[1]
+    foreseen = mark.asked is not None or not cache.foresees
+    return mark.intact and mark.scores is not None and (foreseen or not begins_output)
+
+
 def forget_after(cache: BoundedCache, n_past: int) -> bool:
     """Forget the tokens from position `n_past` on, whatever was evicted before it meanwhile.
 
@@ -84,10 +89,9 @@ def forget_after(cache: BoundedCache, n_past: int) -> bool:
     bool
         False, and nothing is changed, if rows of these tokens were moved to older cells.
     """
-    cache.sync()
-    old = cache.ledger.labels < n_past
-    if not (cache.ledger.pos[:, :, old] < n_past).all():
+    if not can_forget(cache, n_past):
         return False
+    old = cache.ledger.labels < n_past
     with whole_step():
         if not _cut(cache, n_past, cache.marks.beside(n_past)):
             return False
@@ -98,6 +102,12 @@ def forget_after(cache: BoundedCache, n_past: int) -> bool:
         cache.scorer.unweighed = max(0, cache.scorer.unweighed - n_gone)
         cache.marks.forget_after(n_past)
     return True
+
+
+def can_forget(cache: BoundedCache, n_past: int) -> bool:
+    """Whether no row of the tokens from position `n_past` on was moved to an older cell."""
+    cache.sync()
+    return bool((cache.ledger.pos[:, :, cache.ledger.labels < n_past] < n_past).all())
 
 
 def rollback(cache: BoundedCache, n_tokens: int) -> None:

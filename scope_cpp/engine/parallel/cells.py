@@ -234,10 +234,14 @@ class Cells:
         resting = self._prefixes.resting
         while resting and self.used() + needed > self._n_cells:
             if resting[0] == source:
-                self.context.remove(source, n)
-                self._prefixes.shorten(source, n)
+                self._shorten(source, n)
                 return
             self.clear(resting[0])
+
+    def _shorten(self, seq: int, n: int) -> None:
+        """Leave only the first `n` cells of a sequence that rests."""
+        self.context.remove(seq, n)
+        self._prefixes.shorten(seq, n)
 
     def used(self) -> int:
         """Cells in use, by llama.cpp's count."""

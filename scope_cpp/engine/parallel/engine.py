@@ -21,13 +21,14 @@ from scope_cpp.engine.footprint import Footprint, Use, measure
 from scope_cpp.engine.generate import Warn
 from scope_cpp.engine.interrupts import whole_step
 from scope_cpp.engine.model import Model
-from scope_cpp.engine.parallel.cells import Cells
-from scope_cpp.engine.parallel.demand import Demand, Room, assess, usual_ring
+from scope_cpp.engine.parallel.demand import Demand, Room, TalkDemand, assess, usual_ring
 from scope_cpp.engine.parallel.request import Event, Request
 from scope_cpp.engine.parallel.row import Row
+from scope_cpp.engine.parallel.talk_cells import TalkCells
+from scope_cpp.engine.parallel.talk_row import TalkRow
 from scope_cpp.engine.settings import Settings
 from scope_cpp.engine.threads import give_way
-from scope_cpp.errors import ScopeError, UsageError
+from scope_cpp.errors import NoRoom, ScopeError, UsageError
 from scope_cpp.native.lifetime import Closable
 
 # Most tokens of a prompt in a batch with rows that write: they wait for all of it
@@ -133,7 +134,7 @@ class ParallelEngine(Closable):
             self.settings.granularity == "cell",
             n_parallel,
         )
-        self._cells = Cells(
+        self._cells = TalkCells(
             model,
             resolved.context_params(n_cells),
             n_parallel=n_parallel,
@@ -164,7 +165,10 @@ class ParallelEngine(Closable):
             if key in self._rows:
                 raise UsageError(f"there is a row {key!r} already: give each a key of its own")
             demand = self._assess(request)
-            row = Row(key, request, demand, self.model, self._warn_once)
+            if isinstance(demand, TalkDemand):
+                row: Row = TalkRow(key, request, demand, self.model, self._warn_once)
+            else:
+                row = Row(key, request, demand, self.model, self._warn_once)
             for line in demand.sizes.warnings:
                 self._warn_once(line)
             self._rows[key] = row
@@ -177,14 +181,15 @@ class ParallelEngine(Closable):
 
     def _assess(self, request: Request) -> Demand:
         """As `assess`; with the full cache where the model's can't be bounded."""
-        demand = assess(request, self.model, self._room)
+        talks = self._cells.can_talk
+        demand = assess(request, self.model, self._room, talks)
         if demand.sizes.bounded:
             if self._refusal is None:
                 self._refusal = capability.refusal(self.model.path, *self._kinds)
             given = request.settings or self.settings
             settings = capability.fall_back(given, self.model, self._refusal, self._warn_once)
             if settings is not given:
-                demand = assess(replace(request, settings=settings), self.model, self._room)
+                demand = assess(replace(request, settings=settings), self.model, self._room, talks)
         return demand
 
     @checked()
@@ -193,7 +198,7 @@ class ParallelEngine(Closable):
         with self._turn:
             row = self._rows.get(key)
             if row in self._running:
-                self._remove(row)
+                self._remove(row, keep=True)
             elif row is not None:
                 self._waiting.remove(row)
                 self._forget(row)
@@ -241,15 +246,16 @@ class ParallelEngine(Closable):
             if any(other.reading for other in self._running):
                 return
             seqs = [other.cache.seq for other in self._running]
-            taken = self._cells.take(row.demand, seqs, self._promised())
+            taken = row.enter(self._cells, seqs, self._promised())
             if taken is None:
                 return
             self._waiting.popleft()
             try:
+                self._cells.record(taken[0], len(seqs))
                 row.begin(self.context, *taken)
             except ScopeError as err:
                 self._forget(row)
-                self._cells.clear(taken[0])
+                row.leave(self._cells, taken[0], keep=isinstance(err, NoRoom))
                 self._said.append(Event(row.key, None, err))
             else:
                 row.pauses = self._cells.pauses(
@@ -373,7 +379,7 @@ class ParallelEngine(Closable):
         self.n_generated += 1
         self._said.append(event)
         if event.response.finish_reason is not None:
-            self._remove(row, done=True)
+            self._remove(row, keep=True)
 
     def _hear_choices(self) -> None:
         """Pass on what was chosen in other threads; wait a moment for what has just begun.
@@ -395,17 +401,14 @@ class ParallelEngine(Closable):
 
     def _fail(self, row: Row, err: ScopeError) -> None:
         self._said.append(Event(row.key, None, err))
-        self._remove(row)
+        self._remove(row, keep=isinstance(err, NoRoom))
 
-    def _remove(self, row: Row, done: bool = False) -> None:
-        """Let a running row go; what is whole of one that is `done` may rest."""
+    def _remove(self, row: Row, keep: bool) -> None:
+        """Let a running row go; with `keep` others may use what it has."""
         self._running.remove(row)
         self._n_evicted += row.cache.stats.evicted
         self._forget(row)
-        if done:
-            self._cells.finish(row.cache.seq, row.whole)
-        else:
-            self._cells.clear(row.cache.seq)
+        row.leave(self._cells, row.cache.seq, keep)
 
     # -- what there is --------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ class Prefixes:
     """
 
     def __init__(self) -> None:
+        self._longer: set[int] = set()
         self._prompts: dict[int, NDArray[np.int32]] = {}
         self.resting: list[int] = []
 
@@ -31,12 +32,14 @@ class Prefixes:
     def remove(self, seq: int) -> None:
         """Forget a sequence; unknown ones are ignored."""
         self._prompts.pop(seq, None)
+        self._longer.discard(seq)
         if seq in self.resting:
             self.resting.remove(seq)
 
     def shorten(self, seq: int, n: int) -> None:
         """Note that only the first `n` tokens of a sequence are left."""
         self._prompts[seq] = self._prompts[seq][:n]
+        self._longer.discard(seq)
 
     def find(self, tokens: Sequence[int], n_most: int) -> tuple[int, int]:
         """Return the sequence that begins most alike, and in how many tokens; at most `n_most`.
@@ -59,6 +62,12 @@ class Prefixes:
             self.resting.remove(seq)
             self.resting.append(seq)
 
+    def rest_longer(self, seq: int) -> None:
+        """Let a sequence rest that is more than what is known of it."""
+        self._prompts.setdefault(seq, np.empty(0, np.int32))
+        self._longer.add(seq)
+        self.resting.append(seq)
+
     def rest(self, seq: int) -> list[int]:
         """Let a sequence rest that is known; return those that are of no more use.
 
@@ -73,7 +82,8 @@ class Prefixes:
         covered = [
             other
             for other in self.resting
-            if n_alike(self._prompts[other], prompt) == self._prompts[other].size
+            if other not in self._longer
+            and n_alike(self._prompts[other], prompt) == self._prompts[other].size
         ]
         self.resting.append(seq)
         return covered

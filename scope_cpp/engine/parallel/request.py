@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scope_cpp.engine.arguments import check_fields, is_list
 from scope_cpp.engine.generate import Response
+from scope_cpp.engine.rendering import Rendering
 from scope_cpp.engine.sampling import Alternative, SamplingParams
 from scope_cpp.engine.schema.matcher import CompiledSchema
 from scope_cpp.engine.settings import Settings
@@ -34,6 +35,11 @@ class Request:
     logprobs
         ``None`` for none; else with each token its log probability and that of so many of the
         most likely ones, of the model's own distribution (before bias, penalties, temperature).
+    chat
+        The messages that the prompt is a rendering of. With a policy that bounds answers the row is
+        a turn of a conversation then, see `talk_cells`, with the budget as that of all its turns.
+    branches
+        Whether others go on from where this one does: it leaves what it goes on from as it is.
     schema
         What the JSON schema of `sampling` was compiled to; ``None``: it is when it is submitted.
 
@@ -51,10 +57,12 @@ class Request:
     parse_special: bool = True
     logprobs: int | None = None
     schema: CompiledSchema | None = None
+    chat: Rendering | None = None
+    branches: bool = False
 
     def __post_init__(self) -> None:
         """Check what needs no model, in a time that does not depend on the prompt's length."""
-        check_fields(self, but=("prompt",))
+        check_fields(self, but=("prompt", "chat"))
         if not (isinstance(self.prompt, str) or is_list(self.prompt)):
             raise WrongValue("prompt", f"is {self.prompt!r}: give a text or a list of tokens")
 

@@ -14,6 +14,7 @@ from scope_cpp.engine.generate import Meter, Response, Warn, write
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel.demand import Demand
 from scope_cpp.engine.parallel.request import Event, Request
+from scope_cpp.engine.parallel.talk_cells import TalkCells
 from scope_cpp.engine.sampling import Sampler, alternatives
 from scope_cpp.engine.text import TextStream
 
@@ -34,6 +35,8 @@ class Row:
         The next token, if another thread chooses it; ``None`` else.
     pauses
         After how many tokens of the prompt a part ends that is decoded.
+    done
+        Whether its last token was said.
     suspect_until
         As long as it has fewer tokens than that, what it feeds has to be decoded on its own.
 
@@ -46,6 +49,7 @@ class Row:
     cache: BoundedCache
     choice: Future[int] | None = None
     pauses: Set[int] = frozenset()
+    done = False
     suspect_until = 0
 
     def __init__(
@@ -55,13 +59,26 @@ class Row:
         self.token: int | None = None
         self._output: list[int] = []
         self._warn = warn
-        text = TextStream(request.stop)
+        self._text = TextStream(request.stop)
         self._sampler = Sampler(model, request.sampling, request.schema)
-        self._written = write(model, iter(self._last, None), text, demand.n_predict)
+        self._written = write(model, iter(self._last, None), self._text, demand.n_predict)
         self._chunk: Sequence[int] = ()
         self._said_before: deque[int] = deque()
         self._meter: Meter | None = None
         self._started = time.perf_counter()
+
+    def enter(
+        self, cells: TalkCells, running: Sequence[int], promised: int
+    ) -> tuple[int, int] | None:
+        """Find a sequence and cells, see `Cells.take`; ``None`` if the row must wait."""
+        return cells.take(self.demand, running, promised)
+
+    def leave(self, cells: TalkCells, seq: int, keep: bool) -> None:
+        """Give the sequence and its cells back; with `keep` others may begin with what it has."""
+        if keep and self.done:
+            cells.finish(seq, self.whole)
+        else:
+            cells.clear(seq)
 
     def begin(self, context: Context, seq: int, n_shared: int) -> None:
         """Run as sequence `seq`, which has the cells of the first `n_shared` tokens already.
@@ -85,10 +102,19 @@ class Row:
         if n_shared:
             self.cache.adopt(n_shared)
         self.cache.begin_prompt(demand.tokens)
+        self._measure(context, n_shared)
+
+    def _measure(self, context: Context, n_shared: int) -> None:
+        """Begin to count and to time."""
         if self._meter is None:
             self._started = time.perf_counter()
-            n_prompt = len(demand.tokens)
-            self._meter = Meter(self.model, context, n_prompt, sizes.capacity, self._warn, n_shared)
+            sizes = self.n_end, self.demand.sizes.capacity
+            self._meter = Meter(self.model, context, *sizes, self._warn, n_shared)
+
+    @property
+    def n_end(self) -> int:
+        """Position after the prompt."""
+        return len(self.demand.tokens)
 
     def start_over(self, n: int) -> None:
         """Wait to `begin` again; what was said is decoded anew then, not chosen.
@@ -142,10 +168,10 @@ class Row:
         if self.token is not None:
             cache.make_room()
             return [Entry(self.token, cache.n_past, cache.seq, True)]
-        self._chunk = self._chunk or cache.next_chunk()
+        self._chunk = self._chunk or self._next_chunk()
         limit = min([limit, *(n - cache.n_past for n in self.pauses if n > cache.n_past)])
         part, self._chunk = self._chunk[:limit], self._chunk[limit:]
-        last = len(self.demand.tokens) - 1
+        last = self.n_end - 1
         return [
             Entry(token, pos, cache.seq, pos == last)
             for pos, token in enumerate(part, start=cache.n_past)
@@ -156,12 +182,19 @@ class Row:
         self.cache.decoded(n)
         if not self.reading:
             return True
-        if self.cache.n_past < len(self.demand.tokens):
+        if self.cache.n_past < self.n_end:
             return False
-        self.cache.next_chunk()  # there is none: the output begins
+        self._next_chunk()  # there is none: the output begins
         if not self._output:
-            self._sampler.accept_prompt(self.demand.tokens)
+            self._begin_output()
         return True
+
+    def _next_chunk(self) -> Sequence[int]:
+        """What of the prompt is to be decoded next; empty once all is."""
+        return self.cache.next_chunk()
+
+    def _begin_output(self) -> None:
+        self._sampler.accept_prompt(self.demand.tokens)
 
     def says_again(self) -> bool:
         """Take the next token from what was said before the row began again, if any is left."""
@@ -203,6 +236,7 @@ class Row:
         assert token is not None
         self._output.append(token)
         step = next(self._written)
+        self.done = step.finish_reason is not None
         assert self._meter is not None
         self._meter.tick(time.perf_counter() - self._started)
         n = self.request.logprobs
