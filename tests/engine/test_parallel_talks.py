@@ -12,6 +12,7 @@ from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.model import Model
 from scope_cpp.engine.parallel import ParallelEngine, Request
 from scope_cpp.engine.parallel.cells import MOST_RESTING
+from scope_cpp.engine.parallel.demand import Room, assess
 from scope_cpp.engine.rendering import Rendering
 from scope_cpp.engine.sampling import SamplingParams, answer_seed
 from scope_cpp.engine.settings import Settings
@@ -408,3 +409,25 @@ def test_where_nothing_is_evicted_it_is_a_row_as_any_other(model: Model) -> None
         client = Client(made, model, settings(**{**EXACT, "budget": None}, policy="full"))
         client.ask(message(0))
         assert not made._cells.talks and client.stats.cells_capacity < 100
+
+
+@pytest.mark.parametrize(
+    ("budget", "n_parallel", "n_cells", "capacity"),
+    [
+        (None, 4, 2000, 2000),
+        (None, 4, 16384, 4096),
+        (None, 4, 24000, 6000),
+        (None, 1, 16384, 8192),
+        ("auto", 4, 2000, 500),
+        ("50%", 4, 2000, 1000),
+        ("1k", 4, 2000, 1024),
+        (5000, 4, 2000, 2000),
+    ],
+)
+def test_the_budget_of_a_conversation(
+    model: Model, budget: str | int | None, n_parallel: int, n_cells: int, capacity: int
+) -> None:
+    client = Client(None, model, settings(budget=budget))  # type: ignore[arg-type]
+    client.messages.append({"role": "user", "content": message(0)})
+    room = Room(n_cells, n_parallel, settings())
+    assert assess(client.request(), model, room, talks=True).sizes.capacity == capacity

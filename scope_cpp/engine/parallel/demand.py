@@ -27,6 +27,9 @@ DIALS = (
     "offload_kqv",
 )  # fmt: skip
 
+# A conversation without a budget has a share of the cells, but so many if they are there
+LEAST_TALK_CELLS = 4096
+
 
 @dataclass(frozen=True)
 class Room:
@@ -186,11 +189,11 @@ def _assess_talk(
 ) -> TalkDemand:
     """As `assess`, for a turn of a conversation: not all of it need fit."""
     budget = parse_budget(settings.budget)
-    n_cells = room.n_cells
+    n_cells, share = room.n_cells, max(1, room.n_cells // room.n_parallel)
     if budget.kind == "auto":
-        n_cells = max(1, n_cells // room.n_parallel)
+        n_cells = share
     elif settings.budget is None:
-        n_cells = min(CHAT_CELLS, n_cells)
+        n_cells = min(n_cells, CHAT_CELLS, max(share, LEAST_TALK_CELLS))
     else:
         per_cell = bytes_per_cell(model, settings.type_k, settings.type_v)
         n_cells = cells(
