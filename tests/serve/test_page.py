@@ -190,6 +190,20 @@ def test_settings_hold_from_the_next_message_on(page: Page) -> None:
     assert shown == values
 
 
+def test_a_conversation_goes_on_in_few_cells(page: Page, server: Running) -> None:
+    """Many times as many tokens as cells; before, the second or third message was refused."""
+    chosen = "{temperature: '0', policy: 'scope-retrieval', budget: '128', max_tokens: '40'}"
+    page.value(f"sessionStorage.setItem('settings', JSON.stringify({chosen}))")
+    page.open(server.url + "/")
+    page.until("document.querySelector('#model').textContent === 'reference'")
+    for n in range(1, 9):
+        say(page, question(sheet(2)))
+        page.until(f"document.querySelectorAll('#messages li').length === {2 * n} && {DONE}")
+        assert page.value("document.querySelector('#error').hidden")
+    assert number(page, "#n-past") > 3 * 128 and number(page, "#n-used") <= 128
+    assert page.faults == []
+
+
 def test_by_keyboard_alone(page: Page) -> None:
     page.type("Facts: ab=3 cd=4")
     page.enter(shift=True)
