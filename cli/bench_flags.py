@@ -172,7 +172,8 @@ class RowFlags:
             "-fa",
             metavar="on|off,...",
             complete=completion.lists_of("bench.request:FLASH"),
-            help="Flash attention of bounded rows. The full cache is always measured with both.",
+            help="Flash attention of bounded rows. The full cache is always measured with both;"
+            " with a quantized V, which needs it, only with flash attention.",
             show_default="{bench.request:Request.flash}",
         ),
     ] = None

@@ -536,7 +536,8 @@ def test_a_report_compares_with_the_best_row_prompt_by_prompt() -> None:
     result = made({"scope-slide": (0.3, 0.02), "h2o": (0.1, 0.06)}, floor=0.004)
     (columns, lines), (_, by_prompt) = report.tables(result)
     cells = [[column.cell(line) for column in columns] for line in lines]
-    assert [line[0] for line in cells] == ["h2o", "scope-slide", "full (floor)"]
+    assert [line[0] for line in cells] == ["h2o", "scope-slide", "full"]
+    assert "full: the floor, the full cache again" in report.notes(result)
     assert [line[1] for line in cells] == [".0800", ".1600", ".0040"]
     assert cells[1][2] == "+.0800 [-.0400, +.2000]"
     assert [line[-1] for line in cells] == ["3.00", "3.00", ""]

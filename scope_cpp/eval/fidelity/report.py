@@ -25,8 +25,9 @@ paired difference to the row with the least KL, with its 95 % bootstrap interval
 worst 1%: mean over the tokens with the largest KL. same: share of the tokens for which both have
 the same most likely one. NLL: by how many nats the row takes the text's token to be less likely.
 x best: the largest ratio, over prompts, to the best row on that prompt; a KL below .01 counts as
-.01. floor: the full cache again, with the other kind of attention. Second table: KL by prompt or
-kind of prompt, and by quarter of the whole text (1st to 4th)."""
+.01. full: the floor, the full cache again with the other kind of attention; where its K or V is
+quantized, what that costs. Second table: KL by prompt or kind of prompt, and by quarter of the
+whole text (1st to 4th)."""
 
 
 def tables(result: Result) -> list[Drawn]:
@@ -87,7 +88,7 @@ def _measures(size: str, records: Sequence[Record], best: Record | None, seed: i
         own = record in bounded
         lines.append(
             {
-                "row": _name(record),
+                "row": str(record["series"]),
                 "kl": number(_kl(record)),
                 "less": _less(record, best, seed) if own and best is not None else None,
                 "worst": number(_scorer(record, "worst")),
@@ -110,7 +111,7 @@ def _parts(size: str, records: Sequence[Record], by_kind: bool) -> Drawn:
     columns += [Column(th, f"{{quarter {i}}}") for i, th in enumerate(ordinals)]
     lines = []
     for record in records:
-        line: Line = {"row": _name(record)}
+        line: Line = {"row": str(record["series"])}
         for i, name in enumerate(names):
             value = record[key].get(name)
             value = value["value"] if isinstance(value, Mapping) else value
@@ -157,11 +158,6 @@ def _idle(size: str, records: Sequence[Record]) -> str:
         f"{size}: {NOTHING_EVICTED} on {n} of {every} prompts, whose texts fit into the cells: "
         "give fewer cells, or a longer text (--task-option tokens=N)."
     )
-
-
-def _name(record: Record) -> str:
-    floor = is_full(record) and _is_f16(record)
-    return f"{record['series']} (floor)" if floor else str(record["series"])
 
 
 def _is_f16(record: Record) -> bool:
