@@ -120,7 +120,7 @@ def _edit(chat: Chat, rest: str) -> None:
         return
     asked = [m["content"] for m in chat.conversation.messages if m["role"] == "user"]
     if not asked:
-        raise UsageError("there is no message that could be changed")
+        raise UsageError("there is no message that could be changed: send one first")
     chat.edit(asked[-1])
 
 
@@ -140,7 +140,15 @@ def _read(chat: Chat, rest: str) -> None:
     path = path_of(rest)
     text = read_text_file(path)
     chat.attached.append(text)
-    chat.say(f"{path}: {len(text)} characters go before your next message")
+    chat.say(f"{path}: {_waiting(chat.attached)} before your next message")
+
+
+def _waiting(texts: Sequence[str]) -> str:
+    """Say how much /read took since the last message that was answered."""
+    n = sum(map(len, texts))
+    if len(texts) == 1:
+        return f"{n} {'character goes' if n == 1 else 'characters go'}"
+    return f"now {n} characters of {len(texts)} files go"
 
 
 def _system(chat: Chat, rest: str) -> None:
@@ -169,7 +177,7 @@ def _set(chat: Chat, rest: str) -> None:
         raise UsageError(f"/set {name} needs a value, or default")
     else:
         values.change(chat.conversation, name, text.strip())
-        chat.say(f"{name} is {text.strip()} from the next answer on")
+        chat.say(f"{values.spelled(name)} is {text.strip()} from the next answer on")
 
 
 def _show(chat: Chat, rest: str) -> None:

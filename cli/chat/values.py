@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from scope_cpp.engine.conversation import Conversation
 from scope_cpp.engine.sampling_params import RANGES, SamplingParams
 from scope_cpp.errors import UsageError, WrongValue
-from scope_cpp.near import nearest
+from scope_cpp.near import did_you_mean, valid_are
 
 from .. import convert
 from ..escapes import unescaped
@@ -32,12 +32,17 @@ def names() -> dict[str, tuple[type, str]]:
     }
 
 
+def spelled(name: str) -> str:
+    """Return a name as `names` and ``/set`` spell it: ``top-k`` for ``--top_k``."""
+    return name.lstrip("-").replace("_", "-")
+
+
 def offered(name: str) -> list[str] | None:
     """Return what a value may be: its default, the ends of its range, on and off.
 
     ``None`` stands for the name of a file.
     """
-    group, field = names().get(name.lstrip("-").replace("_", "-"), (None, ""))
+    group, field = names().get(spelled(name), (None, ""))
     if field in _FROM_FILE:
         return None
     words = ["default"] if group else []
@@ -60,12 +65,12 @@ def change(conversation: Conversation, name: str, text: str) -> None:
         For an unknown name or a value that the flag refuses; nothing is changed.
     """
     known = names()
-    spelled = name.lstrip("-").replace("_", "-")
-    if spelled not in known:
-        near = nearest(spelled, known, n=3, cutoff=0.6) or sorted(n for n in known if len(n) > 1)
-        raise UsageError(f"/set: unknown name {name!r}; {'valid' if len(near) > 3 else 'near'} "
-                         f"are {', '.join(near)}")  # fmt: skip
-    group, field = known[spelled]
+    name = spelled(name)
+    if name not in known:
+        whole = sorted(one for one in known if len(one) > 1)
+        meant = did_you_mean(name, known) or valid_are(name, whole)
+        raise UsageError(f"/set: unknown name {name!r}{meant}")
+    group, field = known[name]
     if group is LengthFlags:
         _change_length(conversation, field, text)
     else:
@@ -112,12 +117,12 @@ def _plain(kind: Any) -> Any:
 def _typed(name: str, text: str, kind: Any) -> Any:
     if kind is bool:
         if text.lower() not in _ON + _OFF:
-            raise UsageError(f"{name} is {text!r}: give on or off")
+            raise UsageError(f"{spelled(name)} is {text!r}: give on or off")
         return text.lower() in _ON
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             what = "a whole number" if kind is int else "a number"
-            raise UsageError(f"{name} is {text!r}: give {what}") from None
+            raise UsageError(f"{spelled(name)} is {text!r}: give {what}") from None
     return text.split() if kind == list[str] else text

@@ -159,7 +159,7 @@ def tokens(conversation: Conversation, text: str) -> str:
     numbers = model.tokenize(text, add_special=False)
     pieces = (model.token_to_piece(n).decode("utf-8", errors="replace") for n in numbers)
     shown = " ".join(f"{n}:{piece!r}" for n, piece in zip(numbers, pieces, strict=True))
-    return f"{shown}\n{len(numbers)} tokens"
+    return f"{shown}\n{len(numbers)} {'token' if len(numbers) == 1 else 'tokens'}"
 
 
 def preview(text: str) -> str:

@@ -206,7 +206,7 @@ class Conversation(Closable):
             If there is no answer.
         """
         self._end_answer()
-        turn = self._last_turn("no answer that could be written anew")
+        turn = self._last_turn("no answer that could be written anew: send a message first")
         before = self.messages
         del self._messages[-1]
         return self._begin(before, self._attempts[turn] + 1)
@@ -221,7 +221,7 @@ class Conversation(Closable):
             If there is no user message.
         """
         self._end_answer()
-        turn = self._last_turn("no message that could be changed")
+        turn = self._last_turn("no message that could be changed: send one first")
         before = self.messages
         self._messages[-2:] = [{"role": "user", "content": text}]
         return self._begin(before, 0, forget=turn)
@@ -238,7 +238,7 @@ class Conversation(Closable):
             If there is none.
         """
         self._end_answer()
-        turn = self._last_turn("no message that could be taken back")
+        turn = self._last_turn("no message that could be taken back: send one first")
         text = self._messages[-2]["content"]
         with whole_step():
             del self._messages[-2:]

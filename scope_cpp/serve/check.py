@@ -7,10 +7,12 @@ Three keywords are our own: ``x-refused`` says why no other value is taken (besi
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from scope_cpp.engine.turns import any_of
 from scope_cpp.near import did_you_mean, nearest
 from scope_cpp.serve.errors import ApiError, bad_request, one_line
 
@@ -30,6 +32,23 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
 }
 
+# what is said of a type, and of many
+_ONE = {
+    "boolean": "true or false",
+    "string": "a text",
+    "array": "a list",
+    "object": "an object",
+    "number": "a number",
+    "integer": "a whole number",
+}
+_MANY = {
+    "string": "texts",
+    "array": "lists",
+    "object": "objects",
+    "number": "numbers",
+    "integer": "whole numbers",
+}
+
 
 def check(value: Any, schema: Schema, param: str = "") -> None:
     """Raise `ApiError` 400 if `value` is not what `schema` says; `param` is where it is."""
@@ -37,7 +56,7 @@ def check(value: Any, schema: Schema, param: str = "") -> None:
         _check_branches(value, schema, param)
         return
     if "type" in schema:
-        _check_type(value, schema["type"], param)
+        _check_type(value, schema, param)
     if "enum" in schema and not any(_same(value, item) for item in schema["enum"]):
         raise _not_listed(value, schema, param)
     if isinstance(value, str):
@@ -58,8 +77,7 @@ def _check_branches(value: Any, schema: Schema, param: str) -> None:
     """One branch must do; the one that fits best has the word."""
     meant = [branch for branch in schema["anyOf"] if _fits_type(value, branch)]
     if not meant:
-        kinds = [kind for branch in schema["anyOf"] for kind in _listed(branch["type"])]
-        raise _wrong_type(value, kinds, param)
+        raise _wrong_type(value, schema["anyOf"], param)
     tag = schema.get("x-tag")
     if tag is not None and isinstance(value, dict):
         meant = [_tagged(value, tag, meant, param)]
@@ -92,9 +110,9 @@ def _fits_type(value: Any, schema: Schema) -> bool:
     return any(_IS[kind](value) for kind in _listed(schema["type"]))
 
 
-def _check_type(value: Any, kinds: str | list[str], param: str) -> None:
-    if not any(_IS[kind](value) for kind in _listed(kinds)):
-        raise _wrong_type(value, _listed(kinds), param)
+def _check_type(value: Any, schema: Schema, param: str) -> None:
+    if not _fits_type(value, schema):
+        raise _wrong_type(value, [schema], param)
 
 
 def _check_text(text: str, schema: Schema, param: str) -> None:
@@ -157,11 +175,24 @@ def _meant(name: str, schema: Schema) -> str:
     return near
 
 
-def _wrong_type(value: Any, kinds: list[str], param: str) -> ApiError:
-    wanted = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null"))
-    found = next(kind for kind, fits in _IS.items() if fits(value))
-    message = f"{param or 'the body'} is of type {found}: give {wanted}"
+def _wrong_type(value: Any, branches: Sequence[Schema], param: str) -> ApiError:
+    wanted = dict.fromkeys(one for branch in branches for one in _wanted(branch))
+    if value is None or isinstance(value, bool):
+        found = json.dumps(value)
+    else:
+        found = _ONE[next(kind for kind, fits in _IS.items() if fits(value))]
+    message = f"{param or 'the body'} is {found}: give {any_of(list(wanted))}"
     return bad_request(message, param or None, _INVALID_TYPE)
+
+
+def _wanted(schema: Schema) -> Iterator[str]:
+    """Yield in words what is of a schema's types; that null may be given needs no word."""
+    for kind in _listed(schema["type"]):
+        many = _MANY.get(schema.get("items", {}).get("type"))
+        if kind == "array" and many:
+            yield f"a list of {many}"
+        elif kind != "null":
+            yield _ONE[kind]
 
 
 def _same(a: Any, b: Any) -> bool:

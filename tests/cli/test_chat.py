@@ -308,11 +308,25 @@ def test_what_was_read_and_refused_can_be_taken_off(
 ) -> None:
     file = tmp_path / "long.txt"
     file.write_text("word " * 300)
-    _, _, err = talk(f"/read {file}", "Sum it up.", "/undo", "Hello")
+    _, _, err = talk(f"/read {file}", "Sum it up.", f"/read {file}", "/undo", "Hello")
+    assert f"{file}: 1500 characters go before your next message" in err
+    assert f"{file}: now 3000 characters of 2 files go before your next message" in err
     assert "error: this turn needs" in err
     assert "what /read took still goes before your next message: /undo takes it off" in err
     assert "taken off: the next message goes without what /read took" in err
     assert [message["content"] for message in conversation.messages][:1] == ["Hello"]
+
+
+@pytest.mark.parametrize("line", ["/regen", "/undo", "/edit", "/edit x"])
+def test_going_back_from_nothing_says_what_to_do(talk: Talk, line: str) -> None:
+    _, _, err = talk(line)
+    (refused,) = [shown for shown in err.splitlines() if shown.startswith("error: ")]
+    assert re.fullmatch(r"error: there is no \w+ that could be [\w ]+: send .+ first.*", refused)
+
+
+def test_tokens_are_counted(talk: Talk) -> None:
+    _, _, err = talk("/show tokens a", "/show tokens ab")
+    assert "\n1 token\n" in err and "\n2 tokens\n" in err
 
 
 @pytest.mark.parametrize("name", [name for name in commands.COMMANDS if name != "exit"])
@@ -350,8 +364,10 @@ def test_the_values_of_sampling(talk: Talk) -> None:
     ("line", "phrase"),
     [
         ("/set temp hot", "temp is 'hot': give a number"),
-        ("/set top_p 2", "top_p is 2.0: give a number within 0 to 1"),
-        ("/set tmp 1", "unknown name 'tmp'; near are temp"),
+        ("/set top_p 2", "top-p is 2.0: give a number within 0 to 1"),
+        ("/set tmp 1", "unknown name 'tmp' (did you mean temp"),
+        ("/set zzzz 1", "unknown name 'zzzz'; valid are "),
+        ("/set top_k x", "top-k is 'x': give a whole number"),
         ("/set temp", "/set temp needs a value"),
         ("/set n 0", "-n 0: give at least 1"),
         ("/set logit-bias x", "--logit-bias x"),
