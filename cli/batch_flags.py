@@ -271,10 +271,12 @@ def asked_of(files: FileFlags, rows: WhichRowsFlags, at_once: ParallelFlags) -> 
     UsageError
         If a file is not named.
     """
-    from scope_cpp.batch.asked import Asked
+    from scope_cpp.batch.asked import Asked, check_source
 
+    source = _path(files.source, "no input: give a file of rows with -i, or -i - for stdin")
+    check_source(source)  # in the order of the command line
     return Asked(
-        _path(files.source, "no input: give a file of rows with -i, or -i - for stdin"),
+        source,
         _path(files.output_file, "no output: give a file with -o, or -o - for stdout"),
         form=files.format,
         limit=rows.limit,

@@ -16,6 +16,8 @@ from scope_cpp.files import check_named
 MOST_ROWS = 8
 # Of the run; see `scope_cpp.batch.requests.row_seed`
 DEFAULT_SEED = 0
+# Endings that promise what no output is
+_TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ def asked_prefix(cells: str | None) -> Budget:
     return parse_budget(cells, "--prefix-cells", OF_NO_LENGTH, or_none=True)
 
 
+def check_source(source: Path | None) -> None:
+    """Refuse an input that is no file. Raises UsageError with the reason."""
+    if source is not None and not source.exists():
+        raise UsageError(f"-i {source}: there is no such file")
+    if source is not None and source.is_dir():
+        raise UsageError(f"-i {source} is a folder: give a file")
+
+
 def check(asked: Asked) -> None:
     """Refuse files that can't be right, and sizes that are none.
 
@@ -75,12 +85,14 @@ def check(asked: Asked) -> None:
     """
     asked_cells(asked.cells), asked_prefix(asked.prefix_cells)
     source, output = asked.source, asked.output
-    if source is not None and not source.exists():
-        raise UsageError(f"-i {source}: there is no such file")
-    if source is not None and source.is_dir():
-        raise UsageError(f"-i {source} is a folder: give a file")
+    check_source(source)
     if output is not None:
         check_named("-o", output)
+        if output.suffix.lower() in _TABLES:
+            raise UsageError(
+                f"-o {output}: records are written as JSON lines, not as a table: give "
+                f"-o {output.with_suffix('.jsonl')}"
+            )
     if source is not None and output is not None and output.exists() and source.samefile(output):
         raise UsageError(f"-i and -o are both {output}: write to another file")
     if asked.shuffle and (source is None or not source.is_file()):

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from scope_cpp.bench.request import FLASH
+from scope_cpp.engine.context_params import CELLS_MULTIPLE
 from scope_cpp.table import Column, plain
 
 Record = dict[str, Any]
@@ -69,6 +70,8 @@ def verdicts(records: Sequence[Record]) -> Iterator[str]:
         key = (record["test_kind"], *(record[name] for name in _SETTINGS))
         if record["ms"] is not None and (key not in best or record["ms"] < best[key]["ms"]):
             best[key] = record
+    if records and not bounded:
+        yield "No bounded cache was measured, so nothing is compared with the full cache."
     for record in best.values():
         text = _verdict(record, records)
         if text:
@@ -91,6 +94,8 @@ def _verdict(record: Record, records: Sequence[Record]) -> str:
     text = f"{where}: {_speed(record, 'vs_fastest')}"
     if record["kv_of_full"] is not None:
         text += f", {record['kv_of_full']:.0%} of its KV memory".replace("%", " %")
+        if record["kv_of_full"] == 1 and record["budget"] < record["depth"]:
+            text += f" (llama.cpp allocates cells in steps of {CELLS_MULTIPLE}: both get as many)"
     return text + _missing(record, records)
 
 

@@ -145,6 +145,8 @@ def _remedy(
     usual = n_prompt + dial.usual_room(n_predict)
     if least is not None and usual > least and _least_budget(divide, usual - 1, whole) == usual:
         ways = [f"{ways[0]}, such as {usual}"]
+    if isinstance(err, TooSmall) and least is not None and least < err.minimum:
+        ways[0] += " (prompt and output fit into that, and nothing is evicted)"
     if isinstance(err, TooSmall) and err.options:
         smaller = " or ".join(f"-o {name}" for name in err.options)
         ways.append(f"a smaller {smaller}" if ways else f"give a smaller {smaller}")

@@ -76,6 +76,16 @@ def test_a_run_whose_outputs_end_at_once_says_so_once(
     assert "have no text" not in batch("-i", rows, "-o", tmp_path / "fine.jsonl").stderr
 
 
+def test_a_missing_input_is_told_before_a_missing_output(batch: Batch, tmp_path: Path) -> None:
+    assert_refused(batch("-i", tmp_path / "nope.jsonl"), 2, "nope.jsonl: there is no such file")
+
+
+def test_records_are_no_table(batch: Batch, rows: Path, tmp_path: Path) -> None:
+    result = batch("-i", rows, "-o", tmp_path / "b.csv")
+    assert_refused(result, 2, f"give -o {tmp_path / 'b.jsonl'}")
+    assert not (tmp_path / "b.csv").exists()
+
+
 def test_a_file_is_run_and_summed_up(
     batch: Batch, rows: Path, tmp_path: Path, generate: Callable[..., dict[str, Any]]
 ) -> None:

@@ -45,6 +45,19 @@ def test_faster() -> None:
     ]
 
 
+def test_as_much_memory_is_explained() -> None:
+    row = bounded("on", 26.0, 0.50, 0.52, 0.54, depth=400, budget=320) | {"kv_of_full": 1.0}
+    full = [record("full", fa, 50.0, depth=400) for fa in ("on", "off")]
+    assert next(verdicts([*full, row])).endswith(
+        "100 % of its KV memory (llama.cpp allocates cells in steps of 256: both get as many)."
+    )
+
+
+def test_the_full_cache_alone_is_compared_with_nothing() -> None:
+    told = ["No bounded cache was measured, so nothing is compared with the full cache."]
+    assert list(verdicts(FULL)) == told
+
+
 def test_slower_and_not_told_apart() -> None:
     assert "1.02x faster than the full cache" in said(bounded("on", 49.0, 0.97, 0.98, 0.99))[0]
     assert "1.3x slower than the full cache" in said(bounded("on", 65.0, 1.2, 1.3, 1.4))[0]

@@ -101,3 +101,15 @@ def test_the_remedies_are_named(model: Model, options: tuple[str, ...], told: st
     with pytest.raises(UsageError) as refusal:
         sizes(model, settings, 33, 2000)
     assert str(refusal.value) == told
+
+
+def test_a_budget_below_the_minimum_that_holds_the_whole_text_is_explained(model: Model) -> None:
+    options = ("beta1=500", "beta2=5")
+    settings = Settings(policy="scope-slide", options=options, budget=40)
+    with pytest.raises(UsageError) as refusal:
+        sizes(model, settings, 31, 50)
+    assert str(refusal.value) == (
+        "scope-slide: budget 40 is below the minimum of 536 cells (prompt 31 + beta1 500 + "
+        "beta2 5): give --budget 81 or more (prompt and output fit into that, and nothing is "
+        "evicted), or a smaller -o beta1 or -o beta2"
+    )
