@@ -72,8 +72,10 @@ UNUSED = np.float32(0.3)
 """Less use than this share of the mean is hardly any."""
 GETS, TRUST = np.float32(0.1), np.float32(1000)
 """What unused rows are assumed to get, and for how many tokens of one row that was seen."""
-COPIES = np.float32(1 / 12)
-"""What unused rows get at least in a head that copies: more, and new ones are worth more."""
+ORDINARY = np.float32(0.08)
+"""What unused rows get in a head that does not copy."""
+COPIES = np.float32(16)
+"""By what the worth of being new is multiplied, for all that unused rows get beyond that."""
 MOST_FRESH = 32
 """By what the worth of being new is multiplied at most."""
 NOTABLE = 0.01
@@ -105,10 +107,10 @@ class ScopeRetrieval(OneBudget):
 
     How much a new row may still become is a matter of the head. Let g be what rows of the output
     got that were 32 to 256 tokens old and hardly used, as a multiple of what a row gets in the
-    mean. A head that copies a text from 100 tokens ago has a large g; one that returns to the same
-    few rows has a small one. c = 12 g · (1 - min(1, r / `rate`)), at least 1 and at most 32.
-    Until 139 tokens were written the heads are not known: c is 1, and new rows wait to be weighed.
-    A selection that comes earlier weighs them in all layers.
+    mean. A head that copies a text from 100 tokens ago has a g of .3 and more; most heads return to
+    the same few rows, and have about .1. c = 16 (g - .08) · (1 - min(1, r / `rate`)), at least 0
+    and at most 32. Until 139 tokens were written the heads are not known: c is 1, and new rows wait
+    to be weighed. A selection that comes earlier weighs them in all layers.
 
     A row of the prompt that was looked up has been of use. It keeps of its price what the look-ups
     so far say: those that were repeated, against those that would be if each went to any row,
@@ -144,7 +146,7 @@ class ScopeRetrieval(OneBudget):
         0.3, "look-ups per token with which a head pays the whole price", low=0.001
     )
     fresh: float = option(
-        0.5, "worth of a new row of the output, in means of the rows; more where a head copies"
+        0.5, "worth of a new row of the output, in means of the rows, by how much its head copies"
     )
     ahead: int = option(512, "last queries of the prompt that weigh each new cell ahead of its use")
     unlike: float = option(3.0, "power of how unlike a new cell is to those before it", high=16)
@@ -268,9 +270,9 @@ class ScopeRetrieval(OneBudget):
     def _copies(self, rows: Rows) -> FloatArray:
         """By what the worth of being new is multiplied in each head, (L, H, 1): c of the class."""
         gets = (_of_head(rows.got) + GETS * TRUST) / (_of_head(rows.waited) + TRUST)
-        copies = gets * (1 - self._looks_up(rows)) / COPIES
+        copies = (gets - ORDINARY) * (1 - self._looks_up(rows)) * COPIES
         copies[~_known(rows)] = 1
-        clipped: FloatArray = np.clip(copies, 1, MOST_FRESH)
+        clipped: FloatArray = np.clip(copies, 0, MOST_FRESH)
         return clipped
 
     def _price(self, rows: Rows) -> FloatArray:
