@@ -274,7 +274,8 @@ def asked_of(files: FileFlags, rows: WhichRowsFlags, at_once: ParallelFlags) -> 
     from scope_cpp.batch.asked import Asked, check_source
 
     source = _path(files.source, "no input: give a file of rows with -i, or -i - for stdin")
-    check_source(source)  # in the order of the command line
+    if files.output_file is None:
+        check_source(source)  # both may be wrong: the first one is told first
     return Asked(
         source,
         _path(files.output_file, "no output: give a file with -o, or -o - for stdout"),
