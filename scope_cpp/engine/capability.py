@@ -136,8 +136,24 @@ def fall_back(
     asked = settings.policy, budget, settings.options
     if any(asked) or settings.prefill != Settings.prefill:
         raise _refused(model.path, model.arch, reason)
-    warn(f"{model.path.name} ({model.arch}) runs with the full cache: {reason}")
+    warn(_runs_full(model, reason))
     return replace(settings, policy="full", budget=None)
+
+
+def tell_full(context: Context, settings: Settings, warn: Callable[[str], None]) -> None:
+    """Say why a model has the full cache where nothing had to be bounded, and nothing can be.
+
+    Whether a model has cells to choose from is known of its context; only if not, it is probed.
+    """
+    if settings.policies()[0].name == "full" or kv_evict.n_layer(context.ptr):
+        return
+    kinds = settings.type_k, settings.type_v, settings.flash_attn
+    if reason := refusal(context.model.path, *kinds):
+        warn(_runs_full(context.model, reason))
+
+
+def _runs_full(model: Model, reason: str) -> str:
+    return f"{model.path.name} ({model.arch}) runs with the full cache: {reason}"
 
 
 def _refused(path: str | Path, arch: str, reason: str) -> UsageError:

@@ -341,6 +341,8 @@ class Generation(Closable):
         self.adopt(self.sampler)
         self.context = Context(model, settings.context_params(self.sizes.capacity))
         self.adopt(self.context)
+        if not self.sizes.bounded:
+            capability.tell_full(self.context, settings, warn)
         self.cache = BoundedCache(
             self.context,
             self.sizes.capacity,

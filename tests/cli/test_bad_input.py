@@ -368,6 +368,20 @@ def test_a_recurrent_model_is_told_before_a_budget_is_advised(
     assert "give --budget" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "n"), [((), 1), (("--policy", "h2o"), 1), (("--policy", "full"), 0)]
+)
+def test_a_recurrent_model_says_once_why_its_cache_is_full(
+    run: Run, tmp_path: Path, flags: tuple[str, ...], n: int
+) -> None:
+    from tests.architectures.maker import write_architecture
+
+    path = write_architecture(tmp_path / "m.gguf", "mamba")
+    result = run("generate", path, "--raw", "-p", "word", "-n", 4, *flags)
+    told = "m.gguf (mamba) runs with the full cache: the model is recurrent"
+    assert result.exit_code == 0 and result.stderr.count(told) == n
+
+
 def test_a_recurrent_model_reads_more_than_it_was_trained_on(run: Run, tmp_path: Path) -> None:
     from tests.architectures.maker import write_architecture
 
