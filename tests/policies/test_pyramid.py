@@ -159,7 +159,7 @@ def test_budgets_hold_for_the_largest_layer(name: str, budget: int) -> None:
 def test_budgets_that_are_too_small(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: budget 40 .* minimum of 48 .*39 in the first"):
         make_prefill(name, {"alpha1": "20", "window": "8", "beta": "20"}).resolve(40, 3000)
-    with pytest.raises(ValueError, match="budget 60 .* minimum of 103 .*first layer's 67"):
+    with pytest.raises(ValueError, match="budget 60 .* minimum of 103 .*first layer's heavy 67"):
         make_decode("pyramidinfer", {"heavy": "40", "recent": "20"}).resolve(60, 10, None)
 
 

@@ -60,8 +60,8 @@ class Head:
 
     def copies(self, rate: float) -> float:
         gets = (self.got + 0.1 * 1000) / (self.waited + 1000)
-        copies = 12 * gets * (1 - self.looks_up(rate))
-        return min(32, max(1, copies)) if self.seen >= 100 else 1
+        copies = 16 * (gets - 0.08) * (1 - self.looks_up(rate))
+        return min(32, max(0, copies)) if self.seen >= 100 else 1
 
 
 def left_after_a_look(heads: Iterable[Head], held: list[set[int]]) -> float:
@@ -207,10 +207,10 @@ def test_heads_that_copy_keep_what_is_new_and_others_what_they_use() -> None:
 
 @pytest.mark.parametrize(
     ("got", "found", "copies"),
-    [(50, 0, 1), (100, 0, 1.2), (400, 0, 4.8), (400, 15, 2.4), (400, 27, 1), (5_000, 0, 32)],
+    [(50, 0, 0), (100, 0, 0.32), (400, 0, 5.12), (400, 15, 2.56), (400, 30, 0), (5_000, 0, 32)],
 )
 def test_what_a_new_row_is_worth(got: float, found: float, copies: float) -> None:
-    """c = 12 g (1 - r/.3): g = got / 1,000, at least 1 and at most 32."""
+    """c = 16 (g - .08) (1 - r/.3): g = got / 1,000, at least 0 and at most 32."""
     rows = used_output([found, found])
     rows.use[:], rows.price[:] = 0, 0.5
     rows.waited[:], rows.got[:] = 0, got - 100
@@ -218,7 +218,7 @@ def test_what_a_new_row_is_worth(got: float, found: float, copies: float) -> Non
     looks_up = found / 100 / 0.3
     worth = policy().worth(seen) - 16 * 0.5 * looks_up**3 * handed_out(40) / 40
     expected = 0.5 * copies * handed_out(40) / 40 * (1 - np.arange(40)[::-1] / 256)
-    assert worth == pytest.approx(np.broadcast_to(expected, worth.shape), rel=1e-4)
+    assert worth == pytest.approx(np.broadcast_to(expected, worth.shape), rel=1e-4, abs=1e-6)
 
 
 def handed_out(n: int) -> float:
