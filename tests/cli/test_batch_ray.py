@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> tuple[object, ...]:
         (["--ray", "auto", "MODEL"], INSTALL),
         (["--ray", "localhost:6379", "MODEL"], INSTALL),
         (["--ray=gpu-cluster", "MODEL"], INSTALL),
-        (["--ray", "gpu-cluster", "MODEL"], "unexpected extra argument"),
+        (["--ray", "gpu-cluster", "MODEL"], "scope batch takes no argument"),
         (["MODEL", "--ray-workers", "2"], "give --ray too"),
     ],
 )

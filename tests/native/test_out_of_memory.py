@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
@@ -22,6 +23,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits another 
 ALLOC = -25
 # beside what is there already; one layer's attention is 16 MiB
 LEFT = 8 * 2**20
+BLOCK = 12 * 2**20
+
+
+_libc = ctypes.CDLL(None)
+_libc.malloc.restype = ctypes.c_void_p
+_libc.malloc.argtypes = [ctypes.c_size_t]
+
+
+def _free_blocks() -> Iterator[int]:
+    """Take what earlier tests gave back to malloc, not to the system."""
+    while block := _libc.malloc(BLOCK):
+        yield block
 
 
 @contextmanager
@@ -38,9 +51,12 @@ def no_memory(n_devices: int) -> Iterator[None]:
         most = pages * os.sysconf("SC_PAGE_SIZE") + LEFT
         before[pid] = resource.prlimit(pid, resource.RLIMIT_AS)
         resource.prlimit(pid, resource.RLIMIT_AS, (most, before[pid][1]))
+    taken = [] if n_devices else list(_free_blocks())
     try:
         yield
     finally:
+        for block in taken:
+            _libc.free(ctypes.c_void_p(block))
         for pid, limits in before.items():
             resource.prlimit(pid, resource.RLIMIT_AS, limits)
 

@@ -65,6 +65,8 @@ class Request:
         check_fields(self, but=("prompt", "chat"))
         if not (isinstance(self.prompt, str) or is_list(self.prompt)):
             raise WrongValue("prompt", f"is {self.prompt!r}: give a text or a list of tokens")
+        if not (self.chat is None or isinstance(self.chat, Rendering)):
+            raise WrongValue("chat", f"is {self.chat!r}: give a Rendering or None")
 
 
 @dataclass(frozen=True)
