@@ -79,6 +79,8 @@ def start() -> str:
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         "GGML_RPC_DEBUG": "1",
+        # what is freed goes back to the system: a test that limits its memory must find none
+        "MALLOC_MMAP_THRESHOLD_": "65536",
     }
     log = FOLDER / f"server-{os.getpid()}-{len(_logs)}.log"
     _logs.append(log)
